@@ -1,0 +1,100 @@
+"""The Typer app, and the boundary where every error becomes a sentence and an exit code.
+
+Importing this module must stay cheap: no torch, no numpy, no Pillow (a test holds it to that).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from cyclegan_cli.cli import pretrained, resume, train, translate
+from cyclegan_cli.cli.common import Debug, Stopped, debugging, stop_on_signals
+from cyclegan_cli.cli.console import Console, safe_streams
+from cyclegan_cli.errors import CycleganError
+from cyclegan_cli.version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="cyclegan",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train", rich_help_panel="Make a style")(train.train)
+app.command("resume", rich_help_panel="Make a style")(resume.resume)
+app.command("translate", rich_help_panel="Use a style")(translate.translate)
+app.add_typer(pretrained.app, name="pretrained", rich_help_panel="Use a style")
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        Console().result(f"cyclegan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Turn photographs into paintings, and back: style transfer by CycleGAN.
+
+    [bold]Examples[/bold]
+
+      cyclegan train ./photos ./vangogh --epochs 200 --gpu 0
+
+      cyclegan translate img.jpg --style photos2vangogh
+
+      cyclegan pretrained list
+    """
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; returns the exit code. ``arguments``: without the program's name."""
+    safe_streams()
+    stop_on_signals()
+    try:
+        app(args=arguments, prog_name="cyclegan")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Stopped as stop:
+        Console().note("Interrupted.")
+        return stop.exit_code
+    except BrokenPipeError:
+        # The reader of our results has gone (| head): leave quietly, as SIGPIPE would have it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except CycleganError as error:
+        if debugging():
+            raise
+        Console().error(error)
+        return error.exit_code
+    except (Exception, RecursionError) as error:
+        if debugging():
+            raise
+        Console().error(_unexpected(error))
+        return 1
+    return 0
+
+
+def _unexpected(error: BaseException) -> CycleganError:
+    """What a user is told of an error that nobody foresaw."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return CycleganError(f"{where}{error.strerror}.")
+    if isinstance(error, MemoryError):
+        return CycleganError("The memory is full.")
+    message = str(error).splitlines()[0] if str(error) else ""
+    return CycleganError(
+        f"{type(error).__name__}: {message}",
+        hint="This is a defect of the program: run it again with --debug and report what it shows.",
+    )

@@ -1,0 +1,78 @@
+"""Options that every command has, and how a command ends."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+__all__ = ["Debug", "Gpu", "Json", "Quiet", "Stopped", "Verbose", "debugging", "stop_on_signals"]
+
+_state = {"debug": False}
+
+
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM; not an Exception, so that nothing on the way mistakes it for a failure."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum  # 130 for SIGINT, 143 for SIGTERM
+
+
+def stop_on_signals() -> None:
+    """Turn Ctrl-C and SIGTERM into ``Stopped`` (in the main thread)."""
+
+    def stop(signum: int, _frame: FrameType | None) -> NoReturn:
+        raise Stopped(signum)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted."""
+    return _state["debug"] or "--debug" in sys.argv[1:]
+
+
+def _set_debug(value: bool) -> bool:
+    _state["debug"] = value
+    return value
+
+
+_PANEL = "Output"
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON object per line on stdout.", rich_help_panel=_PANEL),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Only results, warnings and errors.", rich_help_panel=_PANEL
+    ),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say more on stderr.", rich_help_panel=_PANEL)
+]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        help="Show tracebacks of errors.",
+        callback=_set_debug,
+        is_eager=True,
+        rich_help_panel=_PANEL,
+    ),
+]
+Gpu = Annotated[
+    str,
+    typer.Option(
+        "--gpu",
+        metavar="WHICH",
+        help="auto, cpu, mps, a CUDA device's number, or several: 0,1.",
+        rich_help_panel="Machine",
+    ),
+]

@@ -1,0 +1,228 @@
+"""The one printer: results on stdout, everything else on stderr.
+
+Nothing outside ``cli`` prints, and nothing inside it prints except through a ``Console``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from cyclegan_cli.errors import CycleganError
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.progress import Progress, TaskID
+
+__all__ = ["Console", "ProgressBar", "safe_streams"]
+
+PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where there is no terminal
+
+
+def safe_streams() -> None:
+    """Make stdout and stderr take any text: odd file names, and consoles that are not UTF-8.
+
+    A file name that is not valid UTF-8 leaves as the bytes it came as; a character that a cp1252
+    console cannot show becomes an escape, instead of an exception.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
+            reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+
+
+class Console:
+    """How a command speaks. ``as_json``: stdout carries one JSON object per line."""
+
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False
+    ) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.verbose = verbose and not quiet
+
+    # -- results -----------------------------------------------------------------------------
+
+    def result(self, text: str, record: Mapping[str, Any] | None = None) -> None:
+        """One result: ``record`` under --json (nothing where it is None), ``text`` otherwise."""
+        if not self.as_json:
+            self._out(text)
+        elif record is not None:
+            self._out(json.dumps(record, ensure_ascii=True, default=str))
+
+    def table(
+        self,
+        headers: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        records: Sequence[Mapping[str, Any]],
+        *,
+        title: str | None = None,
+    ) -> None:
+        """A table that was asked for, on stdout: drawn for eyes, tab-separated for pipes."""
+        if self.as_json:
+            for record in records:
+                self.result("", record)
+        elif sys.stdout.isatty():
+            self._draw(headers, rows, title=title, stderr=False)
+        else:
+            for row in rows:
+                self._out("\t".join(row))
+
+    def _out(self, text: str) -> None:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    # -- everything else ---------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """What a user wants to know; silent under --quiet."""
+        if not self.quiet:
+            self._err(text)
+
+    def detail(self, text: str) -> None:
+        """What a user wants to know who said --verbose."""
+        if self.verbose:
+            self._err(text)
+
+    def warn(self, text: str) -> None:
+        """What a user must know, though the work goes on; shown under --quiet too."""
+        self._err(f"warning: {text}", style="yellow")
+
+    def error(self, error: CycleganError) -> None:
+        """What happened, to which file, and what to type next."""
+        self._err(f"error: {error}", style="bold red")
+        if error.hint:
+            self._err(f"  → {error.hint}")
+
+    def summary(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        """A short table of facts on stderr."""
+        if self.quiet:
+            return
+        if sys.stderr.isatty():
+            self._draw((), rows, title=title, stderr=True)
+        else:
+            for name, value in rows:
+                self._err(f"{name}: {value}")
+
+    def _draw(
+        self,
+        headers: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        title: str | None,
+        stderr: bool,
+    ) -> None:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*headers, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table.show_header = bool(headers)
+        if not headers:
+            table.box = None
+            table.add_column(style="dim", no_wrap=True)
+            table.add_column(overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self.rich(stderr=stderr).print(table)
+
+    def rich(self, *, stderr: bool = True) -> RichConsole:
+        """A rich console on stderr (or stdout); it honours NO_COLOR, TERM=dumb and COLUMNS."""
+        from rich.console import Console as RichConsole
+
+        return RichConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def _err(self, text: str, style: str | None = None) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            if style and sys.stderr.isatty():
+                from rich.text import Text
+
+                self.rich().print(Text(text, style=style), soft_wrap=True)
+            else:
+                sys.stderr.write(_encodable(text, sys.stderr) + "\n")
+                sys.stderr.flush()
+
+    # -- progress ----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int | None) -> Iterator[ProgressBar]:
+        """A bar on a terminal, one plain line per interval elsewhere, nothing under --quiet."""
+        bar = ProgressBar(self, what, total)
+        with bar:
+            yield bar
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """Arrows and the like, replaced where the console's encoding has none."""
+    encoding = stream.encoding or "ascii"
+    for fancy, plain in (
+        ("→", "->"),
+        ("↔", "<->"),
+        ("…", "..."),
+        ("×", "x"),
+        ("²", "^2"),
+        ("λ", "lambda"),
+    ):
+        if fancy in text:
+            try:
+                fancy.encode(encoding)
+            except UnicodeEncodeError:
+                text = text.replace(fancy, plain)
+    return text
+
+
+class ProgressBar:
+    """What ``Console.progress`` yields: call ``advance``; ``text`` is shown after the count."""
+
+    def __init__(self, console: Console, what: str, total: int | None) -> None:
+        self._console = console
+        self._what = what
+        self._total = total
+        self._done = 0
+        self._last_line = time.monotonic()
+        self._live: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> ProgressBar:
+        dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
+        if not self._console.quiet and sys.stderr.isatty() and not dumb:
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
+                console=self._console.rich(),
+                transient=True,
+            )
+            self._live.start()
+            self._task = self._live.add_task(self._what, total=self._total, note="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def advance(self, count: int = 1, text: str = "") -> None:
+        """``count`` more are done."""
+        self._done += count
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, advance=count, note=text)
+        elif time.monotonic() - self._last_line >= PLAIN_INTERVAL:
+            self._last_line = time.monotonic()
+            of = f"/{self._total}" if self._total is not None else ""
+            self._console.note(f"{self._what} {self._done}{of} {text}".rstrip())

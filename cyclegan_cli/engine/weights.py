@@ -1,0 +1,66 @@
+"""One generator in one .safetensors file, whose metadata rebuild it with no flag repeated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+from cyclegan_cli.engine.networks import Generator
+from cyclegan_cli.errors import WeightsError
+from cyclegan_cli.files import atomic_path, read_safetensors_header
+from cyclegan_cli.settings import GeneratorSpec
+
+__all__ = ["load_generator", "save_generator"]
+
+FORMAT = "cyclegan-generator-1"
+
+
+def save_generator(path: Path, network: Generator, about: dict[str, object] | None = None) -> None:
+    """Write ``network`` to ``path`` atomically, float32, with its spec and ``about`` (plain JSON).
+
+    Raises OSError as the file system does.
+    """
+    tensors = {k: v.detach().cpu().float().contiguous() for k, v in network.state_dict().items()}
+    metadata = {
+        "format": FORMAT,
+        "generator": json.dumps(network.spec.to_json()),
+        "about": json.dumps(about or {}),
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_generator(path: Path, device: torch.device | str = "cpu") -> Generator:
+    """The generator in ``path``: float32, in eval mode, without gradients, on ``device``.
+
+    No byte of the file is ever executed. Raises WeightsError where the file is damaged, is not this
+    program's, or its tensors are not those of its spec; OSError where it cannot be read.
+    """
+    try:
+        metadata, _ = read_safetensors_header(path)
+        tensors = load_file(path)
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path} is not a whole weights file: {error}.") from error
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path} is a safetensors file, but not a generator of this program.",
+            hint=f"cyclegan pretrained import {path} --name NAME",
+        )
+    try:
+        spec = GeneratorSpec.from_json(json.loads(metadata["generator"]))
+    except (KeyError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path} does not say which generator it holds.") from error
+    with torch.device("meta"):
+        network = Generator(spec)
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if expected != found:
+        raise WeightsError(f"The tensors in {path} are not those of a {spec.name} generator.")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise WeightsError(f"{path} holds numbers that are not finite.")
+    network.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
+    return network.requires_grad_(False).eval().to(device)

@@ -1,0 +1,98 @@
+"""Every error that this program raises on purpose.
+
+    CycleganError              exit 1
+    ├── UsageError             exit 2   a wrong option, a missing folder, a plan that cannot be run
+    │   ├── UnknownNameError            a style or run that is not there, with a did-you-mean
+    │   ├── DeviceError                 a device that was named and is not there
+    │   └── DataError                   folders of pictures that cannot be trained on
+    ├── PictureError           exit 1   one file that cannot be read, painted or written
+    ├── WeightsError           exit 1   a weights file that cannot be trusted or understood
+    ├── CheckpointError        exit 1   a checkpoint that cannot be used
+    ├── StoreError             exit 1   the folder of runs and styles cannot be read or written
+    ├── DownloadError          exit 1   nothing usable came from any address
+    └── TrainingError          exit 1   a training that cannot go on
+        └── NonFiniteLossError          a loss became NaN or infinite
+
+Every error says what happened and to which file; ``hint`` is the next thing to type.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CheckpointError",
+    "CycleganError",
+    "DataError",
+    "DeviceError",
+    "DownloadError",
+    "NonFiniteLossError",
+    "PictureError",
+    "StoreError",
+    "TrainingError",
+    "UnknownNameError",
+    "UsageError",
+    "WeightsError",
+]
+
+
+class CycleganError(Exception):
+    """Base of all errors of this program; ``str(error)`` is the message for the user."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(CycleganError):
+    """What was asked for cannot be done as it was asked."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that stands for nothing; close names are offered."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str) -> None:
+        close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+        question = f" Did you mean {' or '.join(close)}?" if close else ""
+        super().__init__(f"There is no {kind} named '{name}'.{question}", hint=hint)
+
+
+class DeviceError(UsageError):
+    """The device that was named is not there, or cannot do what was asked."""
+
+
+class DataError(UsageError):
+    """The folders of pictures cannot be trained on."""
+
+
+class PictureError(CycleganError):
+    """One picture cannot be read, painted or written; the others go on."""
+
+
+class WeightsError(CycleganError):
+    """A file of weights is damaged, hostile, or of a kind that is not understood."""
+
+
+class CheckpointError(CycleganError):
+    """A checkpoint is damaged or belongs to something else."""
+
+
+class StoreError(CycleganError):
+    """The folder that holds runs and styles cannot be read or written."""
+
+
+class DownloadError(CycleganError):
+    """No address gave a file that could be verified."""
+
+
+class TrainingError(CycleganError):
+    """A training cannot go on."""
+
+
+class NonFiniteLossError(TrainingError):
+    """A loss is NaN or infinite."""

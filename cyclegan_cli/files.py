@@ -1,0 +1,108 @@
+"""The one writer of files, and the reader of safetensors headers.
+
+Every file of this program is written to a temporary name beside its place, flushed to the disk,
+and renamed: a reader sees the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["atomic_path", "read_safetensors_header", "sync_folder", "write_bytes", "write_text"]
+
+_HEADER_LIMIT = 100_000_000  # the safetensors format's own limit, in bytes
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in ``path``'s folder; on a clean exit it becomes ``path``.
+
+    The folder must exist. On any exception, Ctrl-C included, the temporary file is removed and
+    ``path`` is untouched. The temporary name keeps ``path``'s extension, since encoders choose the
+    format by it, and starts with a dot, so that folder walks skip it.
+
+    Raises OSError as the file system does.
+    """
+    temporary = path.with_name(f".{path.stem[:60]}.{secrets.token_hex(6)}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        _copy_mode(path, temporary)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy_mode(path: Path, temporary: Path) -> None:
+    """A file that is replaced keeps its permissions; some file systems have none to set."""
+    with contextlib.suppress(OSError):
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut (where there is support)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically, as UTF-8 with Unix line ends."""
+    write_bytes(path, text.encode())
+
+
+def read_safetensors_header(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """The metadata and the tensor table of a safetensors file, without torch and without the data.
+
+    Returns (``__metadata__``, {tensor name: {"dtype", "shape", "data_offsets"}}).
+    Raises ValueError where it is not a whole safetensors file, OSError where it cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= length <= min(_HEADER_LIMIT, size - 8):
+            raise ValueError("not a safetensors file")
+        try:
+            header = json.loads(file.read(length))
+        except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+            raise ValueError("not a safetensors file") from error
+    if not isinstance(header, dict):
+        raise ValueError("not a safetensors file")
+    metadata = header.pop("__metadata__", {})
+    ends = [entry["data_offsets"][1] for entry in header.values() if _is_entry(entry)]
+    if len(ends) != len(header) or not isinstance(metadata, dict):
+        raise ValueError("not a safetensors file")
+    if 8 + length + max(ends, default=0) != size:
+        raise ValueError("the file is cut short or has bytes that do not belong to it")
+    return {str(k): str(v) for k, v in metadata.items()}, header
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    offsets = entry.get("data_offsets")
+    return (
+        isinstance(entry.get("dtype"), str)
+        and isinstance(entry.get("shape"), list)
+        and isinstance(offsets, list)
+        and len(offsets) == 2
+        and all(isinstance(offset, int) for offset in offsets)
+    )

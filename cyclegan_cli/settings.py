@@ -1,0 +1,274 @@
+"""What can be chosen, as frozen dataclasses that check themselves and travel as JSON or TOML.
+
+The names and defaults of training are those of Zhu et al., "Unpaired Image-to-Image Translation
+using Cycle-Consistent Adversarial Networks", ICCV 2017 (section 4 and appendix).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from cyclegan_cli.errors import UsageError, WeightsError
+
+__all__ = [
+    "GENERATORS",
+    "GanLoss",
+    "GeneratorSpec",
+    "Interval",
+    "Precision",
+    "TrainSettings",
+    "TranslateSettings",
+]
+
+GanLoss = Literal["lsgan", "vanilla", "hinge"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Resize = Literal["keep", "distort"]
+Upsample = Literal["transpose", "resize"]
+
+
+@dataclass(frozen=True)
+class GeneratorSpec:
+    """All that is needed to rebuild a generator: it travels with every file of weights.
+
+    ``width``: channels at full resolution (doubled at half, again at quarter resolution).
+    ``separable``: 3×3 convolutions of the residual blocks and of the decoder are split into a
+    depthwise and a pointwise one. ``upsample``: transposed convolutions (the paper's) or
+    nearest-neighbour enlargement before a convolution.
+    """
+
+    name: str = "resnet9"
+    blocks: int = 9
+    width: int = 64
+    separable: bool = False
+    upsample: Upsample = "transpose"
+    in_channels: int = 3
+    out_channels: int = 3
+
+    def __post_init__(self) -> None:
+        # Bounds, so that a hostile file cannot ask for a network that fills the memory.
+        bounds = {
+            "blocks": (0, 64),
+            "width": (1, 512),
+            "in_channels": (1, 4),
+            "out_channels": (1, 4),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise WeightsError(f"A generator with {name} = {value!r} cannot be built.")
+        if not isinstance(self.separable, bool) or self.upsample not in get_args(Upsample):
+            raise WeightsError("This generator is of a kind that this version cannot build.")
+
+    @classmethod
+    def named(cls, name: str) -> GeneratorSpec:
+        """The generator that ``--generator NAME`` means. Raises UsageError for an unknown name."""
+        if name not in GENERATORS:
+            raise UsageError(
+                f"There is no generator '{name}'.", hint=f"Choose one of: {', '.join(GENERATORS)}."
+            )
+        return GENERATORS[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: object) -> GeneratorSpec:
+        """The inverse of ``to_json``. Raises WeightsError for anything else."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(data, Mapping) or set(data) - known:
+            raise WeightsError(
+                "The description of the generator is not one that this version knows."
+            )
+        return cls(**data)
+
+
+GENERATORS: dict[str, GeneratorSpec] = {
+    "resnet9": GeneratorSpec(),
+    "resnet6": GeneratorSpec(name="resnet6", blocks=6),
+    "mobile": GeneratorSpec(name="mobile", width=24, separable=True, upsample="resize"),
+}
+
+_INTERVAL = re.compile(
+    r"\s*(\d+(?:\.\d+)?)\s*(epochs?|steps?|min(?:utes?)?|s(?:ec(?:onds?)?)?|h(?:ours?)?)\s*"
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How often something happens: every so many epochs, steps or seconds."""
+
+    count: float
+    unit: Literal["epoch", "step", "second"]
+
+    @classmethod
+    def parse(cls, text: str) -> Interval:
+        """Read ``1epoch``, ``500steps``, ``10min``, ``30s``, ``2h``; a bare number means epochs.
+
+        Raises UsageError for anything else.
+        """
+        match = _INTERVAL.fullmatch(text + "epochs" if text.strip().isdigit() else text)
+        count = float(match[1]) if match else 0.0
+        if match is None or count <= 0:
+            raise UsageError(
+                f"'{text}' is not an interval.", hint="Write 1epoch, 500steps or 10min."
+            )
+        unit = match[2]
+        if unit.startswith(("epoch", "step")):
+            if count != int(count):
+                raise UsageError(
+                    f"'{text}' is not an interval: {unit} are counted in whole numbers."
+                )
+            return cls(int(count), "epoch" if unit.startswith("epoch") else "step")
+        seconds = {"m": 60.0, "s": 1.0, "h": 3600.0}[unit[0]]
+        return cls(count * seconds, "second")
+
+    def __str__(self) -> str:
+        if self.unit == "second":
+            return f"{self.count / 60:g}min" if self.count % 60 == 0 else f"{self.count:g}s"
+        return f"{self.count:g}{self.unit}{'' if self.count == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One training, whole: with the pictures and a seed it determines every step.
+
+    Lengths are pixels; ``lr`` is Adam's step size; ``decay_from`` is the number of epochs at the
+    full learning rate (None: half of them). ``max_steps`` stops early and leaves
+    the schedule as it is.
+    """
+
+    generator: GeneratorSpec = field(default_factory=GeneratorSpec)
+    epochs: int = 200
+    decay_from: int | None = None
+    batch_size: int = 1
+    lr: float = 2e-4
+    beta1: float = 0.5
+    lambda_cycle: float = 10.0
+    lambda_identity: float = 0.5
+    history: int = 50
+    gan: GanLoss = "lsgan"
+    load_size: int = 286
+    crop_size: int = 256
+    resize: Resize = "keep"
+    flip: bool = True
+    seed: int = 0
+    max_steps: int | None = None
+    precision: Precision = "auto"
+    compile: bool = False
+    workers: int = 2
+    checkpoint_every: str = "1epoch"
+    keep: int = 2
+    sample_every: str = "1epoch"
+    samples: int = 4
+    log_every: str = "50steps"
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "--epochs must be at least 1")
+        knee = self.decay_from
+        _require(
+            knee is None or 0 <= knee <= self.epochs, "--decay-from must lie between 0 and --epochs"
+        )
+        _require(self.batch_size >= 1, "--batch-size must be at least 1")
+        _require(math.isfinite(self.lr) and self.lr >= 0, "--lr must be a number from 0 up")
+        _require(0 <= self.beta1 < 1, "--beta1 must lie in [0, 1)")
+        for name in ("lambda_cycle", "lambda_identity"):
+            value = getattr(self, name)
+            flag = f"--{name.replace('_', '-')}"
+            _require(math.isfinite(value) and value >= 0, f"{flag} must be a number from 0 up")
+        _require(self.history >= 0, "--history must be 0 (none) or more")
+        _require(self.gan in get_args(GanLoss), "--gan must be lsgan, vanilla or hinge")
+        _require(
+            self.precision in get_args(Precision), "--precision must be auto, fp32, bf16 or fp16"
+        )
+        _require(self.resize in get_args(Resize), "--resize must be keep or distort")
+        _require(self.crop_size >= 32, "--crop-size must be at least 32")
+        _require(
+            self.crop_size % 4 == 0, "--crop-size must be a multiple of 4 (the generator's stride)"
+        )
+        _require(self.load_size >= self.crop_size, "--load-size must be at least --crop-size")
+        _require(0 <= self.seed < 2**63, "--seed must be a whole number from 0 up")
+        _require(self.max_steps is None or self.max_steps >= 1, "--max-steps must be at least 1")
+        _require(self.workers >= 0, "--workers must be 0 or more")
+        _require(self.keep >= 1, "--keep must be at least 1")
+        _require(self.samples >= 0, "--samples must be 0 (none) or more")
+        for text in (self.checkpoint_every, self.sample_every, self.log_every):
+            Interval.parse(text)
+
+    @property
+    def knee(self) -> int:
+        """The number of epochs at the full learning rate."""
+        return self.epochs // 2 if self.decay_from is None else self.decay_from
+
+    def learning_rate(self, epoch: int) -> float:
+        """Adam's step size during ``epoch`` (counted from 0).
+
+        Constant for ``knee`` epochs, then linear towards 0, which it would reach one epoch after
+        the last (the factor of the public implementation).
+        """
+        decay_epochs = self.epochs - self.knee
+        return self.lr * (1.0 - max(0, epoch + 1 - self.knee) / (decay_epochs + 1))
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain values; the generator is one inside it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrainSettings:
+        """The inverse of ``to_json``. Raises UsageError for unknown or impossible values."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise UsageError(f"Unknown settings: {', '.join(unknown)}.")
+        values = dict(data)
+        if "generator" in values:
+            values["generator"] = GeneratorSpec.from_json(values["generator"])
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UsageError(f"A setting has a value of the wrong kind ({error}).") from error
+
+
+@dataclass(frozen=True)
+class TranslateSettings:
+    """How pictures are painted and written.
+
+    ``resolution``: the long side, in pixels, at which a picture is painted (None: its own).
+    ``strength``: 0 gives the original back, 1 the painting. ``max_memory``: bytes, None for what
+    the machine has free. ``quality``: 1 to 100 for formats that lose something.
+    """
+
+    precision: Precision = "auto"
+    resolution: int | None = None
+    strength: float = 1.0
+    keep_color: bool = False
+    compare: bool = False
+    format: str | None = None
+    quality: int | None = None
+    strip_metadata: bool = False
+    max_memory: int | None = None
+    max_pixels: int = 1_000_000_000
+
+    def __post_init__(self) -> None:
+        _require(
+            self.precision in get_args(Precision), "--precision must be auto, fp32, bf16 or fp16"
+        )
+        _require(
+            self.resolution is None or self.resolution >= 16, "--resolution must be at least 16"
+        )
+        _require(0 <= self.strength <= 1, "--strength must lie between 0 and 1")
+        _require(self.quality is None or 1 <= self.quality <= 100, "--quality must lie in 1..100")
+        _require(self.max_pixels >= 1, "--max-pixels must be at least 1")
+        _require(
+            self.max_memory is None or self.max_memory >= 2**20, "--max-memory must be at least 1M"
+        )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message + ".")

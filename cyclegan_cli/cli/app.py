@@ -27,7 +27,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train", rich_help_panel="Make a style")(train.train)
-app.command("resume", rich_help_panel="Make a style")(resume.resume)
+app.command(
+    "resume",
+    rich_help_panel="Make a style",
+    # Unknown options reach the command, which can say why they are refused.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(resume.resume)
 app.command("translate", rich_help_panel="Use a style")(translate.translate)
 app.add_typer(pretrained.app, name="pretrained", rich_help_panel="Use a style")
 

@@ -25,30 +25,18 @@ def resume(
     ctx: typer.Context,
     run: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[RUN]", help="A run's name or folder. Without it: the list of runs."
-        ),
+        typer.Argument(help="A run's name or folder. Without it: the list of runs."),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Train longer: epochs in all.", rich_help_panel="The run")
-    ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(help="Stop after so many steps in all.", rich_help_panel="The run")
-    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Train longer: epochs in all.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps in all.")] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Go on from an earlier checkpoint.", rich_help_panel="The run"),
+        typer.Option(help="Go on from an earlier checkpoint."),
     ] = None,
-    x_dir: Annotated[
-        Path | None, typer.Option(help="Where X's pictures are now.", rich_help_panel="The run")
-    ] = None,
-    y_dir: Annotated[
-        Path | None, typer.Option(help="Where Y's pictures are now.", rich_help_panel="The run")
-    ] = None,
+    x_dir: Annotated[Path | None, typer.Option(help="Where X's pictures are now.")] = None,
+    y_dir: Annotated[Path | None, typer.Option(help="Where Y's pictures are now.")] = None,
     gpu: Gpu = "auto",
-    workers: Annotated[
-        int | None, typer.Option(help="Threads that prepare pictures.", rich_help_panel="Machine")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that prepare pictures.")] = None,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -60,12 +48,10 @@ def resume(
     histories, and the place in the epoch. On one machine the weights become, bit for bit, those
     of a training that never stopped.
 
-    [bold]Examples[/bold]
-
+    \b
+    Examples:
       cyclegan resume
-
       cyclegan resume photos2vangogh
-
       cyclegan resume photos2vangogh --epochs 300
     """
     console = Console(as_json=json_, quiet=quiet, verbose=verbose)

@@ -20,11 +20,6 @@ from cyclegan_cli.settings import GENERATORS, GeneratorSpec, TrainSettings
 __all__ = ["train"]
 
 _D = TrainSettings()
-_RUN = "The run"
-_METHOD = "The method (the paper's values)"
-_PICTURES = "Pictures"
-_MACHINE = "Machine"
-_SAVING = "Saving and samples"
 
 
 def train(
@@ -33,101 +28,66 @@ def train(
     y_dir: Annotated[Path, typer.Argument(metavar="Y_DIR", help="Pictures of domain Y.")],
     name: Annotated[
         str | None,
-        typer.Option(help="Of the run and its style. Default: <X>2<Y>.", rich_help_panel=_RUN),
+        typer.Option(help="Of the run and its style. Default: <X>2<Y>."),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="Options from a TOML file; the line wins.", rich_help_panel=_RUN),
+        typer.Option(help="Options from a TOML file; the line wins."),
     ] = None,
     print_config: Annotated[
         bool,
-        typer.Option("--print-config", help="Print the options as TOML.", rich_help_panel=_RUN),
+        typer.Option("--print-config", help="Print the options as TOML."),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="All checks, no training.", rich_help_panel=_RUN)
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="All checks, no training.")] = False,
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Refuse unreadable pictures.", rich_help_panel=_PICTURES),
+        typer.Option("--strict", help="Refuse unreadable pictures."),
     ] = False,
-    epochs: Annotated[int, typer.Option(help="In all.", rich_help_panel=_METHOD)] = _D.epochs,
+    epochs: Annotated[int, typer.Option(help="In all.")] = _D.epochs,
     decay_from: Annotated[
         int | None,
         typer.Option(
             metavar="EPOCH",
             help="From here the learning rate falls to 0. Default: half.",
-            rich_help_panel=_METHOD,
         ),
     ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(help="Stop early.", rich_help_panel=_METHOD)
-    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop early.")] = None,
     batch_size: Annotated[
-        int, typer.Option(help="Pictures of each domain a step.", rich_help_panel=_METHOD)
+        int, typer.Option(help="Pictures of each domain a step.")
     ] = _D.batch_size,
-    lr: Annotated[
-        float, typer.Option(help="Adam's learning rate.", rich_help_panel=_METHOD)
-    ] = _D.lr,
-    beta1: Annotated[
-        float, typer.Option(help="Adam's first decay.", rich_help_panel=_METHOD)
-    ] = _D.beta1,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = _D.lr,
+    beta1: Annotated[float, typer.Option(help="Adam's first decay.")] = _D.beta1,
     lambda_cycle: Annotated[
-        float, typer.Option(help="Weight of the cycle loss.", rich_help_panel=_METHOD)
+        float, typer.Option(help="Weight of the cycle loss.")
     ] = _D.lambda_cycle,
     lambda_identity: Annotated[
         float,
-        typer.Option(help="Of the identity loss, times lambda-cycle.", rich_help_panel=_METHOD),
+        typer.Option(help="Of the identity loss, times lambda-cycle."),
     ] = _D.lambda_identity,
-    history: Annotated[
-        int, typer.Option(help="Generated images kept for each D.", rich_help_panel=_METHOD)
-    ] = _D.history,
-    gan: Annotated[
-        str, typer.Option(help="lsgan, vanilla or hinge.", rich_help_panel=_METHOD)
-    ] = _D.gan,
+    history: Annotated[int, typer.Option(help="Generated images kept for each D.")] = _D.history,
+    gan: Annotated[str, typer.Option(help="lsgan, vanilla or hinge.")] = _D.gan,
     generator: Annotated[
-        str, typer.Option(help=f"One of: {', '.join(GENERATORS)}.", rich_help_panel=_METHOD)
+        str, typer.Option(help=f"One of: {', '.join(GENERATORS)}.")
     ] = _D.generator.name,
-    seed: Annotated[
-        int, typer.Option(help="Of every random choice.", rich_help_panel=_METHOD)
-    ] = _D.seed,
-    load_size: Annotated[
-        int, typer.Option(help="Short side before the crop.", rich_help_panel=_PICTURES)
-    ] = _D.load_size,
-    crop_size: Annotated[
-        int, typer.Option(help="Side of what is trained on.", rich_help_panel=_PICTURES)
-    ] = _D.crop_size,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = _D.seed,
+    load_size: Annotated[int, typer.Option(help="Short side before the crop.")] = _D.load_size,
+    crop_size: Annotated[int, typer.Option(help="Side of what is trained on.")] = _D.crop_size,
     resize: Annotated[
         str,
-        typer.Option(help="keep the aspect, or distort as the paper.", rich_help_panel=_PICTURES),
+        typer.Option(help="keep the aspect, or distort as the paper."),
     ] = _D.resize,
-    flip: Annotated[
-        bool, typer.Option(help="Mirror half of the pictures.", rich_help_panel=_PICTURES)
-    ] = _D.flip,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the pictures.")] = _D.flip,
     gpu: Gpu = "auto",
-    precision: Annotated[
-        str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=_MACHINE)
-    ] = _D.precision,
-    compile: Annotated[
-        bool, typer.Option(help="Compile the networks first.", rich_help_panel=_MACHINE)
-    ] = _D.compile,
-    workers: Annotated[
-        int, typer.Option(help="Threads that prepare pictures.", rich_help_panel=_MACHINE)
-    ] = _D.workers,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = _D.precision,
+    compile: Annotated[bool, typer.Option(help="Compile the networks first.")] = _D.compile,
+    workers: Annotated[int, typer.Option(help="Threads that prepare pictures.")] = _D.workers,
     checkpoint_every: Annotated[
-        str, typer.Option(help="1epoch, 500steps or 10min.", rich_help_panel=_SAVING)
+        str, typer.Option(help="1epoch, 500steps or 10min.")
     ] = _D.checkpoint_every,
-    keep: Annotated[
-        int, typer.Option(help="Checkpoints that stay.", rich_help_panel=_SAVING)
-    ] = _D.keep,
-    sample_every: Annotated[
-        str, typer.Option(help="Like --checkpoint-every.", rich_help_panel=_SAVING)
-    ] = _D.sample_every,
-    samples: Annotated[
-        int, typer.Option(help="Held-out pictures shown each time.", rich_help_panel=_SAVING)
-    ] = _D.samples,
-    log_every: Annotated[
-        str, typer.Option(help="A line in metrics.jsonl.", rich_help_panel=_SAVING)
-    ] = _D.log_every,
+    keep: Annotated[int, typer.Option(help="Checkpoints that stay.")] = _D.keep,
+    sample_every: Annotated[str, typer.Option(help="Like --checkpoint-every.")] = _D.sample_every,
+    samples: Annotated[int, typer.Option(help="Held-out pictures shown each time.")] = _D.samples,
+    log_every: Annotated[str, typer.Option(help="A line in metrics.jsonl.")] = _D.log_every,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -136,14 +96,12 @@ def train(
     """Learn a style from two folders of pictures, X and Y, in both directions.
 
     The pictures need no pairs. When the training ends, the style is in the cache under its name.
-    Ctrl-C saves first; [bold]cyclegan resume NAME[/bold] goes on exactly where it stopped.
+    Ctrl-C saves first; "cyclegan resume NAME" goes on exactly where it stopped.
 
-    [bold]Examples[/bold]
-
+    \b
+    Examples:
       cyclegan train ./photos ./vangogh --epochs 200 --gpu 0
-
-      cyclegan train photos monet --generator mobile --crop-size 128 --load-size 143
-
+      cyclegan train photos monet --generator mobile --crop-size 128
       cyclegan train photos monet --dry-run
     """
     console = Console(as_json=json_, quiet=quiet, verbose=verbose)

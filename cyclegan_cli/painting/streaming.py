@@ -67,6 +67,7 @@ def evaluate(
     plan: Plan,
     device: torch.device,
     write: Callable[[int, Tensor], None],
+    *,
     settle: Settle | None = None,
 ) -> None:
     """``network`` of the whole of ``source``, strip by strip.

@@ -95,7 +95,8 @@ class Translator:
                 shown = strip[:, :, : stop - row, :width]
                 painted[row:stop] = to_pixels(shown, pixels.dtype)
 
-        evaluate(self._network, self._source(pixels, size), plan, self.device, write, settle)
+        source = self._source(pixels, size)
+        evaluate(self._network, source, plan, self.device, write, settle=settle)
         return painted
 
     def _source(self, pixels: Pixels, size: tuple[int, int]) -> Rows:

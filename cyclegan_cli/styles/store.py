@@ -299,10 +299,11 @@ def _swap_in(temporary: Path, place: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def remove_style(name: str) -> Path:
+def remove_style(name: str, *, dry_run: bool = False) -> Path:
     """Remove the style that ``name`` stands for, damaged or not; returns where it lay.
 
-    Runs are never touched. Raises UnknownNameError, UsageError for a bundled one, StoreError.
+    Runs are never touched; with ``dry_run`` nothing is. Raises UnknownNameError, UsageError for a
+    bundled one, StoreError.
     """
     name = unicodedata.normalize("NFC", name)
     for root, origin in _roots():
@@ -311,6 +312,8 @@ def remove_style(name: str) -> Path:
             continue
         if origin == "bundled":
             raise UsageError(f"The style '{name}' came with the program and stays.")
+        if dry_run:
+            return folder
         try:
             with style_lock(root):
                 _recover(root)

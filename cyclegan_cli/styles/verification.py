@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cyclegan_cli.errors import StoreError, WeightsError
-from cyclegan_cli.styles.cards import Direction, Style, Way, digest_of
+from cyclegan_cli.styles.cards import Direction, Style, digest_of
 from cyclegan_cli.styles.store import find_style
 
 __all__ = ["check_generator", "verify_style"]
@@ -34,12 +34,12 @@ def verify_style(style: Style) -> list[str]:
 def _problems(style: Style) -> list[str]:
     return [
         f"{direction.file}: {problem}"
-        for way, direction in style.directions.items()
-        if (problem := _problem(way, direction))
+        for direction in style.directions.values()
+        if (problem := _problem(direction))
     ]
 
 
-def _problem(way: Way, direction: Direction) -> str:
+def _problem(direction: Direction) -> str:
     from cyclegan_cli.engine.weights import load_generator
 
     try:

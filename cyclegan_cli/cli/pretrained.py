@@ -2,11 +2,382 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="List, show, move and check styles.")
+from cyclegan_cli.cli.common import Debug, Json, Quiet
+from cyclegan_cli.cli.completion import complete_local_style, complete_style
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.errors import CycleganError, UsageError
+from cyclegan_cli.styles.cards import Style, Way, plain
+from cyclegan_cli.styles.store import (
+    damaged_styles,
+    find_style,
+    list_styles,
+    remove_style,
+    weights_file,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List, show, move and check styles.",
+)
+
+StyleName = Annotated[
+    str,
+    typer.Argument(
+        metavar="STYLE", help="A style's name, or its path.", autocompletion=complete_style
+    ),
+]
+Reverse = Annotated[bool, typer.Option("--reverse", help="The direction Y → X instead of X → Y.")]
 
 
 @app.command("list")
-def list_styles() -> None:
-    """To come."""
+def list_command(json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Every style that is here, and those to be had.
+
+    Trained, imported, bundled, downloaded, or available for download. On a
+    pipe: one style a line, tab-separated: name, domains, origin, generator, size, licence.
+
+    \b
+    Examples:
+      cyclegan pretrained list
+      cyclegan pretrained list --json | jq -r .name
+    """
+    console = Console(as_json=json_, quiet=quiet)
+    styles = list_styles()
+    console.table(
+        ("name", "domains", "origin", "generator", "size", "licence"),
+        [_row(style) for style in styles],
+        [_record(style) for style in styles],
+    )
+    for style in styles:
+        for origin in style.hides:
+            console.note(
+                f"note: '{style.name}' ({style.origin}) hides the {origin} style '{style.name}'."
+            )
+    for _, error in damaged_styles():
+        console.warn(f"{error} To be rid of it: {error.hint}")
+    if not styles:
+        console.note("There are no styles yet. To make one: cyclegan train X_DIR Y_DIR")
+
+
+@app.command()
+def show(style: StyleName, json_: Json = False, debug: Debug = False) -> None:
+    """One style in full: how it was made, licence, digests.
+
+    \b
+    Examples:
+      cyclegan pretrained show monet
+      cyclegan pretrained show ./monet.safetensors --json
+    """
+    found = find_style(style)
+    rows = [("name", found.name), ("domains", _domains(found)), ("origin", found.origin)]
+    for way, direction in found.directions.items():
+        spec = direction.generator
+        arrow = f"{found.x} → {found.y}" if way == "xy" else f"{found.y} → {found.x}"
+        what = f"{plain(spec.name)}, {spec.blocks} blocks, width {spec.width}"
+        rows += [(arrow, f"{what}, {_size(direction.size)}"), ("  sha256", direction.sha256)]
+    rows += [(key, _shown(value)) for key, value in found.card.items() if value not in (None, "")]
+    if found.folder is not None:
+        rows.append(("folder", str(found.folder)))
+    if found.hides:
+        rows.append(("hides", ", ".join(found.hides)))
+    Console(as_json=json_).table((), rows, [_record(found)])
+
+
+@app.command()
+def path(
+    style: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="STYLE",
+            help="A style's name; without one, the folder of your own styles.",
+            autocompletion=complete_local_style,
+        ),
+    ] = None,
+    reverse: Reverse = False,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="The file of weights, not the style's folder.")
+    ] = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Where a style lies, for scripts.
+
+    \b
+    Examples:
+      ls "$(cyclegan pretrained path monet)"
+      cyclegan pretrained path monet --weights --reverse
+    """
+    from cyclegan_cli.places import styles_dir
+
+    console = Console(as_json=json_)
+    if style is None:
+        if weights or reverse:
+            raise UsageError(
+                "--weights and --reverse want a style.", hint="cyclegan pretrained list"
+            )
+        console.result(str(styles_dir()), {"path": str(styles_dir())})
+        return
+    found = find_style(style)
+    file = weights_file(found, reverse)
+    place = file if weights or reverse or found.folder is None else found.folder
+    console.result(str(place), {"name": found.name, "path": str(place)})
+
+
+@app.command()
+def remove(
+    styles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STYLE", help="Names of styles.", autocompletion=complete_local_style
+        ),
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Remove styles. Runs stay: a trained style can be had again from its run.
+
+    Without a terminal nothing is asked and nothing removed, unless -y is given.
+
+    \b
+    Examples:
+      cyclegan pretrained remove monet --dry-run
+      cyclegan pretrained remove monet vangogh -y
+    """
+    console = Console(as_json=json_, quiet=quiet)
+    places = {name: remove_style(name, dry_run=True) for name in dict.fromkeys(styles)}
+    if dry_run:
+        for name, place in places.items():
+            console.result(str(place), {"name": name, "path": str(place), "removed": False})
+        return
+    if not yes and not _agreed(places):
+        return
+    for name in places:
+        place = remove_style(name)
+        console.result(str(place), {"name": name, "path": str(place), "removed": True})
+
+
+def _agreed(places: dict[str, Path]) -> bool:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            "Nothing was removed: there is no terminal to ask at.",
+            hint=f"cyclegan pretrained remove {' '.join(places)} -y",
+        )
+    listed = "\n".join(f"  {place}" for place in places.values())
+    return typer.confirm(f"This removes\n{listed}\nGo on?", err=True)
+
+
+@app.command()
+def verify(
+    styles: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="STYLE",
+            help="Names or paths; without any, every style that is here.",
+            autocompletion=complete_local_style,
+        ),
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Check digests, and try every direction on a picture.
+
+    \b
+    Examples:
+      cyclegan pretrained verify
+      cyclegan pretrained verify monet vangogh
+    """
+    from cyclegan_cli.styles.verification import verify_style
+
+    console = Console(as_json=json_, quiet=quiet)
+    broken = [] if styles else [(folder.name, error) for folder, error in damaged_styles()]
+    wanted = [find_style(name) for name in styles] if styles else list_styles()
+    failed = 0
+    for style in (style for style in wanted if style.directions):
+        problems = verify_style(style)
+        failed += bool(problems)
+        verdict = "bad" if problems else "ok"
+        record = {"name": style.name, "ok": not problems, "problems": problems}
+        console.result(f"{style.name}\t{verdict}", record)
+        for problem in problems:
+            console.error(CycleganError(f"{problem}.", hint=_cure(style)))
+    for name, error in broken:
+        console.result(f"{name}\tbad", {"name": name, "ok": False, "problems": [str(error)]})
+        console.error(error)
+    if failed or broken:
+        raise typer.Exit(1)
+
+
+def _cure(style: Style) -> str:
+    """What to do about a style that is not what it was."""
+    again = {
+        "downloaded": f"cyclegan pretrained download {style.name} --force",
+        "trained": f"cyclegan pretrained remove {style.name}, then train it again",
+        "imported": f"cyclegan pretrained import FILE --name {style.name} --overwrite",
+        "bundled": "Install this program again.",
+    }
+    return again.get(style.origin, "cyclegan pretrained list")
+
+
+@app.command("import")
+def import_command(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A .pth or .safetensors file of one generator."),
+    ],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="The new style's name.")],
+    reverse_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The generator of the other direction, Y → X."),
+    ] = None,
+    x: Annotated[
+        str | None, typer.Option("--x", metavar="WORD", help="What goes in: photo.")
+    ] = None,
+    y: Annotated[
+        str | None, typer.Option("--y", metavar="WORD", help="What comes out: monet.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The weights' licence, for the card.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Where they come from, for the card.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace your style of that name.")
+    ] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make a style of a generator that was trained elsewhere.
+
+    Takes files of this program and of the public PyTorch CycleGAN: G_A is X → Y, G_B is Y → X.
+    The network is read from the tensors; not a byte of the file is run.
+
+    \b
+    Examples:
+      cyclegan pretrained import latest_net_G_A.pth --name monet --x photo --y monet
+      cyclegan pretrained import latest_net_G_A.pth --reverse-file latest_net_G_B.pth
+        --name horse2zebra
+    """
+    console = Console(as_json=json_, quiet=quiet)
+    for given in (file, reverse_file):
+        if given is not None and not given.is_file():
+            raise UsageError(f"{given} is not a file.")
+    before, two, after = name.partition("2")
+    named = (before, after) if two and before and after else ("x", name)
+    from cyclegan_cli.styles.importing import import_style, other_direction
+
+    files: dict[Way, Path] = {"xy": file}
+    if reverse_file is not None:
+        files["yx"] = reverse_file
+    elif (other := other_direction(file)) is not None:
+        console.note(f"note: {other} lies beside it: --reverse-file {other} imports both.")
+    style = import_style(
+        name,
+        files,
+        x=x or named[0],
+        y=y or named[1],
+        card={"licence": licence or "unknown", "source": source or ""},
+        replace=overwrite,
+    )
+    console.result(str(style.folder), _record(style))
+    console.note(f"To try it: cyclegan translate img.jpg --style {shlex.quote(style.name)}")
+
+
+@app.command()
+def export(
+    style: StyleName,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Ends in .safetensors, .pth or .onnx.")
+    ],
+    reverse: Reverse = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace FILE if it is there.")
+    ] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write one direction of a style to a file.
+
+    .safetensors is this program's own format, .pth the public PyTorch CycleGAN's, key for key.
+
+    \b
+    Examples:
+      cyclegan pretrained export monet latest_net_G.pth
+      cyclegan pretrained export monet monet2photo.safetensors --reverse
+    """
+    from cyclegan_cli.styles.exporting import check_target, export_style
+
+    check_target(file, overwrite=overwrite)
+    found = find_style(style)
+    export_style(found, file, reverse=reverse)
+    way = f"{found.y} → {found.x}" if reverse else f"{found.x} → {found.y}"
+    record = {"name": found.name, "direction": way, "path": str(file)}
+    Console(as_json=json_, quiet=quiet).result(str(file), record)
+
+
+# -- how a style is shown --------------------------------------------------------------------
+
+
+def _row(style: Style) -> tuple[str, ...]:
+    generators = {plain(d.generator.name) for d in style.directions.values()}
+    size = _size(style.size) if style.directions else "-"
+    licence = _shown(style.card.get("licence")) or "-"
+    generator = ", ".join(sorted(generators)) or "-"
+    return (style.name, _domains(style), style.origin, generator, size, licence)
+
+
+def _record(style: Style) -> dict[str, Any]:
+    directions = {
+        way: {
+            "path": str(direction.file),
+            "sha256": direction.sha256,
+            "size": direction.size,
+            "generator": direction.generator.to_json(),
+        }
+        for way, direction in style.directions.items()
+    }
+    return {
+        **style.card,
+        **{"name": style.name, "x": style.x, "y": style.y, "origin": style.origin},
+        **{"path": str(style.folder) if style.folder else None, "size": style.size},
+        **{"directions": directions, "hides": list(style.hides)},
+    }
+
+
+def _domains(style: Style) -> str:
+    here = set(style.directions)
+    arrow = {frozenset({"xy"}): "→", frozenset({"yx"}): "←"}.get(frozenset(here), "↔")
+    return f"{style.x} {arrow} {style.y}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
+def _shown(value: object) -> str:
+    """A card's value in one line; what a stranger wrote must not steer the terminal."""
+    if isinstance(value, dict):
+        value = ", ".join(f"{key}: {_shown(inner)}" for key, inner in value.items())
+    elif isinstance(value, list):
+        value = ", ".join(_shown(inner) for inner in value)
+    elif value is None:
+        value = ""
+    return "".join(c for c in str(value) if c.isprintable())[:2000]

@@ -1,0 +1,30 @@
+"""What the shell offers after ``--style mo<TAB>``. No torch here."""
+
+from __future__ import annotations
+
+from cyclegan_cli.errors import CycleganError
+from cyclegan_cli.styles.store import list_styles
+
+__all__ = ["complete_local_style", "complete_style"]
+
+
+def complete_style(incomplete: str) -> list[str]:
+    """The names of styles that begin with ``incomplete``, sorted, here or to be downloaded."""
+    return _names(incomplete, available=True)
+
+
+def complete_local_style(incomplete: str) -> list[str]:
+    """The same, of styles that are on this machine."""
+    return _names(incomplete, available=False)
+
+
+def _names(incomplete: str, *, available: bool) -> list[str]:
+    try:
+        styles = list_styles()
+    except (CycleganError, OSError):
+        return []  # a shell's prompt is no place for an error
+    return [
+        style.name
+        for style in styles
+        if style.name.startswith(incomplete) and (available or style.directions)
+    ]

@@ -1,0 +1,105 @@
+"""Colour: every mode that Pillow opens, and every profile, to sRGB with or without alpha."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+__all__ = ["is_deep_grey", "srgb_profile", "to_depth8", "to_srgb"]
+
+_DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+# What a profile's colour space can be applied to; a profile of another space is a mistake.
+_PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
+
+
+@lru_cache(maxsize=1)
+def srgb_profile() -> bytes:
+    """The bytes of an sRGB ICC profile."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def is_deep_grey(image: Image.Image) -> bool:
+    """Whether ``image`` is grey with more than 8 bits a pixel."""
+    return image.mode in _DEEP
+
+
+def to_depth8(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits (I;16, I, F) as mode L; every other mode unchanged."""
+    if not is_deep_grey(image):
+        return image
+    return Image.fromarray(((deep_grey(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def deep_grey(image: Image.Image) -> NDArray[np.uint16]:
+    """H×W uint16 of a deep grey image.
+
+    Nothing in a file of 32-bit integers or floats says what white is. Integers: the largest of 8,
+    16 or 32 bits, by the largest value. Floats within [0, 1] are fractions of white; others are
+    stretched from the smallest to the largest.
+    """
+    values: NDArray[Any] = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        return values.astype(np.uint16)
+    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "I":
+        # Pillow reads PGM of more than 8 bits as mode I, scaled to 65535.
+        bits = 8 if high <= 255 and image.format != "PPM" else 16 if high <= 65535 else 32
+        low, high = 0.0, 2.0**bits - 1
+    elif low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return np.rint(np.clip(scaled, 0, 1) * 65535).astype(np.uint16)
+
+
+def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """A decoded 8-bit image as (RGB in sRGB, alpha as L or None), of the same size.
+
+    An embedded ICC profile is applied, unless it is broken or of another colour space.
+    """
+    profile = image.info.get("icc_profile")
+    alpha = None
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        alpha = rgba.getchannel("A")
+        image = image.convert("L") if image.mode in ("LA", "La") else rgba.convert("RGB")
+    elif image.mode in ("P", "PA", "RGBX", "YCbCr", "HSV"):
+        image = image.convert("RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    converted = _by_profile(image, profile) if isinstance(profile, bytes) and profile else None
+    if converted is None and image.mode == "LAB":
+        converted = _lab_transform().apply(image)
+    return converted if converted is not None else image.convert("RGB"), alpha
+
+
+def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
+    transform = _transform(profile, image.mode)
+    if transform is None and image.mode == "L":
+        # Some grey pictures carry the RGB profile of the program that saved them.
+        image = image.convert("RGB")
+        transform = _transform(profile, "RGB")
+    return None if transform is None else transform.apply(image)
+
+
+@lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From ``profile`` to sRGB for ``mode``; None where the profile cannot be used for it."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if _PROFILE_MODES.get(source.profile.xcolor_space) != mode:
+            return None
+        return ImageCms.buildTransform(source, io.BytesIO(srgb_profile()), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def _lab_transform() -> ImageCms.ImageCmsTransform:
+    lab = ImageCms.createProfile("LAB")
+    return ImageCms.buildTransform(lab, io.BytesIO(srgb_profile()), "LAB", "RGB")

@@ -1,0 +1,148 @@
+"""Pillow, held: which formats are opened, how big a picture may be, and what an error is called."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from cyclegan_cli.errors import PictureError
+
+__all__ = ["FORMATS", "MAX_PIXELS", "check_size", "decoding", "opened"]
+
+MAX_PIXELS = 1_000_000_000
+
+# Raster formats only: Pillow's EPS runs another program, and its WMF, GRIB, HDF5… are stubs.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "AVIF", "HEIF", "JPEG2000", "PPM", "TGA",
+    "QOI", "PCX", "SGI", "MPO",
+)  # fmt: skip
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
+
+_lock = threading.Lock()
+_users = 0
+_limit_before: int | None = None
+_quiet = ("ignore", None, Warning, None, 0)
+
+
+@contextlib.contextmanager
+def _held_pillow() -> Iterator[None]:
+    """Silence warnings and lift Pillow's own limit of pixels while any thread decodes.
+
+    ``warnings.catch_warnings`` is not for threads: two that overlap can leave the filters changed.
+    So the first to enter changes the process, and the last to leave puts it back.
+    """
+    global _users, _limit_before  # noqa: PLW0603 - the state of a process, guarded by the lock
+    with _lock:
+        if _users == 0:
+            _limit_before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            warnings.filters.insert(0, _quiet)  # type: ignore[attr-defined]
+            warnings._filters_mutated()  # type: ignore[attr-defined]
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                Image.MAX_IMAGE_PIXELS = _limit_before
+                with contextlib.suppress(ValueError):
+                    warnings.filters.remove(_quiet)  # type: ignore[attr-defined]
+                warnings._filters_mutated()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a PictureError that names ``name`` and the reason."""
+    try:
+        with _held_pillow():
+            yield
+    except PictureError:
+        raise
+    except FileNotFoundError as error:
+        raise PictureError(f"{name}: there is no such file.") from error
+    except IsADirectoryError as error:
+        raise PictureError(f"{name} is a folder, not a picture.") from error
+    except MemoryError as error:
+        raise PictureError(f"{name}: there is not enough memory to decode it.") from error
+    except Exception as error:
+        # Decoders meet bytes that nobody foresaw with errors that nobody foresaw (struct.error,
+        # IndexError, SyntaxError, …): all mean that this file cannot be read.
+        raise PictureError(f"{name}: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:1].lower() + error.strerror[1:]
+    text = str(error)
+    if "truncated" in text.lower() or isinstance(error, EOFError | zlib.error | struct.error):
+        return "the file is cut short or damaged"
+    return f"the file is damaged ({text.splitlines()[0][:100].rstrip('.') or type(error).__name__})"
+
+
+@contextlib.contextmanager
+def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.Image]:
+    """The picture of ``source``, opened and identified by its bytes, not by its name; not decoded.
+
+    To be used inside ``decoding(name)``. Raises PictureError for what is empty, no picture, or
+    larger than ``max_pixels``; OSError as the file system does.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        head = file.read(16)
+        file.seek(0)
+        if not head:
+            raise PictureError(f"{name} is empty.")
+        try:
+            image = Image.open(file, formats=_known_formats())
+        except UnidentifiedImageError as error:
+            raise _not_a_picture(name, head) from error
+        with image:
+            check_size(image, name, max_pixels)
+            yield image
+
+
+def _known_formats() -> list[str]:
+    """Those of FORMATS that this Pillow has; HEIF where the plug-in pillow-heif is installed."""
+    Image.init()
+    if "HEIF" not in Image.OPEN:
+        with contextlib.suppress(ImportError):
+            from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
+
+            register_heif_opener()
+    return [known for known in FORMATS if known in Image.OPEN]
+
+
+def _not_a_picture(name: str, head: bytes) -> PictureError:
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    if brand in _HEIF_BRANDS:
+        return PictureError(
+            f"{name} is a HEIC picture, which Pillow alone cannot read.",
+            hint="pip install pillow-heif",
+        )
+    if brand in _AVIF_BRANDS and "AVIF" not in Image.OPEN:
+        return PictureError(
+            f"{name} is an AVIF picture, which this Pillow was built without.",
+            hint="pip install --upgrade pillow",
+        )
+    return PictureError(f"{name} is not a picture, or of a kind that is not known here.")
+
+
+def check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    """Raise PictureError where ``image`` has no pixel, or more than ``max_pixels``."""
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise PictureError(f"{name} has no pixels ({width}×{height}).")
+    if width * height > max_pixels:
+        raise PictureError(
+            f"{name} has {width}×{height} pixels, more than the {max_pixels:,} that are allowed.",
+            hint="--max-pixels raises the limit, if you trust the file.",
+        )

@@ -1,0 +1,248 @@
+"""A generator evaluated in strips: the result of the whole picture, seam-free, in bounded memory.
+
+InstanceNorm makes every pixel depend on the whole picture. So a picture is swept in strips once
+for each InstanceNorm, to measure it (``moments``); what lies between is computed where it is asked
+(``rows``), with halos, and computed again in the next sweep, unless the plan keeps it. The trunk,
+at a quarter of the resolution, always is kept, in two buffers, whose strips are replaced in place.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cyclegan_cli.engine.networks import Generator, ResidualBlock
+from cyclegan_cli.painting.moments import Moments, Settle, measure
+from cyclegan_cli.painting.rows import Rows, after, normalised, stored
+
+__all__ = ["Cost", "Place", "Plan", "estimate", "evaluate", "scratch_folder"]
+
+Place = Literal["device", "host", "disk"]
+
+# How many tensors of a strip's largest size are alive at once: a layer's input, padded copy and
+# output, the convolution's own copies of them, and a strip that waits to be written.
+_WORKSPACE = 6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a picture is evaluated; every plan gives the same result.
+
+    ``strip``: bytes that the largest tensor of a strip may have (a strip has at least one row).
+    ``keep``: what lies before an InstanceNorm is kept, rather than computed again, where it has at
+    most so many bytes. ``place``: where it is kept: on the device, in the host's memory, or in a
+    temporary file that is mapped into it.
+    """
+
+    strip: int
+    keep: int
+    place: Place = "device"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan takes, in bytes: ``strips`` on the device, ``kept`` where the plan says.
+
+    ``sizes``: of what lies before each InstanceNorm outside of the trunk, in order;
+    ``middle``: of one of the trunk's two buffers.
+    """
+
+    strips: int
+    kept: int
+    sizes: tuple[int, ...]
+    middle: int
+
+
+def evaluate(
+    network: Generator,
+    source: Rows,
+    plan: Plan,
+    device: torch.device,
+    write: Callable[[int, Tensor], None],
+    *,
+    settle: Settle | None = None,
+) -> None:
+    """``network`` of the whole of ``source``, strip by strip.
+
+    source: 1×in_channels×H×W in [−1, 1], H and W multiples of 4 and at least 16. ``write(row, y)``
+    is called in order with strips of the result, 1×out_channels×h×W in (−1, 1), from row ``row``.
+    ``settle``, where given, decides the statistics of each InstanceNorm.
+
+    Raises what torch raises where memory is short: torch.OutOfMemoryError or RuntimeError.
+    """
+    _Evaluation(network, plan, device, settle).run(source, write)
+
+
+def estimate(network: Generator, height: int, width: int, plan: Plan) -> Cost:
+    """What ``evaluate`` would take for a picture of that size; nothing is computed."""
+    parameter = next(network.parameters())
+    item, channels = parameter.element_size(), network.spec.in_channels
+    row = channels * width * item
+
+    def read(start: int, stop: int) -> Tensor:
+        return torch.empty(1, channels, stop - start, width, device="meta")
+
+    source = Rows(channels, height, width, item, read, True, cost=row)
+    rehearsal = _Evaluation(network, plan, torch.device("meta"), None, rehearse=True)
+    rehearsal.run(source, lambda _row, _y: None)
+    return Cost(
+        int(rehearsal.widest * _WORKSPACE),
+        rehearsal.peak,
+        tuple(rehearsal.sizes),
+        rehearsal.middle,
+    )
+
+
+def scratch_folder() -> str:
+    """Where what does not fit into memory goes: not /tmp, which often lies in memory itself."""
+    chosen = tempfile.gettempdir()
+    large = Path("/var/tmp")
+    return str(large) if chosen == "/tmp" and os.access(large, os.W_OK) else chosen
+
+
+class _Evaluation:
+    """One picture under way. With ``rehearse`` nothing is computed, only sizes are noted."""
+
+    def __init__(
+        self,
+        network: Generator,
+        plan: Plan,
+        device: torch.device,
+        settle: Settle | None,
+        *,
+        rehearse: bool = False,
+    ) -> None:
+        self._network, self._plan, self._device, self._settle = network, plan, device, settle
+        self._rehearse = rehearse
+        self._dtype = next(network.parameters()).dtype
+        self._norms = 0  # InstanceNorms passed
+        self._kept: Tensor | None = None  # what was kept last
+        self._alive = 0  # bytes kept now
+        self.peak, self.widest, self.middle = 0, 0.0, 0
+        self.sizes: list[int] = []
+
+    def run(self, source: Rows, write: Callable[[int, Tensor], None]) -> None:
+        middle = self._trunk(self._through(self._network.encoder, source))
+        result = self._through(self._network.decoder, middle)
+        for start, stop in self._strips(result):
+            write(start, result.read(start, stop))
+
+    def _through(self, layers: Iterable[nn.Module], rows: Rows) -> Rows:
+        """An encoder's or decoder's layers: each InstanceNorm is measured as it is met."""
+        for layer in layers:
+            if not isinstance(layer, nn.InstanceNorm2d):
+                rows = after(layer, rows)
+                continue
+            self.sizes.append(rows.bytes)
+            if rows.bytes <= self._plan.keep:
+                before, self._kept = self._kept, self._new(rows)
+                moments = self._sweep(rows, into=self._kept)
+                self._drop(before)
+                rows = stored(self._kept, self._device)
+            else:
+                moments = self._sweep(rows)
+            rows = normalised(rows, self._settled(moments), layer.eps)
+        return rows
+
+    def _trunk(self, rows: Rows) -> Rows:
+        """All residual blocks, in two buffers: the sum so far, and the branch of one block."""
+        total = self._kept
+        if total is None or total.shape != rows.shape:
+            total = self._new(rows)
+        self._sweep(rows, into=total, measured=False)  # where rows come from total: in place
+        if total is not self._kept:
+            self._drop(self._kept)
+        self._kept, self.middle = total, rows.bytes
+        rows = stored(total, self._device)
+        branch = self._new(rows) if len(self._network.trunk) else None
+        for block in self._network.trunk:
+            if isinstance(block, ResidualBlock) and branch is not None:
+                self._add(total, self._branch(block.branch, rows, branch))
+        self._drop(branch)
+        return rows
+
+    def _branch(self, layers: Iterable[nn.Module], rows: Rows, buffer: Tensor) -> Rows:
+        """A block's layers; what lies before either InstanceNorm is kept in ``buffer``."""
+        for layer in layers:
+            if isinstance(layer, nn.InstanceNorm2d):
+                moments = self._sweep(rows, into=buffer)
+                kept = stored(buffer, self._device)
+                rows = normalised(kept, self._settled(moments), layer.eps)
+            else:
+                rows = after(layer, rows)
+        return rows
+
+    def _add(self, total: Tensor, rows: Rows) -> None:
+        for start, stop in self._strips(rows):
+            part = rows.read(start, stop)
+            kept = total[:, :, start:stop]
+            kept.copy_(part.add_(kept)) if kept.device != part.device else kept.add_(part)
+
+    def _sweep(
+        self, rows: Rows, into: Tensor | None = None, *, measured: bool = True
+    ) -> Moments | None:
+        """Go through ``rows`` once, measure them, and write them to ``into``.
+
+        ``into`` may be what they are computed from: each strip is written only when the next has
+        been computed, whose halo reaches back into it, and by less than a strip's height.
+        """
+        total: Moments | None = None
+        waiting: tuple[int, Tensor] | None = None
+        for start, stop in self._strips(rows):
+            strip = rows.read(start, stop)
+            if measured:
+                part = measure(strip)
+                total = part if total is None else total.merge(part)
+            if into is not None:
+                _write(into, waiting)
+                waiting = (start, strip)
+            del strip
+        _write(into, waiting)
+        return total
+
+    def _strips(self, rows: Rows) -> Iterator[tuple[int, int]]:
+        """The strips of ``rows`` that the plan allows, from the top; none in a rehearsal."""
+        height = int((self._plan.strip - rows.margin) // rows.cost)
+        height = min(max(1, height), rows.height)
+        self.widest = max(self.widest, height * rows.cost + rows.margin)
+        if not self._rehearse:
+            for start in range(0, rows.height, height):
+                yield start, min(start + height, rows.height)
+
+    def _settled(self, moments: Moments | None) -> Moments:
+        if moments is None:  # a rehearsal
+            return Moments(1, torch.zeros(1), torch.zeros(1))
+        if self._settle is not None:
+            moments = self._settle(self._norms, moments)
+        self._norms += 1
+        return moments
+
+    def _new(self, rows: Rows) -> Tensor:
+        self._alive += rows.bytes
+        self.peak = max(self.peak, self._alive)
+        if self._rehearse or self._plan.place == "device":
+            return torch.empty(rows.shape, dtype=self._dtype, device=self._device)
+        if self._plan.place == "host":
+            return torch.empty(rows.shape, dtype=self._dtype)
+        # The file has no name, and its mapping outlives the handle: nothing is ever left behind.
+        with tempfile.TemporaryFile(prefix="cyclegan-", dir=scratch_folder()) as file:
+            values = np.memmap(file, dtype=np.uint8, mode="w+", shape=(rows.bytes,))
+            return torch.from_numpy(values).view(self._dtype).view(rows.shape)
+
+    def _drop(self, buffer: Tensor | None) -> None:
+        if buffer is not None:
+            self._alive -= buffer.numel() * buffer.element_size()
+
+
+def _write(into: Tensor | None, strip: tuple[int, Tensor] | None) -> None:
+    if into is not None and strip is not None:
+        start, values = strip
+        into[:, :, start : start + values.shape[2]].copy_(values)

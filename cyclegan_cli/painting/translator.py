@@ -1,0 +1,131 @@
+"""One picture in, one picture out: any size, in bounded memory."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cyclegan_cli.engine.networks import Generator
+from cyclegan_cli.errors import PictureError, WeightsError
+from cyclegan_cli.painting.memory import choose
+from cyclegan_cli.painting.moments import Settle
+from cyclegan_cli.painting.pixels import Pixels, check, reflected, to_pixels, to_tensor
+from cyclegan_cli.painting.rows import Rows
+from cyclegan_cli.painting.streaming import Plan, evaluate
+
+__all__ = ["Translator"]
+
+
+class Translator:
+    """A generator applied to arrays of pixels.
+
+    ``network`` is copied to ``device``. ``dtype``: what convolutions compute in (float32,
+    bfloat16, float16). ``max_memory``: bytes that this process may take (on CUDA: that much of the
+    card), None for what is free. ``notes``: what a user should know of the last picture, such as
+    that the card's memory was too small for it.
+
+    Raises WeightsError for a generator whose pictures have neither 1 nor 3 channels.
+    """
+
+    def __init__(
+        self,
+        network: Generator,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        max_memory: int | None = None,
+    ) -> None:
+        for channels in (network.spec.in_channels, network.spec.out_channels):
+            if channels not in (1, 3):
+                raise WeightsError(
+                    f"This generator's pictures have {channels} channels; 1 or 3 can be painted."
+                )
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.max_memory = max_memory
+        self.notes: list[str] = []
+        own = copy.deepcopy(network).requires_grad_(False).eval()
+        self._network = own.to(device=self.device, dtype=dtype)
+
+    @torch.inference_mode()
+    def paint(self, pixels: Pixels, *, settle: Settle | None = None) -> Pixels:
+        """Translate one picture of any size.
+
+        pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype,
+        rounded, not truncated. A generator with 1 input channel gets the luma; 1 output channel
+        is repeated as grey. ``settle``, where given, decides each InstanceNorm's statistics.
+
+        Where H or W is no multiple of 4, or less than 16, the picture is padded at the bottom and
+        the right by reflection, and the result is cropped. The padding is part of the picture for
+        InstanceNorm, so that the result does not depend on how it was computed.
+
+        Raises PictureError for arrays of another shape or type, and where memory does not suffice.
+        """
+        check(pixels)
+        self.notes = []
+        size = (_padded(pixels.shape[0]), _padded(pixels.shape[1]))
+        plans = choose(self._network, size, self.device, self.max_memory, extra=pixels.nbytes)
+        for plan in plans:
+            try:
+                return self._evaluate(pixels, size, plan, settle)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.notes = ["The memory was short: painted again in smaller parts."]
+        raise PictureError(
+            f"The memory of {self.device} is too small for a picture of "
+            f"{pixels.shape[1]}×{pixels.shape[0]} pixels.",
+            hint="Paint it smaller: --resolution 2048.",
+        )
+
+    def _evaluate(
+        self, pixels: Pixels, size: tuple[int, int], plan: Plan, settle: Settle | None
+    ) -> Pixels:
+        height, width = pixels.shape[:2]
+        painted = np.empty_like(pixels, order="C")
+
+        def write(row: int, strip: Tensor) -> None:
+            stop = min(row + strip.shape[2], height)
+            if row < stop:
+                shown = strip[:, :, : stop - row, :width]
+                painted[row:stop] = to_pixels(shown, pixels.dtype)
+
+        source = self._source(pixels, size)
+        evaluate(self._network, source, plan, self.device, write, settle=settle)
+        return painted
+
+    def _source(self, pixels: Pixels, size: tuple[int, int]) -> Rows:
+        """The padded picture, of which strips become tensors only when they are read."""
+        rows, columns = (
+            reflected(have, want) for have, want in zip(pixels.shape, size, strict=False)
+        )
+        channels = self._network.spec.in_channels
+
+        def read(start: int, stop: int) -> Tensor:
+            if stop <= pixels.shape[0] and len(columns) == pixels.shape[1]:
+                strip = pixels[start:stop]
+            else:
+                strip = pixels[rows[start:stop]][:, columns]
+            return to_tensor(strip, channels).to(device=self.device, dtype=self.dtype)
+
+        # float32 pixels, and what they were before: wider than the tensor that comes of them.
+        cost = 3 * size[1] * 4
+        return Rows(channels, *size, self.dtype.itemsize, read, True, cost)
+
+
+def _padded(size: int) -> int:
+    """The generator halves a picture twice, and then reflects: multiples of 4, from 16 up."""
+    return max(16, -(-size // 4) * 4)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """torch says it in many ways: its own class on CUDA, words elsewhere."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        word in str(error) for word in words
+    )

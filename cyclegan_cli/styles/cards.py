@@ -1,0 +1,166 @@
+"""What a style is, and how it is written down: ``style.json`` and the heads of weight files.
+
+No torch here: lists, completion and usage errors read styles through this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cyclegan_cli.errors import StoreError, UsageError, WeightsError
+from cyclegan_cli.files import read_safetensors_header
+from cyclegan_cli.places import check_name
+from cyclegan_cli.settings import GeneratorSpec
+
+__all__ = [
+    "STYLE_FORMAT",
+    "WAYS",
+    "WEIGHTS_FORMAT",
+    "Direction",
+    "Origin",
+    "Style",
+    "Way",
+    "damaged",
+    "digest_of",
+    "is_name",
+    "plain",
+    "read_generator_header",
+    "read_style",
+]
+
+Origin = Literal["trained", "imported", "bundled", "downloaded", "available"]
+Way = Literal["xy", "yx"]
+WAYS: tuple[Way, Way] = ("xy", "yx")
+
+STYLE_FORMAT = "cyclegan-style-1"
+WEIGHTS_FORMAT = "cyclegan-generator-1"
+_CARD_LIMIT = 1_000_000  # bytes of a style.json
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One generator's file. ``size``: bytes."""
+
+    file: Path
+    sha256: str
+    size: int
+    generator: GeneratorSpec
+
+
+@dataclass(frozen=True)
+class Style:
+    """A pair of domains, X and Y, and the generators between them that are here.
+
+    ``directions``: "xy" is G: X→Y, "yx" is F: Y→X. ``card``: how it came to be, plain JSON values.
+    ``folder``: where it lies (None where it is only available, or is a single file).
+    ``hides``: origins of styles of the same name that this one stands before.
+    """
+
+    name: str
+    x: str
+    y: str
+    origin: Origin
+    directions: dict[Way, Direction]
+    card: dict[str, Any]
+    folder: Path | None = None
+    hides: tuple[Origin, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights."""
+        return sum(direction.size for direction in self.directions.values())
+
+
+def read_style(folder: Path, origin: Origin | None, *, name: str | None) -> Style:
+    """The style in ``folder``. Raises StoreError where it is damaged, FileNotFoundError: none."""
+    try:
+        with (folder / "style.json").open("rb") as file:
+            text = file.read(_CARD_LIMIT + 1)
+    except FileNotFoundError:
+        if not folder.is_dir():
+            raise
+        raise damaged(folder, "it has no style.json") from None
+    except OSError as error:
+        raise StoreError(f"{folder / 'style.json'} cannot be read: {error.strerror}.") from error
+    try:
+        card = json.loads(text) if len(text) <= _CARD_LIMIT else None
+        if not isinstance(card, dict) or card.pop("format", None) != STYLE_FORMAT:
+            raise damaged(folder, "its style.json is not one that this version reads")
+        said = card.pop("origin")
+        if said not in ("trained", "imported", "bundled", "downloaded"):
+            raise damaged(folder, "its style.json does not say where it came from")
+        own_name, x, y = (plain(card.pop(key)) for key in ("name", "x", "y"))
+        directions = {
+            way: _read_direction(folder, entry)
+            for way, entry in card.pop("directions").items()
+            if way in WAYS
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, WeightsError) as error:
+        raise damaged(folder, "its style.json is damaged") from error
+    if not directions:
+        raise damaged(folder, "it has no weights")
+    if name is None:  # found by its path: what it calls itself names files, so it must be a name
+        name = own_name if is_name(own_name) else folder.resolve().name
+    return Style(name, x, y, origin or said, directions, card, folder)
+
+
+def _read_direction(folder: Path, entry: Mapping[str, Any]) -> Direction:
+    name, digest, size = str(entry["file"]), str(entry["sha256"]), int(entry["size"])
+    if name not in (f"{way}.safetensors" for way in WAYS):
+        raise ValueError("a style's weights lie in its own folder")
+    return Direction(folder / name, digest, size, GeneratorSpec.from_json(entry["generator"]))
+
+
+def is_name(name: str) -> bool:
+    """Whether a style can have this name."""
+    try:
+        return check_name(name) == name
+    except UsageError:
+        return False
+
+
+def plain(text: object) -> str:
+    """A word that is shown: no control characters, not endless."""
+    return "".join(c for c in str(text) if c.isprintable())[:100]
+
+
+def read_generator_header(path: Path) -> tuple[GeneratorSpec, dict[str, Any]]:
+    """The generator's spec and ``about`` in a file of weights, without torch.
+
+    Raises WeightsError where the file is not one of this program's, OSError as the system does.
+    """
+    try:
+        metadata, _ = read_safetensors_header(path)
+        if metadata.get("format") != WEIGHTS_FORMAT:
+            raise WeightsError(
+                f"{path} is a safetensors file, but not a generator of this program.",
+                hint=f"cyclegan pretrained import {path} --name NAME",
+            )
+        about = json.loads(metadata.get("about", "{}"))
+        spec = GeneratorSpec.from_json(json.loads(metadata["generator"]))
+    except (ValueError, KeyError, RecursionError) as error:
+        raise WeightsError(f"{path} is not a whole weights file: {error}.") from error
+    return spec, about if isinstance(about, dict) else {}
+
+
+def digest_of(path: Path) -> tuple[str, int]:
+    """The SHA-256 and the size in bytes of a file."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return digest.hexdigest(), size
+
+
+def damaged(folder: Path, what: str) -> StoreError:
+    """The error that says that a style's folder is not a whole style."""
+    return StoreError(
+        f"The style in {folder} is damaged: {what}.",
+        hint=f"cyclegan pretrained remove {folder.name}",
+    )

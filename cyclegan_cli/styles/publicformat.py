@@ -1,0 +1,189 @@
+"""The layout of the public PyTorch CycleGAN's generators, read and written.
+
+Its files hold one plain state_dict and say nothing of the network, so the architecture is read
+from the tensors' names and shapes. What matters of the layout, for n residual blocks: convolutions
+at ``model.1``, ``model.4``, ``model.7``; block i at ``model.{10+i}.conv_block``, its convolutions
+at 1 and 5 (6 where there was dropout); transposed convolutions at ``model.{10+n}`` and
+``model.{13+n}``; the last convolution at ``model.{17+n}``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cyclegan_cli.engine.networks import Generator
+from cyclegan_cli.engine.weights import load_generator
+from cyclegan_cli.errors import UsageError, WeightsError
+from cyclegan_cli.files import atomic_path, read_safetensors_header
+from cyclegan_cli.settings import GeneratorSpec
+from cyclegan_cli.styles.cards import WEIGHTS_FORMAT
+from cyclegan_cli.styles.safeload import SIZE_LIMIT, load_state_dict
+
+__all__ = ["export_public", "from_public", "read_generator", "to_public"]
+
+_PREFIXES = ("module.", "_orig_mod.")  # DataParallel's, torch.compile's
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_BLOCK = re.compile(r"model\.(\d+)\.conv_block\.(\d+)\.weight")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def read_generator(path: Path) -> Generator:
+    """The generator in ``path``, float32, eval mode, on the CPU: a file of this program, or of the
+    public PyTorch CycleGAN (``.pth`` of any version, or its tensors as ``.safetensors``).
+
+    No byte of the file is ever executed. Raises WeightsError where the file is damaged, hostile, or
+    holds something else, saying what it is; OSError where it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:9] != b"{":
+        return from_public(load_state_dict(path), path)
+    if path.stat().st_size > SIZE_LIMIT:
+        raise WeightsError(f"{path} is larger than {SIZE_LIMIT >> 20} MiB.")
+    try:
+        metadata, _ = read_safetensors_header(path)
+        if "format" in metadata and metadata["format"] == WEIGHTS_FORMAT:
+            return load_generator(path)
+        return from_public(load_file(path), path)
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path} is not a whole weights file: {error}.") from error
+
+
+def from_public(tensors: dict[str, Tensor], path: Path) -> Generator:
+    """The generator that a state_dict of the public layout describes; ``path`` is for the errors.
+
+    InstanceNorm's running statistics are dropped: the method normalises by the picture's own.
+    Raises WeightsError where it is not a residual generator with InstanceNorm.
+    """
+    tensors = _unwrapped(tensors, path)
+    _refuse_others(tensors, path)
+    kept = {k: v for k, v in tensors.items() if not k.endswith(_STATISTICS)}
+    spec, dropout = _architecture(kept, path)
+    names = _names(spec, dropout)
+    with torch.device("meta"):
+        network = Generator(spec)
+    state = {}
+    for own, parameter in network.state_dict().items():
+        layer, _, kind = own.rpartition(".")
+        name = f"{names[layer]}.{kind}"
+        tensor = kept.pop(name, None)
+        if tensor is None:
+            raise _not_it(path, f"{name} is missing")
+        if tensor.shape != parameter.shape:
+            shapes = f"{list(tensor.shape)}, not {list(parameter.shape)}"
+            raise _not_it(path, f"the shape of {name} is {shapes}")
+        if tensor.dtype not in _FLOATS or not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"{path} is damaged: {name} holds numbers that are not finite.")
+        state[own] = tensor.detach().float().contiguous().clone()
+    if kept:
+        raise _not_it(path, f"{sorted(kept)[0]} has no place in one")
+    network.load_state_dict(state, assign=True)
+    return network.requires_grad_(False).eval()
+
+
+def to_public(network: Generator) -> OrderedDict[str, Tensor]:
+    """The state_dict that the public code's ``ResnetGenerator`` (no dropout) loads unchanged.
+
+    Raises UsageError for generators that the public code does not have.
+    """
+    spec = network.spec
+    if spec.separable or spec.upsample != "transpose":
+        raise UsageError(
+            f"A {spec.name} generator has no place in the public CycleGAN's layout.",
+            hint="Export it as .safetensors or .onnx.",
+        )
+    names = _names(spec, dropout=False)
+    state: OrderedDict[str, Tensor] = OrderedDict()
+    for own, tensor in network.state_dict().items():
+        layer, _, kind = own.rpartition(".")
+        state[f"{names[layer]}.{kind}"] = tensor.detach().cpu().float().contiguous().clone()
+    return state
+
+
+def export_public(network: Generator, path: Path) -> None:
+    """Write ``to_public(network)`` to ``path`` as a ``.pth`` file. Raises UsageError, OSError."""
+    state = to_public(network)
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _names(spec: GeneratorSpec, dropout: bool) -> dict[str, str]:
+    """{layer of ``Generator``: layer of the public layout}."""
+    n, second = spec.blocks, 6 if dropout else 5
+    names = {"encoder.1": "model.1", "encoder.4": "model.4", "encoder.7": "model.7"}
+    for i in range(n):
+        names[f"trunk.{i}.branch.1"] = f"model.{10 + i}.conv_block.1"
+        names[f"trunk.{i}.branch.5"] = f"model.{10 + i}.conv_block.{second}"
+    names["decoder.0"] = f"model.{10 + n}"
+    names["decoder.3"] = f"model.{13 + n}"
+    names["decoder.7"] = f"model.{17 + n}"
+    return names
+
+
+def _unwrapped(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Without the prefixes that wrappers put before every name."""
+    result: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        bare = name
+        while bare.startswith(_PREFIXES):
+            bare = bare.removeprefix(_PREFIXES[0]).removeprefix(_PREFIXES[1])
+        if bare in result:
+            raise _not_it(path, f"{bare} is there twice")
+        result[bare] = tensor
+    return result
+
+
+def _architecture(tensors: dict[str, Tensor], path: Path) -> tuple[GeneratorSpec, bool]:
+    """The generator's description, and whether its blocks had dropout, from the tensors."""
+    matches = [match for name in tensors if (match := _BLOCK.fullmatch(name))]
+    blocks = len({match[1] for match in matches})
+    second = {int(match[2]) for match in matches} - {1}
+    if blocks == 0 or second not in ({5}, {6}):
+        if {int(match[2]) for match in matches} in ({0, 3}, {0, 4}):
+            raise _not_it(path, "its blocks pad with zeros, where the method's reflect")
+        raise _not_it(path, "it has no residual blocks of the kind that the method has")
+    first, last = tensors.get("model.1.weight"), tensors.get(f"model.{17 + blocks}.weight")
+    if first is None or last is None or first.ndim != 4 or last.ndim != 4:
+        raise _not_it(path, "its first or last convolution is not where it should be")
+    spec = GeneratorSpec(
+        name=f"resnet{blocks}",
+        blocks=blocks,
+        width=first.shape[0],
+        in_channels=first.shape[1],
+        out_channels=last.shape[0],
+    )
+    return spec, second == {6}
+
+
+def _refuse_others(tensors: dict[str, Tensor], path: Path) -> None:
+    """Name the networks of the public code that are not what is wanted."""
+    if any(name.startswith("model.model.") for name in tensors):
+        raise _not_it(path, "it is a U-Net (--netG unet_128 or unet_256)")
+    first = tensors.get("model.0.weight")
+    if first is not None and first.shape[-1:] == (4,):
+        raise WeightsError(
+            f"{path} is a discriminator, not a generator.",
+            hint="The generators are the files named latest_net_G_A.pth and latest_net_G_B.pth.",
+        )
+    if any(name.endswith(".filt") for name in tensors):
+        raise _not_it(path, "it has the anti-aliased layers of CUT, a later method")
+    if any(k.endswith(".weight") and tensor.ndim == 1 for k, tensor in tensors.items()):
+        kind = "BatchNorm (--norm batch)" if "model.1.bias" not in tensors else "a learned norm"
+        raise _not_it(path, f"it normalises with {kind}, where the method has plain InstanceNorm")
+    if "model.1.weight" in tensors and "model.1.bias" not in tensors:
+        raise _not_it(path, "its convolutions have no biases, as without InstanceNorm (--norm)")
+
+
+def _not_it(path: Path, why: str) -> WeightsError:
+    return WeightsError(
+        f"{path} does not hold a CycleGAN generator that this program can build: {why}.",
+        hint="What can be imported: generators trained with --netG resnet_9blocks or "
+        "resnet_6blocks and --norm instance.",
+    )

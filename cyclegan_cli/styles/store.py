@@ -1,0 +1,375 @@
+"""Named styles and where they lie: list, find, add, remove.
+
+A style is a folder ``NAME/`` with ``style.json`` and one file of weights a direction. It is built
+under a temporary name and renamed into place, so a reader sees a whole style or none. Two roots
+can be written (the user's own styles, and the cache of downloads), one comes with the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import time
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from cyclegan_cli.errors import StoreError, UnknownNameError, UsageError, WeightsError
+from cyclegan_cli.files import sync_folder, write_text
+from cyclegan_cli.places import cache_dir, check_name, styles_dir
+from cyclegan_cli.styles.cards import (
+    STYLE_FORMAT,
+    WAYS,
+    Direction,
+    Origin,
+    Style,
+    Way,
+    digest_of,
+    is_name,
+    plain,
+    read_generator_header,
+    read_style,
+)
+
+__all__ = [
+    "Direction",
+    "Origin",
+    "Style",
+    "Way",
+    "add_style",
+    "damaged_styles",
+    "find_style",
+    "list_styles",
+    "remove_style",
+    "root_of",
+    "style_lock",
+    "weights_file",
+]
+
+_LOCK_SECONDS = 60.0
+_ABANDONED_SECONDS = 86_400.0  # a half-built folder this old belongs to nobody
+_BUNDLED = Path(__file__).parent / "bundled"
+_LOOKS = 3
+_LIST_HINT = "cyclegan pretrained list"
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def list_styles() -> list[Style]:
+    """Every style that a name stands for, sorted by name; damaged ones are left out."""
+    return [style for _, style in sorted(_scan()[0].items())]
+
+
+def damaged_styles() -> list[tuple[Path, StoreError]]:
+    """The folders that should be styles and are not, each with what is wrong with it."""
+    return _scan()[1]
+
+
+def find_style(name_or_path: str) -> Style:
+    """The style of that name: the user's own, else bundled, else downloaded.
+
+    Also a path to a style's folder, or to one ``.safetensors`` file of this program. A name comes
+    before a path; ``./name`` is always a path.
+
+    Raises UnknownNameError, StoreError for a damaged style, WeightsError for a file that is not a
+    generator of this program.
+    """
+    name = unicodedata.normalize("NFC", name_or_path)
+    style = _named(name)
+    for _ in range(_LOOKS):
+        if style is not None or not is_name(name):
+            break
+        # A style that is being replaced is out of place for a moment.
+        for root, _origin in _roots():
+            _settle(root)
+        style = _named(name)
+    if style is not None:
+        return style
+    path = Path(name_or_path).expanduser()
+    if path.is_dir() and (path / "style.json").is_file():
+        return read_style(path, None, name=None)
+    if path.is_file():
+        return _style_of_file(path)
+    if path.is_dir() and not is_name(name_or_path):
+        raise UsageError(f"{path} is a folder, but not a style's.", hint=_LIST_HINT)
+    known = [style.name for style in list_styles()]
+    raise UnknownNameError("style", name_or_path, known, hint=_LIST_HINT)
+
+
+def weights_file(style: Style, reverse: bool) -> Path:
+    """The file of G: X→Y, or of F: Y→X with ``reverse``.
+
+    Raises UsageError where the style has only the other direction, or is not on this machine.
+    """
+    way: Way = "yx" if reverse else "xy"
+    if way in style.directions:
+        file = style.directions[way].file
+        if not file.is_file():
+            raise StoreError(
+                f"The style '{style.name}' has lost a file: {file} is not there.",
+                hint=f"cyclegan pretrained verify {style.name}",
+            )
+        return file
+    if not style.directions:
+        raise UsageError(
+            f"The style '{style.name}' is not on this machine yet.",
+            hint=f"cyclegan pretrained download {style.name}",
+        )
+    wanted, there = (style.y, style.x), (style.x, style.y)
+    if not reverse:
+        wanted, there = there, wanted
+    raise UsageError(
+        f"The style '{style.name}' has no direction {wanted[0]} → {wanted[1]}: "
+        f"only {there[0]} → {there[1]} is here.",
+        hint=f"{'Leave out' if reverse else 'Add'} --reverse for {there[0]} → {there[1]}.",
+    )
+
+
+def _roots() -> list[tuple[Path, Origin | None]]:
+    """Folders of styles in the order in which a name is looked up; None: each says its own."""
+    return [(styles_dir(), None), (_BUNDLED, "bundled"), (root_of("downloaded"), "downloaded")]
+
+
+def root_of(origin: Origin) -> Path:
+    """The folder that holds styles of that origin."""
+    if origin == "bundled":
+        return _BUNDLED
+    return cache_dir() / "styles" if origin == "downloaded" else styles_dir()
+
+
+def _scan() -> tuple[dict[str, Style], list[tuple[Path, StoreError]]]:
+    found: dict[str, Style] = {}
+    damaged: list[tuple[Path, StoreError]] = []
+    for root, origin in _roots():
+        _settle(root)
+        for folder in _folders(root):
+            try:
+                style = read_style(folder, origin, name=folder.name)
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            except StoreError as error:
+                damaged.append((folder, error))
+                continue
+            first = found.get(style.name)
+            if first is None:
+                found[style.name] = style
+            else:
+                found[style.name] = replace(first, hides=(*first.hides, style.origin))
+    return found, damaged
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        return sorted(f for f in root.iterdir() if f.is_dir() and is_name(f.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _store_error(error, root, "read") from error
+
+
+def _named(name: str) -> Style | None:
+    if not is_name(name):
+        return None
+    first: Style | None = None
+    for root, origin in _roots():
+        folder = root / name
+        if not folder.is_dir():
+            continue
+        try:
+            style = read_style(folder, origin, name=name)
+        except FileNotFoundError:
+            continue
+        except StoreError:
+            if first is None:
+                raise
+            continue
+        first = style if first is None else replace(first, hides=(*first.hides, style.origin))
+    return first
+
+
+def _style_of_file(path: Path) -> Style:
+    """One .safetensors file of this program, as a style of one direction."""
+    if path.suffix != ".safetensors":
+        raise WeightsError(
+            f"{path} is not a style of this program.",
+            hint=f"cyclegan pretrained import {path} --name NAME",
+        )
+    spec, about = read_generator_header(path)
+    digest, size = digest_of(path)
+    x, y = plain(about.get("x", "x")), plain(about.get("y", "y"))
+    if about.get("direction") == "yx":
+        x, y = y, x
+    name = path.parent.name if path.stem in WAYS else path.stem
+    return Style(name, x, y, "imported", {"xy": Direction(path, digest, size, spec)}, about)
+
+
+# -- writing ---------------------------------------------------------------------------------
+
+
+def add_style(
+    name: str,
+    *,
+    x: str,
+    y: str,
+    origin: Origin,
+    weights: Mapping[Way, Path],
+    card: Mapping[str, object],
+    replace: bool = False,
+) -> Style:
+    """Copy ``weights`` into a new style, whole or not at all, and return it.
+
+    ``card`` holds plain JSON values (``licence``, ``source``, facts of the training).
+
+    Raises UsageError for an impossible name, or one that is taken and ``replace`` is not set;
+    WeightsError where a file is not a generator of this program; StoreError where the folder
+    cannot be written.
+    """
+    name = check_name(unicodedata.normalize("NFC", name))
+    if not weights or not set(weights) <= set(WAYS) or origin in ("bundled", "available"):
+        raise UsageError(
+            "A style has one direction or two, and is trained, imported or downloaded."
+        )
+    root = root_of(origin)
+    temporary = root / f".{name}.{secrets.token_hex(6)}.tmp"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _refuse_taken(root, name, replace)
+        temporary.mkdir()
+        entries = {
+            way: _copy_weights(weights[way], temporary, way) for way in WAYS if way in weights
+        }
+        about = {
+            **{"format": STYLE_FORMAT, "name": name, "x": x, "y": y, "origin": origin},
+            **{"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **card},
+            "directions": entries,
+        }
+        write_text(temporary / "style.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        with style_lock(root):
+            _recover(root)
+            _refuse_taken(root, name, replace)
+            _swap_in(temporary, root / name)
+        return read_style(root / name, origin if origin == "downloaded" else None, name=name)
+    except OSError as error:
+        raise _store_error(error, root, "written") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_taken(root: Path, name: str, replace: bool) -> None:
+    if not replace and (root / name).exists():
+        raise UsageError(
+            f"There is already a style named '{name}' in {root}.",
+            hint=f"Choose another name, or: cyclegan pretrained remove {name}",
+        )
+
+
+def _copy_weights(source: Path, folder: Path, way: Way) -> dict[str, object]:
+    """Copy one file of weights into a style being built; its entry for style.json."""
+    target = folder / f"{way}.safetensors"
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError:
+        raise WeightsError(f"{source} is not there.") from None
+    spec, _ = read_generator_header(target)
+    with target.open("rb+") as file:
+        os.fsync(file.fileno())
+    digest, size = digest_of(target)
+    return {"file": target.name, "sha256": digest, "size": size, "generator": spec.to_json()}
+
+
+def _swap_in(temporary: Path, place: Path) -> None:
+    """Rename ``temporary`` to ``place``; what was there is put back if that fails."""
+    aside = place.with_name(f".{place.name}.{secrets.token_hex(6)}.swap")
+    there_was = place.exists()
+    if there_was:
+        place.rename(aside)
+    try:
+        temporary.rename(place)
+    except BaseException:
+        if there_was:
+            aside.rename(place)
+        raise
+    sync_folder(place.parent)
+    if there_was:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_style(name: str, *, dry_run: bool = False) -> Path:
+    """Remove the style that ``name`` stands for, damaged or not; returns where it lay.
+
+    Runs are never touched; with ``dry_run`` nothing is. Raises UnknownNameError, UsageError for a
+    bundled one, StoreError.
+    """
+    name = unicodedata.normalize("NFC", name)
+    for root, origin in _roots():
+        folder = root / name
+        if not is_name(name) or not folder.is_dir():
+            continue
+        if origin == "bundled":
+            raise UsageError(f"The style '{name}' came with the program and stays.")
+        if dry_run:
+            return folder
+        try:
+            with style_lock(root):
+                _recover(root)
+                if not folder.is_dir():
+                    break
+                aside = root / f".{name}.{secrets.token_hex(6)}.gone"
+                folder.rename(aside)
+                sync_folder(root)
+            shutil.rmtree(aside, ignore_errors=True)
+        except OSError as error:
+            raise _store_error(error, root, "written") from error
+        return folder
+    known = [style.name for style in list_styles() if style.origin != "bundled"]
+    raise UnknownNameError("style", name, known, hint=_LIST_HINT)
+
+
+def _settle(root: Path) -> None:
+    """Wait for a replacement that is going on in ``root``, and finish one that was cut off."""
+    if any(root.glob(".*.swap")) and os.access(root, os.W_OK):
+        with style_lock(root):
+            _recover(root)
+
+
+def _recover(root: Path) -> None:
+    """Under the lock: undo a replacement that was cut off, and sweep what was left behind."""
+    for folder in root.glob(".*.*"):
+        name, _, kind = folder.name[1:].rpartition(".")
+        place = root / name.rpartition(".")[0]
+        if kind == "swap" and not place.exists() and (folder / "style.json").is_file():
+            folder.rename(place)
+        elif kind in ("swap", "gone"):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif kind == "tmp" and folder.is_dir():
+            with contextlib.suppress(OSError):
+                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def style_lock(root: Path) -> Iterator[None]:
+    """Hold the one lock of a folder of styles, which exists. Raises StoreError after a minute."""
+    from filelock import FileLock, Timeout  # slow to import, and seldom wanted
+
+    lock = FileLock(root / ".lock", timeout=_LOCK_SECONDS)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise StoreError(
+            f"{root} is locked by another process.", hint="Wait for it to end, and try again."
+        ) from None
+
+
+def _store_error(error: OSError, root: Path, verb: str) -> StoreError:
+    variable = "CYCLEGAN_CACHE" if root == root_of("downloaded") else "CYCLEGAN_HOME"
+    return StoreError(
+        f"{error.filename or root} cannot be {verb}: {error.strerror or error}.",
+        hint=f"Set {variable} to a folder that can be {verb}.",
+    )

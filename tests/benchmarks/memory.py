@@ -1,0 +1,123 @@
+"""Seconds and peak memory of painting a picture whole, and in strips.
+
+    python -m tests.benchmarks.memory --sizes 1,4,12 --modes whole,streamed
+
+Each figure is measured in a process of its own, on a 4:3 picture of random smooth colours.
+``whole`` calls the network on the whole picture; ``streamed`` is what ``Translator`` does by
+default; ``lean`` is ``Translator`` with no more memory than it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+MODES = ("whole", "streamed", "lean")
+
+
+def picture(megapixels: float):
+    """A 4:3 picture, uint8."""
+    import numpy as np
+
+    height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
+    width = round(megapixels * 1e6 / height)
+    y, x = np.linspace(0, 20, height)[:, None], np.linspace(0, 27, width)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for channel, phase in enumerate((0.0, 1.0, 2.0)):
+        for row in range(0, height, 64):  # in parts, so that the picture's making takes no memory
+            wave = np.sin(y[row : row + 64] + phase) * np.cos(x - phase)
+            pixels[row : row + 64, :, channel] = 127.5 + 127.5 * wave
+    return pixels
+
+
+def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[str, float]:
+    """One run, in this process."""
+    import torch
+
+    from cyclegan_cli.engine.networks import Generator, initialise
+    from cyclegan_cli.painting import pixels as px
+    from cyclegan_cli.painting.translator import Translator
+    from cyclegan_cli.settings import GeneratorSpec
+
+    torch.set_num_threads(threads)
+    network = Generator(GeneratorSpec.named(generator)).eval().requires_grad_(False)
+    initialise(network, torch.Generator().manual_seed(0))
+    pixels = picture(megapixels)
+    translator = Translator(network)
+    if mode == "lean":
+        translator.max_memory = lean_budget(network, pixels.shape[:2])
+    translator.paint(pixels[:64, :64])  # what is set up once does not count
+    started = time.perf_counter()
+    if mode == "whole":
+        with torch.inference_mode():
+            px.to_pixels(network(whole_tensor(pixels)), pixels.dtype)
+    else:
+        translator.paint(pixels)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    scale = 1 if sys.platform == "darwin" else 1024
+    return {"seconds": seconds, "gigabytes": peak * scale / 1e9}
+
+
+def whole_tensor(pixels):
+    """The picture as a tensor, padded to multiples of 4."""
+    from cyclegan_cli.painting.pixels import reflected, to_tensor
+
+    rows, columns = (reflected(n, -(-n // 4) * 4) for n in pixels.shape[:2])
+    return to_tensor(pixels[rows][:, columns], 3)
+
+
+def lean_budget(network, size: tuple[int, int]) -> int:
+    """The bytes with which a picture is painted with only the trunk kept."""
+    from cyclegan_cli.painting.memory import resident_memory
+    from cyclegan_cli.painting.streaming import Plan, estimate
+
+    height, width = (-(-n // 4) * 4 for n in size)
+    cost = estimate(network, height, width, Plan(16 * 2**20, 0))
+    cost = estimate(network, height, width, Plan(16 * 2**20, cost.middle))
+    return resident_memory() + cost.strips + cost.kept + 3 * height * width + 20_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", default="1,4,12", help="megapixels, with commas")
+    parser.add_argument("--modes", default="whole,streamed", help=", ".join(MODES))
+    parser.add_argument("--generator", default="resnet9")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each; the median is shown")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        size, mode = options.child.split(":")
+        print(json.dumps(measure(float(size), mode, options.generator, options.threads)))
+        return
+    print(f"{options.generator}, {options.threads} threads")
+    print("| megapixels | mode | seconds | peak memory, GB |\n|---|---|---|---|")
+    for size in options.sizes.split(","):
+        runs: dict[str, list[dict[str, float]]] = {mode: [] for mode in options.modes.split(",")}
+        for _ in range(options.repeat):  # interleaved, so that a busy machine slows all alike
+            for mode, found in runs.items():
+                found.append(apart(size, mode, options))
+        for mode, found in runs.items():
+            median = sorted(found, key=lambda run: run["seconds"])[len(found) // 2]
+            peak = max(run["gigabytes"] for run in found)
+            print(f"| {size} | {mode} | {median['seconds']:.1f} | {peak:.2f} |", flush=True)
+
+
+def apart(size: str, mode: str, options: argparse.Namespace) -> dict[str, float]:
+    """One run, in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.memory", "--child", f"{size}:{mode}"]
+    command += ["--generator", options.generator, "--threads", str(options.threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"seconds": float("nan"), "gigabytes": float("nan")}
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+if __name__ == "__main__":
+    main()

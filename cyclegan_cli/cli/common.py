@@ -42,21 +42,15 @@ def _set_debug(value: bool) -> bool:
     return value
 
 
-_PANEL = "Output"
-
 Json = Annotated[
     bool,
-    typer.Option("--json", help="One JSON object per line on stdout.", rich_help_panel=_PANEL),
+    typer.Option("--json", help="One JSON object per line on stdout."),
 ]
 Quiet = Annotated[
     bool,
-    typer.Option(
-        "--quiet", "-q", help="Only results, warnings and errors.", rich_help_panel=_PANEL
-    ),
+    typer.Option("--quiet", "-q", help="Only results, warnings and errors."),
 ]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Say more on stderr.", rich_help_panel=_PANEL)
-]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
 Debug = Annotated[
     bool,
     typer.Option(
@@ -64,7 +58,6 @@ Debug = Annotated[
         help="Show tracebacks of errors.",
         callback=_set_debug,
         is_eager=True,
-        rich_help_panel=_PANEL,
     ),
 ]
 Gpu = Annotated[
@@ -73,6 +66,5 @@ Gpu = Annotated[
         "--gpu",
         metavar="WHICH",
         help="auto, cpu, mps, a CUDA device's number, or several: 0,1.",
-        rich_help_panel="Machine",
     ),
 ]

@@ -1,7 +1,209 @@
-"""cyclegan resume: options -> settings -> call -> render."""
+"""cyclegan resume: settings and state from a run's checkpoint, then the journey of train."""
 
 from __future__ import annotations
 
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-def resume() -> None:
-    """To come."""
+import typer
+
+from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, Verbose
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.errors import CheckpointError, DataError, UsageError
+from cyclegan_cli.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from cyclegan_cli.engine.checkpoint import Checkpoint
+    from cyclegan_cli.engine.run import Run, RunState
+
+__all__ = ["resume"]
+
+
+def resume(
+    ctx: typer.Context,
+    run: Annotated[
+        str | None,
+        typer.Argument(help="A run's name or folder. Without it: the list of runs."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Train longer: epochs in all.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps in all.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Go on from an earlier checkpoint."),
+    ] = None,
+    x_dir: Annotated[Path | None, typer.Option(help="Where X's pictures are now.")] = None,
+    y_dir: Annotated[Path | None, typer.Option(help="Where Y's pictures are now.")] = None,
+    gpu: Gpu = "auto",
+    workers: Annotated[int | None, typer.Option(help="Threads that prepare pictures.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with a training exactly where it stopped, or list the runs.
+
+    Everything comes from the run: settings, both generators, both discriminators, optimisers,
+    histories, and the place in the epoch. On one machine the weights become, bit for bit, those
+    of a training that never stopped.
+
+    \b
+    Examples:
+      cyclegan resume
+      cyclegan resume photos2vangogh
+      cyclegan resume photos2vangogh --epochs 300
+    """
+    console = Console(as_json=json_, quiet=quiet, verbose=verbose)
+    _refuse_changes(ctx.args)
+    if run is None:
+        _list(console)
+        return
+    from cyclegan_cli.cli.journey import Machine, hold, train_run
+    from cyclegan_cli.engine.run import find_run, run_state
+
+    found = find_run(run)
+    changed = _changed(found, epochs, max_steps, x_dir, y_dir)
+    with hold(found):
+        if checkpoint is None and run_state(changed).finished:
+            _say_finished(console, changed)
+            return
+        start = _start(console, changed, checkpoint)
+        _check_pictures(changed)
+        if changed != found:
+            changed.write()
+            _say_schedule(console, found, changed)
+        place = start.place if start else None
+        at = f"step {place.step}, epoch {place.epoch + 1}" if place else "the beginning"
+        console.note(f"Going on with {found.name} from {at} of {changed.settings.epochs}.")
+        count = changed.settings.workers if workers is None else workers
+        train_run(console, changed, Machine(gpu, count), start)
+
+
+def _refuse_changes(arguments: list[str]) -> None:
+    """What belongs to the run cannot be changed: say so, instead of 'no such option'."""
+    for argument in arguments:
+        name = argument.split("=", maxsplit=1)[0].removeprefix("--").removeprefix("no-")
+        known = {field.name.replace("_", "-") for field in dataclasses.fields(TrainSettings)}
+        if argument.startswith("--") and name in known:
+            raise UsageError(
+                f"--{name} belongs to the run and cannot be changed on the way.",
+                hint="For other settings start a new run: cyclegan train … --name NEW",
+            )
+        if argument.startswith("-"):
+            raise UsageError(f"No such option: {argument}.", hint="cyclegan resume --help")
+        raise UsageError(f"Unexpected argument: {argument}.", hint="cyclegan resume --help")
+
+
+def _changed(
+    run: Run, epochs: int | None, max_steps: int | None, x_dir: Path | None, y_dir: Path | None
+) -> Run:
+    """``run`` with what may be changed, changed."""
+    changes: dict[str, Any] = {}
+    if epochs is not None:
+        if epochs < run.settings.epochs:
+            raise UsageError(
+                f"The run has {run.settings.epochs} epochs; --epochs extends it.",
+                hint="To end earlier, stop it with Ctrl-C, or use --max-steps.",
+            )
+        changes |= {"epochs": epochs, "max_steps": None}
+    if max_steps is not None:
+        changes["max_steps"] = max_steps
+    run = dataclasses.replace(run, settings=dataclasses.replace(run.settings, **changes))
+    for folder in (x_dir, y_dir):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{folder} is not a folder.")
+    return dataclasses.replace(
+        run,
+        x_dir=x_dir.resolve() if x_dir else run.x_dir,
+        y_dir=y_dir.resolve() if y_dir else run.y_dir,
+    )
+
+
+def _start(console: Console, run: Run, chosen: Path | None) -> Checkpoint | None:
+    """The checkpoint to go on from; damaged ones are named and passed over."""
+    from cyclegan_cli.engine import checkpoint
+
+    if chosen is not None:
+        start = checkpoint.load(chosen)
+        if start.settings.generator != run.settings.generator:
+            raise CheckpointError(f"{chosen} is of another model than {run.name}.")
+        for path in checkpoint.set_aside_after(run.checkpoints, start.place):
+            console.note(f"set aside: {path}")
+        return start
+    found, damaged = checkpoint.newest(run.checkpoints)
+    for error in damaged:
+        console.warn(str(error))
+    if damaged and found is None:
+        raise CheckpointError(
+            f"No checkpoint of {run.name} is whole.", hint="Start anew under another --name."
+        )
+    if damaged and found is not None:
+        console.note(f"Using the one before it: {found.path}")
+    return found
+
+
+def _check_pictures(run: Run) -> None:
+    """Every picture that the run trains on must still be there."""
+    for domain in ("x", "y"):
+        files = run.paths(domain) + run.paths(domain, held=True)
+        missing = [path for path in files if not path.is_file()]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(files)} pictures of the run are gone, like {missing[0]}.",
+                hint=f"If they were moved: cyclegan resume {run.name} --{domain}-dir FOLDER",
+            )
+
+
+def _say_schedule(console: Console, before: Run, after: Run) -> None:
+    s = after.settings
+    if s != before.settings:
+        stop = f", stopping after step {s.max_steps}" if s.max_steps else ""
+        console.note(
+            f"New schedule: {s.epochs} epochs, learning rate {s.lr:g} for {s.knee}, then linearly "
+            f"to 0{stop}."
+        )
+
+
+def _say_finished(console: Console, run: Run) -> None:
+    s = run.settings
+    console.note(f"{run.name} is finished: there is nothing left to train. To train longer:")
+    console.note(f"  cyclegan resume {run.name} --epochs {s.epochs + max(1, s.epochs // 2)}")
+    console.result(run.name, {"run": run.name, "finished": True})
+
+
+def _list(console: Console) -> None:
+    from cyclegan_cli.engine.run import list_runs
+
+    states = list_runs()
+    if not states:
+        console.note("There are no runs yet. To start one: cyclegan train X_DIR Y_DIR")
+    console.table(
+        ("run", "epoch", "step", "loss", "when", "where"),
+        [_row(state) for state in states],
+        [_record(state) for state in states],
+    )
+
+
+def _row(state: RunState) -> tuple[str, ...]:
+    place = state.place
+    epoch = f"{place.epoch if place else 0}/{state.run.settings.epochs}"
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.written))
+    loss = f"{sum(state.losses.values()):.3f}" if state.losses else "-"
+    done = " (done)" if state.finished else ""
+    name = f"{state.run.name}{done}"
+    return name, epoch, str(place.step if place else 0), loss, when, str(state.run.folder)
+
+
+def _record(state: RunState) -> dict[str, Any]:
+    place = state.place
+    return {
+        "run": state.run.name,
+        "epoch": place.epoch if place else 0,
+        "epochs": state.run.settings.epochs,
+        "step": place.step if place else 0,
+        "finished": state.finished,
+        "losses": state.losses,
+        "written": state.written,
+        "folder": str(state.run.folder),
+    }

@@ -1,7 +1,173 @@
-"""cyclegan train: options -> settings -> call -> render."""
+"""cyclegan train: options -> settings -> checks -> a run -> its events, rendered."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
 
-def train() -> None:
-    """To come."""
+import typer
+
+from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, Verbose
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.preflight import default_name, examine, folders, present, refuse_existing
+from cyclegan_cli.errors import UsageError
+from cyclegan_cli.places import check_name, runs_dir
+from cyclegan_cli.settings import GENERATORS, GeneratorSpec, TrainSettings
+
+__all__ = ["train"]
+
+_D = TrainSettings()
+
+
+def train(
+    ctx: typer.Context,
+    x_dir: Annotated[Path, typer.Argument(metavar="X_DIR", help="Pictures of domain X.")],
+    y_dir: Annotated[Path, typer.Argument(metavar="Y_DIR", help="Pictures of domain Y.")],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the run and its style. Default: <X>2<Y>."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Options from a TOML file; the line wins."),
+    ] = None,
+    print_config: Annotated[
+        bool,
+        typer.Option("--print-config", help="Print the options as TOML."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="All checks, no training.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse unreadable pictures."),
+    ] = False,
+    epochs: Annotated[int, typer.Option(help="In all.")] = _D.epochs,
+    decay_from: Annotated[
+        int | None,
+        typer.Option(
+            metavar="EPOCH",
+            help="From here the learning rate falls to 0. Default: half.",
+        ),
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop early.")] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="Pictures of each domain a step.")
+    ] = _D.batch_size,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = _D.lr,
+    beta1: Annotated[float, typer.Option(help="Adam's first decay.")] = _D.beta1,
+    lambda_cycle: Annotated[
+        float, typer.Option(help="Weight of the cycle loss.")
+    ] = _D.lambda_cycle,
+    lambda_identity: Annotated[
+        float,
+        typer.Option(help="Of the identity loss, times lambda-cycle."),
+    ] = _D.lambda_identity,
+    history: Annotated[int, typer.Option(help="Generated images kept for each D.")] = _D.history,
+    gan: Annotated[str, typer.Option(help="lsgan, vanilla or hinge.")] = _D.gan,
+    generator: Annotated[
+        str, typer.Option(help=f"One of: {', '.join(GENERATORS)}.")
+    ] = _D.generator.name,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = _D.seed,
+    load_size: Annotated[int, typer.Option(help="Short side before the crop.")] = _D.load_size,
+    crop_size: Annotated[int, typer.Option(help="Side of what is trained on.")] = _D.crop_size,
+    resize: Annotated[
+        str,
+        typer.Option(help="keep the aspect, or distort as the paper."),
+    ] = _D.resize,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the pictures.")] = _D.flip,
+    gpu: Gpu = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = _D.precision,
+    compile: Annotated[bool, typer.Option(help="Compile the networks first.")] = _D.compile,
+    workers: Annotated[int, typer.Option(help="Threads that prepare pictures.")] = _D.workers,
+    checkpoint_every: Annotated[
+        str, typer.Option(help="1epoch, 500steps or 10min.")
+    ] = _D.checkpoint_every,
+    keep: Annotated[int, typer.Option(help="Checkpoints that stay.")] = _D.keep,
+    sample_every: Annotated[str, typer.Option(help="Like --checkpoint-every.")] = _D.sample_every,
+    samples: Annotated[int, typer.Option(help="Held-out pictures shown each time.")] = _D.samples,
+    log_every: Annotated[str, typer.Option(help="A line in metrics.jsonl.")] = _D.log_every,
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Learn a style from two folders of pictures, X and Y, in both directions.
+
+    The pictures need no pairs. When the training ends, the style is in the cache under its name.
+    Ctrl-C saves first; "cyclegan resume NAME" goes on exactly where it stopped.
+
+    \b
+    Examples:
+      cyclegan train ./photos ./vangogh --epochs 200 --gpu 0
+      cyclegan train photos monet --generator mobile --crop-size 128
+      cyclegan train photos monet --dry-run
+    """
+    console = Console(as_json=json_, quiet=quiet, verbose=verbose)
+    settings = _settings(ctx, config)
+    if print_config:
+        console.result(_to_toml(settings), settings.to_json())
+        return
+    x_dir, y_dir = folders(x_dir, y_dir)
+    name = check_name(name or default_name(x_dir, y_dir))
+    folder = runs_dir() / name
+    if not dry_run:
+        refuse_existing(name, folder)
+    run = examine(console, name, folder, settings, x_dir, y_dir, strict=strict)
+    present(console, run, gpu)
+    if dry_run:
+        console.note("A dry run: nothing was written.")
+        return
+    from cyclegan_cli.cli.journey import Machine, hold, train_run
+    from cyclegan_cli.engine.run import create_run
+
+    create_run(run)
+    with hold(run):
+        train_run(console, run, Machine(gpu, settings.workers), None)
+
+
+# -- settings ----------------------------------------------------------------------------------
+
+
+def _settings(ctx: typer.Context, config: Path | None) -> TrainSettings:
+    """The command line over the config file over the defaults."""
+    names = {field.name for field in dataclasses.fields(TrainSettings)}
+    values = {name: value for name, value in ctx.params.items() if name in names}
+    for name, value in (_from_toml(config) if config else {}).items():
+        if name not in names:
+            raise UsageError(f"{config}: '{name}' is not an option of train that a file can set.")
+        source = ctx.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
+            values[name] = value
+    generator = values["generator"]
+    if not isinstance(generator, str):
+        raise UsageError(f"{config}: 'generator' must be one of: {', '.join(GENERATORS)}.")
+    return TrainSettings.from_json(
+        {**values, "generator": GeneratorSpec.named(generator).to_json()}
+    )
+
+
+def _from_toml(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}.") from error
+    return {key.replace("-", "_"): value for key, value in data.items()}
+
+
+def _to_toml(settings: TrainSettings) -> str:
+    """One line an option, in the form that --config reads; JSON scalars are TOML scalars."""
+    values = {**settings.to_json(), "generator": settings.generator.name}
+    lines = [
+        f"{key.replace('_', '-')} = {json.dumps(value)}"
+        for key, value in values.items()
+        if value is not None
+    ]
+    return "\n".join(lines)

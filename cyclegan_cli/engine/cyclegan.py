@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from cyclegan_cli.engine.history import History
 from cyclegan_cli.engine.networks import Discriminator, Generator, initialise
 from cyclegan_cli.engine.objective import discriminator_loss, generator_loss, l1
-from cyclegan_cli.engine.randomness import torch_generator
 from cyclegan_cli.errors import CheckpointError
+from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings
 
 __all__ = ["CycleGAN"]
@@ -44,7 +44,7 @@ class CycleGAN:
         self.G, self.F = Generator(spec), Generator(spec)
         self.D_X, self.D_Y = Discriminator(spec.in_channels), Discriminator(spec.out_channels)
         for name, network in self.networks().items():
-            initialise(network, torch_generator(seed, "weights", name))
+            initialise(network, torch.Generator().manual_seed(stream_seed(seed, "weights", name)))
             network.to(self.device)
         # Compiled calls share the parameters of the networks, which stay what is saved.
         call = torch.compile if settings.compile else _as_it_is

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cyclegan_cli.engine.randomness import choices
+from cyclegan_cli.randomness import choices
 
 __all__ = ["History"]
 

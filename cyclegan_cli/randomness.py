@@ -11,21 +11,15 @@ from __future__ import annotations
 import hashlib
 import random
 
-import torch
-
-__all__ = ["choices", "torch_generator"]
+__all__ = ["choices", "stream_seed"]
 
 
-def _derive(seed: int, labels: tuple[str | int, ...]) -> int:
+def stream_seed(seed: int, *labels: str | int) -> int:
+    """A number below 2**63 for what ``labels`` name; the same arguments give the same number."""
     text = "/".join([str(seed), *map(str, labels)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def choices(seed: int, *labels: str | int) -> random.Random:
     """A stream of choices for what ``labels`` name; the same arguments give the same stream."""
-    return random.Random(_derive(seed, labels))
-
-
-def torch_generator(seed: int, *labels: str | int) -> torch.Generator:
-    """The same for tensors, on the CPU."""
-    return torch.Generator().manual_seed(_derive(seed, labels))
+    return random.Random(stream_seed(seed, *labels))

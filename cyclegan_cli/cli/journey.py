@@ -1,0 +1,230 @@
+"""What train and resume share: from a run and a place to the finished style, events rendered."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from cyclegan_cli.cli.common import Stopped
+from cyclegan_cli.cli.console import Console, ProgressBar
+from cyclegan_cli.engine.run import Place, Run, checkpoint_files, remove_leftovers
+from cyclegan_cli.errors import CycleganError, TrainingError, UsageError
+from cyclegan_cli.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cyclegan_cli.engine.checkpoint import Checkpoint
+    from cyclegan_cli.engine.cyclegan import CycleGAN
+    from cyclegan_cli.engine.device import Device
+    from cyclegan_cli.engine.training import Event, Measured, Sampled
+
+__all__ = ["Machine", "hold", "one_device", "train_run"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a training runs, which does not belong to the run itself."""
+
+    gpu: str
+    workers: int
+
+
+class _StopRequest:
+    """The first Ctrl-C or SIGTERM asks the loop to stop after its step; the second ends at once."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.signum = 0
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self._receive)
+
+    def _receive(self, signum: int, _frame: FrameType | None) -> None:
+        if self.signum:
+            raise Stopped(signum)
+        self.signum = signum
+        self._console.note("Stopping after this step, with a checkpoint (once more: at once) …")
+
+    def __call__(self) -> bool:
+        return self.signum != 0
+
+
+def hold(run: Run) -> FileLock:
+    """The lock of ``run``, taken. Raises UsageError where another process trains it."""
+    lock = FileLock(run.folder / "run.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(f"The run '{run.name}' is being trained by another process.") from error
+    return lock
+
+
+def one_device(gpu: str) -> Device:
+    """The device that ``--gpu`` means."""
+    from cyclegan_cli.engine.device import resolve
+
+    devices = resolve(gpu)
+    if len(devices) > 1:
+        raise UsageError(
+            f"--gpu {gpu}: this version computes on one device at a time.",
+            hint=f"--gpu {gpu.split(',', maxsplit=1)[0]}",
+        )
+    return devices[0]
+
+
+def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | None) -> None:
+    """Train ``run`` from ``start`` (None: from its beginning) to its end, and make its style.
+
+    Raises Stopped after an orderly stop, TrainingError where a loss is no longer finite.
+    """
+    from cyclegan_cli.engine import training
+    from cyclegan_cli.engine.cyclegan import CycleGAN
+    from cyclegan_cli.engine.device import resolve_precision
+    from cyclegan_cli.media.dataset import UnpairedPictures
+
+    stop = _StopRequest(console)
+    device = one_device(machine.gpu)
+    model = CycleGAN(
+        run.settings, device.torch, resolve_precision(run.settings.precision, device.torch)
+    )
+    place = Place()
+    if start is not None:
+        model.load_state(start.tensors, start.plain)
+        place = start.place
+    remove_leftovers(run)
+    pictures = UnpairedPictures(
+        run.paths("x"), run.paths("y"), run.settings, workers=machine.workers
+    )
+    renderer = _Renderer(console, run, place)
+    total = run.settings.epochs * pictures.steps_per_epoch
+    started = time.monotonic()
+    try:
+        with console.progress("training", min(total, run.settings.max_steps or total)) as bar:
+            bar.advance(place.step)
+            for event in training.train(
+                model, pictures, _samples(run), run.checkpoints, place, stop=stop
+            ):
+                renderer.show(event, bar)
+                place = event.place
+    except TrainingError as error:
+        raise _with_way_back(run, error) from error
+    if stop():
+        console.note(f"Stopped after step {place.step}. To go on:")
+        console.note(f"  cyclegan resume {_quoted(run.name)}")
+        raise Stopped(stop.signum)
+    _publish(console, run, model, place, time.monotonic() - started)
+
+
+def _samples(run: Run) -> tuple[Tensor, Tensor] | None:
+    """The pictures that every sample shows: held out, or, where too few, the first of the rest."""
+    from cyclegan_cli.media.dataset import whole_views
+
+    count = run.settings.samples
+    x = run.paths("x", held=True) or run.paths("x")[:count]
+    y = run.paths("y", held=True) or run.paths("y")[:count]
+    if count == 0:
+        return None
+    return whole_views(x, run.settings), whole_views(y, run.settings)
+
+
+class _Renderer:
+    """Events -> the terminal, metrics.jsonl and sample sheets."""
+
+    def __init__(self, console: Console, run: Run, place: Place) -> None:
+        from cyclegan_cli.report.metrics import MetricsLog
+
+        self._console = console
+        self._run = run
+        self._metrics = MetricsLog(run.folder / "metrics.jsonl", place.step)
+        self._text = ""
+
+    def show(self, event: Event, bar: ProgressBar) -> None:
+        from cyclegan_cli.engine import training
+
+        if isinstance(event, training.StepDone):
+            bar.advance(1, self._text)
+        elif isinstance(event, training.Measured):
+            self._measured(event)
+        elif isinstance(event, training.Sampled):
+            self._sampled(event)
+        elif isinstance(event, training.EpochDone):
+            self._console.note(
+                f"epoch {event.place.epoch}/{self._run.settings.epochs} {self._text}"
+            )
+        elif isinstance(event, training.Saved):
+            self._console.detail(f"saved {event.path}")
+
+    def _measured(self, event: Measured) -> None:
+        record = {
+            "step": event.place.step,
+            "epoch": event.place.epoch,
+            "time": round(time.time(), 3),
+            "lr": event.learning_rate,
+            "pictures_per_s": round(event.pictures_per_second, 4),
+            **event.losses,
+        }
+        self._metrics.append(record)
+        self._console.result("", record) if self._console.as_json else None
+        losses = event.losses
+        cycle = losses["cycle_X"] + losses["cycle_Y"]
+        self._text = (
+            f"G {losses['G']:.2f} F {losses['F']:.2f} D {losses['D_X']:.2f}/{losses['D_Y']:.2f} "
+            f"cycle {cycle:.2f}, {event.pictures_per_second:.1f} pictures/s"
+        )
+
+    def _sampled(self, event: Sampled) -> None:
+        from cyclegan_cli.report.sheet import sample_sheet
+
+        folder = self._run.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"step-{event.place.step:09}.png"
+        with atomic_path(path) as temporary:
+            sample_sheet(event.pictures).save(temporary)
+        self._console.detail(f"sampled {path}")
+
+
+def _with_way_back(run: Run, error: TrainingError) -> CycleganError:
+    """``error`` with the last good checkpoint named."""
+    files = checkpoint_files(run.checkpoints)
+    kept = f" The last good checkpoint is {files[0]}." if files else ""
+    back = f"cyclegan resume {_quoted(run.name)}" if files else "cyclegan train …"
+    hint = f"{error.hint or ''} Then: {back}".strip()
+    return TrainingError(f"{error}{kept}", hint=hint)
+
+
+def _publish(console: Console, run: Run, model: CycleGAN, place: Place, seconds: float) -> None:
+    """Put both generators into the store under the run's name."""
+    from cyclegan_cli.engine.weights import save_generator
+    from cyclegan_cli.styles.store import add_style
+
+    card = {
+        "run": run.name,
+        "steps": place.step,
+        "epochs": place.epoch,
+        "pictures": {"x": len(run.x_files), "y": len(run.y_files)},
+        "device": str(model.device),
+        "settings": run.settings.to_json(),
+    }
+    x, y = run.x_dir.name, run.y_dir.name
+    with tempfile.TemporaryDirectory(dir=run.folder) as folder:
+        files = {"xy": Path(folder, "xy.safetensors"), "yx": Path(folder, "yx.safetensors")}
+        for direction, network in (("xy", model.G), ("yx", model.F)):
+            about = {"style": run.name, "x": x, "y": y, "direction": direction, "steps": place.step}
+            save_generator(files[direction], network, about)
+        add_style(run.name, x=x, y=y, origin="trained", weights=files, card=card, replace=True)
+    console.note(f"Done: {place.step} steps, {seconds / 60:.1f} min in this session. Try it:")
+    console.note(f"  cyclegan translate PHOTO.jpg --style {_quoted(run.name)}")
+    console.result(run.name, {"style": run.name, "run": str(run.folder), "steps": place.step})
+
+
+def _quoted(name: str) -> str:
+    """``name`` as a shell wants it."""
+    return shlex.quote(name)

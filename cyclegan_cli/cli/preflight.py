@@ -1,0 +1,161 @@
+"""What train checks and tells before its first step."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.engine.run import Run, now
+from cyclegan_cli.errors import DataError, UsageError
+from cyclegan_cli.places import styles_dir
+from cyclegan_cli.randomness import choices
+from cyclegan_cli.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from cyclegan_cli.media.survey import Survey
+
+__all__ = ["default_name", "examine", "folders", "present", "refuse_existing"]
+
+MINIMUM = 2  # usable pictures in a domain
+
+
+def folders(x_dir: Path, y_dir: Path) -> tuple[Path, Path]:
+    for folder in (x_dir, y_dir):
+        if not folder.is_dir():
+            what = "is not a folder" if folder.exists() else "does not exist"
+            raise DataError(f"{folder} {what}.", hint="cyclegan train X_DIR Y_DIR: two folders.")
+    x, y = x_dir.resolve(), y_dir.resolve()
+    if x.samefile(y):
+        raise DataError(f"{x_dir} is given twice: X and Y must be two folders.")
+    if x in y.parents or y in x.parents:
+        raise DataError(
+            f"One of {x_dir} and {y_dir} lies inside the other: they would share pictures."
+        )
+    return x, y
+
+
+def default_name(x_dir: Path, y_dir: Path) -> str:
+    return re.sub(r"[^\w.+ -]+", "-", f"{x_dir.name}2{y_dir.name}").strip("._- ") or "run"
+
+
+def refuse_existing(name: str, folder: Path) -> None:
+    if (folder / "run.json").exists():
+        raise UsageError(
+            f"The run '{name}' exists already, in {folder}.",
+            hint=f"cyclegan resume {name}   or give the new one another --name",
+        )
+    if (styles_dir() / name).exists():
+        raise UsageError(
+            f"A style named '{name}' exists already.",
+            hint=f"Give this one another --name, or: cyclegan pretrained remove {name}",
+        )
+
+
+def examine(
+    console: Console,
+    name: str,
+    folder: Path,
+    settings: TrainSettings,
+    x_dir: Path,
+    y_dir: Path,
+    *,
+    strict: bool,
+) -> Run:
+    """Open every picture, hold some out, and describe the run (nothing is written)."""
+    from cyclegan_cli.media.plan import find_pictures
+    from cyclegan_cli.media.survey import survey
+
+    found = {"x": find_pictures(x_dir), "y": find_pictures(y_dir)}
+    surveys: dict[str, Survey] = {}
+    with console.progress("opening pictures", sum(map(len, found.values()))) as bar:
+        for domain, files in found.items():
+            surveys[domain] = survey(files, max(1, settings.workers), bar.advance)
+    _judge(console, surveys, {"x": x_dir, "y": y_dir}, strict=strict)
+    parts = {
+        domain: _hold_out(
+            settings, domain, [str(p.relative_to(root)) for p in surveys[domain].usable]
+        )
+        for domain, root in (("x", x_dir), ("y", y_dir))
+    }
+    return Run(
+        folder=folder,
+        name=name,
+        settings=settings,
+        x_dir=x_dir,
+        y_dir=y_dir,
+        x_files=parts["x"][0],
+        y_files=parts["y"][0],
+        x_held=parts["x"][1],
+        y_held=parts["y"][1],
+        created=now(),
+    )
+
+
+def _judge(
+    console: Console, surveys: Mapping[str, Survey], roots: Mapping[str, Path], *, strict: bool
+) -> None:
+    unusable = [error for survey in surveys.values() for error in survey.unusable]
+    for error in unusable:
+        console.warn(f"left out: {error}")
+    if unusable and strict:
+        raise DataError(f"{len(unusable)} pictures cannot be used, and --strict was given.")
+    for domain, survey in surveys.items():
+        if len(survey.usable) < MINIMUM:
+            raise DataError(
+                f"{roots[domain]} holds {len(survey.usable)} usable pictures; a domain needs at "
+                f"least {MINIMUM}, and hundreds to learn well."
+            )
+
+
+def _hold_out(
+    settings: TrainSettings, domain: str, names: list[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(training, held out for samples): at most a tenth is held out, chosen by the seed."""
+    count = min(settings.samples, len(names) // 10)
+    held = set(choices(settings.seed, "held", domain).sample(names, count))
+    return tuple(n for n in names if n not in held), tuple(n for n in names if n in held)
+
+
+def present(console: Console, run: Run, gpu: str) -> None:
+    """The table before the first step. Raises UsageError where device or disk are not enough."""
+    from cyclegan_cli.cli.journey import one_device
+    from cyclegan_cli.engine.device import resolve_precision
+    from cyclegan_cli.engine.estimate import training_needs
+
+    s = run.settings
+    device = one_device(gpu)
+    dtype = resolve_precision(s.precision, device.torch)
+    needs = training_needs(s)
+    steps = -(-max(len(run.x_files), len(run.y_files)) // s.batch_size)
+    disk = needs.checkpoint * (s.keep + 1)
+    stop = f", stopping after {s.max_steps}" if s.max_steps else ""
+    console.summary(
+        run.name,
+        [
+            ("X", _domain_text(run.x_dir, run.x_files, run.x_held)),
+            ("Y", _domain_text(run.y_dir, run.y_files, run.y_held)),
+            ("training", f"{s.epochs} epochs of {steps} steps, batch {s.batch_size}{stop}"),
+            ("learning rate", f"{s.lr:g} for {s.knee} epochs, then linearly to 0"),
+            ("generator", f"{s.generator.name}, {needs.parameters / 1e6:.1f} M parameters"),
+            ("device", f"{device.label}, {str(dtype).removeprefix('torch.')}"),
+            ("memory", f"about {needs.memory / 2**30:.1f} GiB"),
+            ("disk", f"{disk / 2**20:.0f} MiB for {s.keep} checkpoints and one being written"),
+            ("run", str(run.folder)),
+        ],
+    )
+    existing = next(p for p in (run.folder, *run.folder.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < disk:
+        raise UsageError(
+            f"The checkpoints need {disk / 2**20:.0f} MiB; {existing} has {free / 2**20:.0f} free.",
+            hint="Make room, lower --keep, or set CYCLEGAN_HOME to another disk.",
+        )
+
+
+def _domain_text(folder: Path, files: tuple[str, ...], held: tuple[str, ...]) -> str:
+    out = f", and {len(held)} held out for samples" if held else ""
+    return f"{folder.name}: {len(files)} pictures{out}"

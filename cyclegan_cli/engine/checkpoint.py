@@ -1,0 +1,135 @@
+"""The whole state of a run in one file: written atomically, read safely, checked by a digest.
+
+A checkpoint is a safetensors file: every tensor of ``CycleGAN.state``, and, in its metadata, the
+settings, the place in the training, and a SHA-256 over all of it. Nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cyclegan_cli.engine.cyclegan import CycleGAN
+from cyclegan_cli.engine.run import CHECKPOINT_FORMAT, Place, checkpoint_files, checkpoint_name
+from cyclegan_cli.errors import CheckpointError, NonFiniteLossError, StoreError
+from cyclegan_cli.files import atomic_path, read_safetensors_header
+from cyclegan_cli.settings import TrainSettings
+
+__all__ = ["Checkpoint", "load", "newest", "save", "set_aside_after"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory."""
+
+    path: Path
+    settings: TrainSettings
+    place: Place
+    losses: dict[str, float]
+    tensors: dict[str, Tensor]
+    plain: dict[str, Any]
+
+
+def save(folder: Path, model: CycleGAN, place: Place, losses: Mapping[str, float]) -> Path:
+    """Write the state of ``model`` at ``place`` into ``folder`` and drop the oldest ones.
+
+    ``settings.keep`` checkpoints stay. Returns the new file. Raises NonFiniteLossError, and writes
+    nothing, where a number of the state is not finite; StoreError where it cannot be written.
+    """
+    tensors, plain = model.state()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteLossError(f"After step {place.step}, {name} is no longer finite.")
+    state = {
+        "settings": model.settings.to_json(),
+        "place": asdict(place),
+        "losses": dict(losses),
+        "plain": plain,
+        "written": time.time(),
+    }
+    text = json.dumps(state)
+    metadata = {"format": CHECKPOINT_FORMAT, "state": text, "sha256": _digest(tensors, text)}
+    path = folder / checkpoint_name(place)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise StoreError(f"The checkpoint {path} cannot be written: {error}.") from error
+    for old in checkpoint_files(folder)[model.settings.keep :]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and check the checkpoint ``path``. Raises CheckpointError where it is not whole."""
+    try:
+        metadata, _ = read_safetensors_header(path)
+        if metadata.get("format") != CHECKPOINT_FORMAT:
+            raise CheckpointError(f"{path} is not a checkpoint of this program.")
+        tensors = load_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}.") from error
+    text = metadata.get("state", "")
+    if metadata.get("sha256") != _digest(tensors, text):
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 is not the one that it was written with."
+        )
+    state = json.loads(text)
+    return Checkpoint(
+        path=path,
+        settings=TrainSettings.from_json(state["settings"]),
+        place=Place(**state["place"]),
+        losses=state["losses"],
+        tensors=tensors,
+        plain=state["plain"],
+    )
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
+    """The newest whole checkpoint of ``folder``, and what is wrong with the newer ones."""
+    damaged: list[CheckpointError] = []
+    for path in checkpoint_files(folder):
+        try:
+            return load(path), damaged
+        except CheckpointError as error:
+            damaged.append(error)
+    return None, damaged
+
+
+def set_aside_after(folder: Path, place: Place) -> list[Path]:
+    """Move checkpoints of steps after ``place`` into ``set-aside/``, so that they are not newest.
+
+    Returns their new paths.
+    """
+    moved = []
+    for path in checkpoint_files(folder):
+        if path.name > checkpoint_name(place):
+            aside = folder / "set-aside"
+            aside.mkdir(exist_ok=True)
+            moved.append(path.replace(aside / path.name))
+    return moved
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 over every tensor (name, dtype, shape, bytes) in the order of names, and ``text``."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    sha.update(text.encode())
+    return sha.hexdigest()

@@ -1,0 +1,206 @@
+"""A run's folder: what it trains on and how, and where its checkpoints lie. No torch here.
+
+<CYCLEGAN_HOME>/runs/NAME/
+  run.json          settings, folders, and which pictures train and which are held out
+  checkpoints/      step-000001234.safetensors, the newest few
+  metrics.jsonl     a line per logging interval
+  samples/          a sheet per sampling interval
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclegan_cli.errors import CheckpointError, StoreError, UnknownNameError, UsageError
+from cyclegan_cli.files import read_safetensors_header, write_text
+from cyclegan_cli.places import runs_dir
+from cyclegan_cli.settings import TrainSettings
+
+__all__ = [
+    "CHECKPOINT_FORMAT",
+    "Place",
+    "Run",
+    "RunState",
+    "checkpoint_files",
+    "checkpoint_name",
+    "create_run",
+    "find_run",
+    "list_runs",
+    "now",
+    "open_run",
+    "remove_leftovers",
+    "run_state",
+]
+
+CHECKPOINT_FORMAT = "cyclegan-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far a training is: steps done in all, epochs done, batches done in the current epoch."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training in progress or done. Files are relative to ``x_dir`` and ``y_dir``.
+
+    ``x_held`` and ``y_held`` are kept out of training and shown in the samples.
+    """
+
+    folder: Path
+    name: str
+    settings: TrainSettings
+    x_dir: Path
+    y_dir: Path
+    x_files: tuple[str, ...]
+    y_files: tuple[str, ...]
+    x_held: tuple[str, ...]
+    y_held: tuple[str, ...]
+    created: float
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
+
+    def paths(self, domain: str, *, held: bool = False) -> list[Path]:
+        """The pictures of domain ``x`` or ``y``: those that train, or those held out."""
+        if domain == "x":
+            return [self.x_dir / name for name in (self.x_held if held else self.x_files)]
+        return [self.y_dir / name for name in (self.y_held if held else self.y_files)]
+
+    def write(self) -> None:
+        """Write run.json. Raises StoreError where that cannot be done."""
+        data: dict[str, Any] = {
+            "name": self.name,
+            "created": self.created,
+            "x_dir": str(self.x_dir),
+            "y_dir": str(self.y_dir),
+            "settings": self.settings.to_json(),
+            "x_files": self.x_files,
+            "y_files": self.y_files,
+            "x_held": self.x_held,
+            "y_held": self.y_held,
+        }
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "run.json", json.dumps(data, indent=1) + "\n")
+        except OSError as error:
+            raise StoreError(
+                f"The run's folder {self.folder} cannot be written: {error.strerror}.",
+                hint="Set CYCLEGAN_HOME to a folder that can be written.",
+            ) from error
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a listing says of a run; ``place`` is None where there is no checkpoint yet."""
+
+    run: Run
+    place: Place | None
+    losses: dict[str, float]
+    written: float
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its epochs (or its --max-steps) are done."""
+        settings = self.run.settings
+        return self.place is not None and (
+            self.place.epoch >= settings.epochs
+            or (settings.max_steps is not None and self.place.step >= settings.max_steps)
+        )
+
+
+def create_run(run: Run) -> None:
+    """Make the folder of a new run. Raises UsageError where a run of that name exists."""
+    if (run.folder / "run.json").exists():
+        raise UsageError(
+            f"The run '{run.name}' exists already, in {run.folder}.",
+            hint=f"cyclegan resume {run.name}   or give the new run another --name",
+        )
+    run.write()
+
+
+def open_run(folder: Path) -> Run:
+    """The run in ``folder``. Raises CheckpointError where its run.json is missing or damaged."""
+    path = folder / "run.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Run(
+            folder=folder,
+            name=data["name"],
+            settings=TrainSettings.from_json(data["settings"]),
+            x_dir=Path(data["x_dir"]),
+            y_dir=Path(data["y_dir"]),
+            x_files=tuple(data["x_files"]),
+            y_files=tuple(data["y_files"]),
+            x_held=tuple(data["x_held"]),
+            y_held=tuple(data["y_held"]),
+            created=float(data["created"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not the description of a run ({error}).") from error
+
+
+def find_run(name: str) -> Run:
+    """The run that is named, or that lies in the folder ``name``.
+
+    Raises UnknownNameError where there is none, CheckpointError where it is damaged.
+    """
+    named = runs_dir() / name
+    is_name = Path(name).name == name and name not in (".", "..")
+    for folder in (named, Path(name)) if is_name else (Path(name),):
+        if (folder / "run.json").is_file():
+            return open_run(folder.resolve())
+    known = [state.run.name for state in list_runs()]
+    raise UnknownNameError("run", name, known, hint="cyclegan resume   (alone, it lists the runs)")
+
+
+def list_runs() -> list[RunState]:
+    """All runs, the one written last first; damaged ones are left out."""
+    states = []
+    with contextlib.suppress(OSError):
+        for folder in runs_dir().iterdir():
+            with contextlib.suppress(CheckpointError, UsageError):
+                states.append(run_state(open_run(folder)))
+    return sorted(states, key=lambda state: state.written, reverse=True)
+
+
+def run_state(run: Run) -> RunState:
+    """How far ``run`` is by the header of its newest checkpoint (its digest is not checked)."""
+    for path in checkpoint_files(run.checkpoints):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            state = json.loads(read_safetensors_header(path)[0]["state"])
+            return RunState(run, Place(**state["place"]), state["losses"], float(state["written"]))
+    return RunState(run, None, {}, run.created)
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the newest first."""
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+
+
+def checkpoint_name(place: Place) -> str:
+    """The file name of the checkpoint at ``place``; names sort as steps do."""
+    return f"step-{place.step:09}.safetensors"
+
+
+def remove_leftovers(run: Run) -> None:
+    """Delete the half-written files that a kill in the middle of a write leaves behind."""
+    for folder in (run.folder, run.checkpoints, run.folder / "samples"):
+        for path in folder.glob(".*.tmp*"):
+            path.unlink(missing_ok=True)
+
+
+def now() -> float:
+    """Seconds since 1970, for ``created``."""
+    return time.time()

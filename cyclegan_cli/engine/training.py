@@ -1,0 +1,200 @@
+"""The loop: it reads top to bottom, and yields events.
+
+It prints nothing and writes nothing but checkpoints; whoever runs it renders the events, and stops
+it by ``stop`` (it then saves) or by closing it (it then does not).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cyclegan_cli.engine import checkpoint
+from cyclegan_cli.engine.cyclegan import CycleGAN
+from cyclegan_cli.engine.run import Place
+from cyclegan_cli.errors import NonFiniteLossError
+from cyclegan_cli.media.dataset import UnpairedPictures
+from cyclegan_cli.settings import Interval
+
+__all__ = ["Ended", "EpochDone", "Event", "Measured", "Sampled", "Saved", "StepDone", "train"]
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One more step; ``place`` is where the run now is."""
+
+    place: Place
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Means since the last of its kind: every loss by name, pictures (of X and Y) a second."""
+
+    place: Place
+    losses: dict[str, float]
+    learning_rate: float
+    pictures_per_second: float
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch is over; ``place.epoch`` counts those done."""
+
+    place: Place
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What ``CycleGAN.sample`` gave for the held-out pictures."""
+
+    place: Place
+    pictures: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is on the disk, whole."""
+
+    place: Place
+    path: Path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The last event: ``finished``, or stopped by request."""
+
+    place: Place
+    finished: bool
+
+
+Event = StepDone | Measured | EpochDone | Sampled | Saved | Ended
+
+
+def train(
+    model: CycleGAN,
+    pictures: UnpairedPictures,
+    samples: tuple[Tensor, Tensor] | None,
+    folder: Path,
+    place: Place,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Train ``model`` from ``place`` to the end of its settings.
+
+    ``samples``: x and y, float32, N×3×H×W in [−1, 1], to be shown at every sampling interval.
+    ``folder``: where checkpoints go. ``stop`` is asked after every step. Raises NonFiniteLossError
+    where a loss is no longer finite (the checkpoints on the disk are from before), StoreError where
+    a checkpoint cannot be written, PictureError where a picture has gone.
+    """
+    s = model.settings
+    last_step = math.inf if s.max_steps is None else s.max_steps
+    log, sample = _Timer(s.log_every), _Timer(s.sample_every)
+    keep = _Timer(s.checkpoint_every)
+    meter = _Meter()
+    done = place.epoch >= s.epochs or place.step >= last_step
+    stopped = False
+    while not (done or stopped):
+        learning_rate = s.learning_rate(place.epoch)
+        for x, y in pictures.batches(place.epoch, place.batch):
+            losses = model.step(x.to(model.device), y.to(model.device), learning_rate)
+            place = _next(place, pictures.steps_per_epoch)
+            done = place.epoch >= s.epochs or place.step >= last_step
+            stopped = stop()
+            meter.add(losses, len(x), check=model.device.type == "cpu", place=place)
+            yield StepDone(place)
+            if log.due(place) or done:
+                yield meter.measured(place, learning_rate)
+            if place.batch == 0:
+                yield EpochDone(place)
+            if samples is not None and (sample.due(place) or done):
+                yield Sampled(place, model.sample(*(part.to(model.device) for part in samples)))
+            if keep.due(place) or done or stopped:
+                meter.check(place)
+                yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
+            if done or stopped:
+                break
+    yield Ended(place, finished=done)
+
+
+def _next(place: Place, steps_per_epoch: int) -> Place:
+    batch = place.batch + 1
+    if batch == steps_per_epoch:
+        return Place(place.step + 1, place.epoch + 1, 0)
+    return Place(place.step + 1, place.epoch, batch)
+
+
+class _Timer:
+    """Says when something that happens at an interval is due."""
+
+    def __init__(self, every: str) -> None:
+        self._every = Interval.parse(every)
+        self._since = time.monotonic()
+
+    def due(self, place: Place) -> bool:
+        """Whether it is due after this step; the clock starts anew if it is."""
+        if self._every.unit == "step":
+            return place.step % int(self._every.count) == 0
+        if self._every.unit == "epoch":
+            return place.batch == 0 and place.epoch % int(self._every.count) == 0
+        if time.monotonic() - self._since < self._every.count:
+            return False
+        self._since = time.monotonic()
+        return True
+
+
+class _Meter:
+    """Sums losses on the device, so that a step does not wait for a number to come back."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._pictures = 0
+        self._since = time.monotonic()
+
+    def add(self, losses: dict[str, Tensor], pictures: int, *, check: bool, place: Place) -> None:
+        for name, loss in losses.items():
+            self._sums[name] = self._sums[name] + loss if name in self._sums else loss.clone()
+        self._steps += 1
+        self._pictures += pictures
+        if check:
+            self.check(place)
+
+    def check(self, place: Place) -> None:
+        """Raise NonFiniteLossError where a loss was not finite since the last measure."""
+        for name, value in self._values().items():
+            if not math.isfinite(value):
+                raise NonFiniteLossError(
+                    f"At step {place.step} the loss {name} is {value}.",
+                    hint="Usual causes: a learning rate that is too high (--lr), --precision fp16 "
+                    "(try bf16 or fp32), or damaged pictures.",
+                )
+
+    def _values(self) -> dict[str, float]:
+        if not self._sums:
+            return {}
+        values = torch.stack([total.double() for total in self._sums.values()]).tolist()
+        return dict(zip(self._sums, values, strict=True))
+
+    def means(self) -> dict[str, float]:
+        """The mean of each loss since the last measure, or of the last measure."""
+        if self._steps == 0:
+            return self._last
+        return {name: total / self._steps for name, total in self._values().items()}
+
+    def measured(self, place: Place, learning_rate: float) -> Measured:
+        self.check(place)
+        self._last = self.means()
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        event = Measured(place, self._last, learning_rate, self._pictures / seconds)
+        self._reset()
+        return event

@@ -1,0 +1,166 @@
+"""Unpaired pictures of two domains, in an order that a resumed run finds again.
+
+Which picture is drawn and how it is cropped and flipped follows from the seed, the epoch and the
+position alone, so any place in any epoch can be started from, with any number of worker threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from cyclegan_cli.media.pictures import read_rgb
+from cyclegan_cli.randomness import choices
+from cyclegan_cli.settings import TrainSettings
+
+__all__ = ["UnpairedPictures", "to_tensor", "whole_views"]
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass
+class _Domain:
+    """The pictures of one domain, kept in memory once decoded and resized, as far as it reaches."""
+
+    files: Sequence[Path]
+    settings: TrainSettings
+    budget: int  # bytes that may still be kept
+
+    def __post_init__(self) -> None:
+        self._kept: dict[int, Pixels] = {}
+
+    def __getitem__(self, index: int) -> Pixels:
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        pixels = _resize(read_rgb(self.files[index]), self.settings)
+        if pixels.nbytes <= self.budget:
+            self.budget -= pixels.nbytes
+            self._kept[index] = pixels
+        return pixels
+
+
+def _resize(pixels: Pixels, settings: TrainSettings) -> Pixels:
+    """The short side to ``load_size`` (or both, with ``distort``), bicubic and antialiased."""
+    height, width = pixels.shape[:2]
+    load = settings.load_size
+    if settings.resize == "distort":
+        size = (load, load)
+    else:
+        scale = load / min(height, width)
+        size = (max(load, round(width * scale)), max(load, round(height * scale)))
+    if size == (width, height):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def to_tensor(pixels: Pixels) -> Tensor:
+    """H×W×3 uint8 -> 3×H×W float32 in [−1, 1]."""
+    return (
+        torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        .float()
+        .div_(127.5)
+        .sub_(1)
+    )
+
+
+class UnpairedPictures:
+    """Batches of a picture x of X and a picture y of Y that have nothing to do with each other.
+
+    An epoch shows max(|X|, |Y|) pictures of each domain (the last batch may be smaller): x goes
+    through X in a new random order each epoch, again from its start where X is the smaller; y is
+    drawn at random (as in the public implementation). ``workers``: threads that prepare batches
+    ahead, 0 for none. ``memory``: bytes for decoded pictures.
+    """
+
+    def __init__(
+        self,
+        x: Sequence[Path],
+        y: Sequence[Path],
+        settings: TrainSettings,
+        *,
+        workers: int = 0,
+        memory: int = 2 * 2**30,
+    ) -> None:
+        self.settings = settings
+        self.workers = workers
+        self.x = _Domain(x, settings, memory // 2)
+        self.y = _Domain(y, settings, memory // 2)
+        self.pictures_per_epoch = max(len(x), len(y))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.pictures_per_epoch // self.settings.batch_size)
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of ``epoch`` from number ``first`` on.
+
+        Yields x, y: float32, N×3×crop×crop in [−1, 1]. Raises PictureError where a picture can no
+        longer be read.
+        """
+        order = self._order(epoch)
+        numbers = range(first, self.steps_per_epoch)
+        if self.workers == 0:
+            yield from (self._batch(epoch, order, number) for number in numbers)
+            return
+        pool = ThreadPoolExecutor(self.workers, "pictures")
+        with contextlib.ExitStack() as stack:
+            stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+            ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
+            for number in numbers:
+                ahead.append(pool.submit(self._batch, epoch, order, number))
+                if len(ahead) > 2 * self.workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _order(self, epoch: int) -> list[int]:
+        order = list(range(len(self.x.files)))
+        choices(self.settings.seed, "order", epoch).shuffle(order)
+        return order
+
+    def _batch(self, epoch: int, order: list[int], number: int) -> tuple[Tensor, Tensor]:
+        size = self.settings.batch_size
+        xs, ys = [], []
+        for position in range(number * size, min((number + 1) * size, self.pictures_per_epoch)):
+            draw = choices(self.settings.seed, "partner", epoch, position)
+            x, y = order[position % len(order)], draw.randrange(len(self.y.files))
+            xs.append(self._view("x", self.x[x], epoch, position))
+            ys.append(self._view("y", self.y[y], epoch, position))
+        return torch.stack(xs), torch.stack(ys)
+
+    def _view(self, domain: str, pixels: Pixels, epoch: int, position: int) -> Tensor:
+        """A random crop, flipped half of the time."""
+        choice = choices(self.settings.seed, "crop", domain, epoch, position)
+        crop = self.settings.crop_size
+        top = choice.randint(0, pixels.shape[0] - crop)
+        left = choice.randint(0, pixels.shape[1] - crop)
+        pixels = pixels[top : top + crop, left : left + crop]
+        if self.settings.flip and choice.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        return to_tensor(pixels)
+
+
+def whole_views(files: Sequence[Path], settings: TrainSettings) -> Tensor:
+    """The middle of each picture of ``files``, never flipped: for samples.
+
+    Returns float32, N×3×crop×crop in [−1, 1], N ≥ 1.
+    """
+    views = []
+    for file in files:
+        pixels = _resize(read_rgb(file), settings)
+        crop = settings.crop_size
+        top, left = (pixels.shape[0] - crop) // 2, (pixels.shape[1] - crop) // 2
+        views.append(to_tensor(pixels[top : top + crop, left : left + crop]))
+    return torch.stack(views)

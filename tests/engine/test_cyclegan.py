@@ -56,9 +56,18 @@ def test_a_full_step_of_the_named_generators(recipe: naive.Recipe, batch: int) -
     examine_step(model, naive.begin(weights), x, y, recipe)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("gan", ["lsgan", "vanilla", "hinge"])
-@pytest.mark.parametrize("identity", [0.5, 0.0])
+@pytest.mark.parametrize(
+    ("gan", "identity", "batch"),
+    [
+        ("lsgan", 0.5, 1),
+        ("lsgan", 0.5, 2),
+        ("lsgan", 0.0, 1),
+        ("vanilla", 0.5, 1),
+        ("vanilla", 0.0, 2),
+        ("hinge", 0.5, 2),
+        ("hinge", 0.0, 1),
+    ],
+)
 def test_two_steps(gan: str, identity: float, batch: int) -> None:
     recipe = replace(TINY, gan=gan, lambda_identity=identity)
     weights = draw_all(recipe)
@@ -130,7 +139,7 @@ def test_discriminators_learn_from_what_the_histories_show() -> None:
             report = naive.step(branch, *second, TINY, shown_x, shown_y)
             outcomes[stored_x, stored_y] = report.losses["D_X"], report.losses["D_Y"], branch
     chosen = set()
-    for seed in range(12):
+    for seed in range(5):
         model = engine_like(TINY, weights, history=1, seed=seed)
         model.step(*first, TINY.lr)
         losses = model.step(*second, TINY.lr)

@@ -106,11 +106,16 @@ def compare_gradients(network: nn.Module, wanted: naive.Weights) -> None:
 
 
 def compare_weights(model: CycleGAN, training: naive.Training, lr: float) -> None:
-    """Every weight, its distance measured against the step size: a step moves a weight by lr."""
+    """Every weight, its distance measured against the step size: a step moves a weight by lr.
+
+    Where the true gradient is 0, Adam divides rounding by rounding + 1e-8: of that motion, both
+    must see next to nothing.
+    """
     for network_name, network in model.networks().items():
         wanted = training.weights[network_name]
-        pairs = zip(network.named_parameters(), wanted.values(), strict=True)
-        for (label, parameter), weight in pairs:
+        pairs = zip(network.named_parameters(), wanted.items(), strict=True)
+        for (label, parameter), (name, weight) in pairs:
             assert parameter.dtype == torch.float64
             distance = float((parameter.detach() - weight).abs().max())
-            assert distance < TOLERANCE * lr, f"{network_name}.{label}"
+            tolerance = 1e-4 if naive.silent(name) else TOLERANCE
+            assert distance < tolerance * lr, f"{network_name}.{label}"

@@ -46,13 +46,14 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, padding: 
     size = weight.shape[2]
     height = (x.shape[2] - size) // stride + 1
     width = (x.shape[3] - size) // stride + 1
-    seen = []  # what the kernel's place (a, b) meets, for every output pixel
+    y = bias.reshape(1, -1, 1, 1)
     for a in range(size):
-        for b in range(size):
+        for b in range(size):  # what the kernel's place (a, b) meets, for every output pixel
             part = x[:, :, a : a + stride * height : stride, b : b + stride * width : stride]
-            seen.append(part[:, :, :height, :width])
-    kernel = weight.reshape(*weight.shape[:2], size * size)
-    return torch.einsum("knchw,ock->nohw", torch.stack(seen), kernel) + bias.reshape(1, -1, 1, 1)
+            part = part[:, :, :height, :width]
+            met = weight[:, :, a, b] @ part.reshape(*part.shape[:2], height * width)
+            y = y + met.reshape(len(x), -1, height, width)
+    return y
 
 
 def convolve_each(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -116,6 +117,38 @@ def test_pictures_as_a_decoder_lays_them_out_give_the_same_gradients(batch: int)
     x, y = pictures(batch, 32, 32, 2), pictures(batch, 32, 32, 3)
     x, y = (t.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for t in (x, y))
     examine_step(model, naive.begin(weights), x, y, TINY)
+
+
+def channels_last(pictures: Tensor) -> Tensor:
+    return pictures.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("layout", [torch.clone, channels_last])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("recipe", [TINY, MODERN])
+def test_float32_as_users_train_gives_the_same_gradients(
+    recipe: naive.Recipe, batch: int, layout: Callable[[Tensor], Tensor]
+) -> None:
+    """Other kernels compute float32, and choose the layout of gradients by themselves."""
+    weights = {
+        n: {k: v.float().double() for k, v in p.items()} for n, p in draw_all(recipe).items()
+    }
+    model = engine_like(recipe, weights)
+    for network in model.networks().values():
+        network.float()
+    x, y = pictures(batch, 32, 32, 2).float(), pictures(batch, 32, 32, 3).float()
+    report = naive.step(naive.begin(weights), x.double(), y.double(), recipe)
+    losses = model.step(layout(x), layout(y), recipe.lr)
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        assert abs(float(loss / report.losses[name]) - 1) < 1e-4, name
+    for name, network in model.networks().items():
+        gradients = report.gradients[name].items()
+        for (label, p), (key, wanted) in zip(network.named_parameters(), gradients, strict=True):
+            assert p.grad is not None
+            if not naive.silent(key):
+                error = float((p.grad.double() - wanted).norm() / wanted.norm())
+                assert error < 1e-3, f"{name}.{label}"
 
 
 def test_discriminators_learn_from_what_the_histories_show() -> None:

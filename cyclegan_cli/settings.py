@@ -169,6 +169,13 @@ class TrainSettings:
     log_every: str = "50steps"
 
     def __post_init__(self) -> None:
+        for name, default in _DEFAULT_TYPES.items():
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            right = whole if default is int else isinstance(value, default)
+            if not (right or (default is float and whole)):
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} cannot be {value!r}: it is of type {default.__name__}.")
         _require(self.epochs >= 1, "--epochs must be at least 1")
         knee = self.decay_from
         _require(
@@ -267,6 +274,13 @@ class TranslateSettings:
         _require(
             self.max_memory is None or self.max_memory >= 2**20, "--max-memory must be at least 1M"
         )
+
+
+_DEFAULT_TYPES: dict[str, type] = {
+    f.name: type(f.default)
+    for f in dataclasses.fields(TrainSettings)
+    if isinstance(f.default, bool | int | float | str)
+}
 
 
 def _require(condition: bool, message: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import torch
+from cyclegan_cli.engine.randomness import choices, torch_generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from cyclegan_cli.engine.randomness import choices, torch_generator
 
 SEEDS = st.integers(0, 2**63 - 1)
 LABELS = st.lists(st.sampled_from(["history", "crop", "X", "Y"]) | st.integers(0, 10**6))
@@ -32,7 +32,7 @@ def test_neighbouring_names_give_unrelated_streams() -> None:
     draws = [choices(seed, "crop", n).random() for seed in range(4) for n in range(1000)]
     assert len(set(draws)) == 4000
     assert abs(sum(draws) / 4000 - 0.5) < 4 * (1 / 12 / 4000) ** 0.5
-    shared = zip(draws, draws[1:], strict=False)
+    shared = itertools.pairwise(draws)
     covariance = sum((a - 0.5) * (b - 0.5) for a, b in shared) / 3999
     assert abs(covariance) < 4 / 12 / 3999**0.5
 

@@ -181,8 +181,21 @@ def test_a_float64_that_float32_cannot_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "generator",
-    ["", "{", "null", "[]", "3", '"resnet9"', "NaN", "[" * 100_000, '{"width": 1e999}']
-    + ['{"width": ' + "9" * 5000 + "}", '{"blocks": -1}', '{"kind": "resnet9"}', '{"name": []}'],
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        "3",
+        '"resnet9"',
+        "NaN",
+        "[" * 100000,
+        '{"width": 1e999}',
+        '{"width": ' + "9" * 5000 + "}",
+        '{"blocks": -1}',
+        '{"kind": "resnet9"}',
+        '{"name": []}',
+    ],
     ids=lambda text: text[:12],
 )
 def test_descriptions_that_make_no_sense(tmp_path: Path, generator: str) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cyclegan_cli.cli import pretrained, resume, train, translate
+from cyclegan_cli.cli import demo, pretrained, resume, train, translate
 from cyclegan_cli.cli.common import Debug, Stopped, debugging, stop_on_signals
 from cyclegan_cli.cli.console import Console, safe_streams
 from cyclegan_cli.errors import CycleganError
@@ -32,6 +32,7 @@ app.command(
     # Unknown options reach the command, which can say why they are refused.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(resume.resume)
+app.command("demo")(demo.demo)
 app.command("translate")(translate.translate)
 app.add_typer(pretrained.app, name="pretrained")
 

@@ -89,7 +89,7 @@ def double(x: Tensor) -> Tensor:
 
 
 def normalise(x: Tensor) -> Tensor:
-    """InstanceNorm: (x − mean) / √(variance + 1e-5) a picture and channel (biased)."""
+    """InstanceNorm: (x − mean) / √(biased variance + 1e-5) of each picture and channel."""
     count = x.shape[2] * x.shape[3]
     mean = x.sum((2, 3), keepdim=True) / count
     variance = ((x - mean) * (x - mean)).sum((2, 3), keepdim=True) / count

@@ -77,14 +77,14 @@ class Style:
 
 
 def read_style(folder: Path, origin: Origin | None, *, name: str | None) -> Style:
-    """The style in ``folder``. Raises StoreError where it is damaged, FileNotFoundError: none."""
+    """The style in ``folder``. Raises StoreError where it is damaged, FileNotFoundError where there
+    is no style.json, or no longer.
+    """
     try:
         with (folder / "style.json").open("rb") as file:
             text = file.read(_CARD_LIMIT + 1)
-    except FileNotFoundError:
-        if not folder.is_dir():
-            raise
-        raise damaged(folder, "it has no style.json") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise
     except OSError as error:
         raise StoreError(f"{folder / 'style.json'} cannot be read: {error.strerror}.") from error
     try:

@@ -28,6 +28,7 @@ from cyclegan_cli.styles.cards import (
     Origin,
     Style,
     Way,
+    damaged,
     digest_of,
     is_name,
     plain,
@@ -79,15 +80,7 @@ def find_style(name_or_path: str) -> Style:
     Raises UnknownNameError, StoreError for a damaged style, WeightsError for a file that is not a
     generator of this program.
     """
-    name = unicodedata.normalize("NFC", name_or_path)
-    style = _named(name)
-    for _ in range(_LOOKS):
-        if style is not None or not is_name(name):
-            break
-        # A style that is being replaced is out of place for a moment.
-        for root, _origin in _roots():
-            _settle(root)
-        style = _named(name)
+    style = _named(unicodedata.normalize("NFC", name_or_path))
     if style is not None:
         return style
     path = Path(name_or_path).expanduser()
@@ -109,6 +102,10 @@ def weights_file(style: Style, reverse: bool) -> Path:
     way: Way = "yx" if reverse else "xy"
     if way in style.directions:
         file = style.directions[way].file
+        root = style.folder.parent if style.folder else None
+        if not file.is_file() and root in [own for own, _ in _roots()]:
+            with _still(root):
+                pass  # it may just have been replaced
         if not file.is_file():
             raise StoreError(
                 f"The style '{style.name}' has lost a file: {file} is not there.",
@@ -144,52 +141,63 @@ def root_of(origin: Origin) -> Path:
 
 def _scan() -> tuple[dict[str, Style], list[tuple[Path, StoreError]]]:
     found: dict[str, Style] = {}
-    damaged: list[tuple[Path, StoreError]] = []
+    broken: list[tuple[Path, StoreError]] = []
     for root, origin in _roots():
-        _settle(root)
-        for folder in _folders(root):
+        for name in _names(root):
             try:
-                style = read_style(folder, origin, name=folder.name)
-            except FileNotFoundError:
-                continue  # removed meanwhile
+                style = _look(root, origin, name)
             except StoreError as error:
-                damaged.append((folder, error))
+                broken.append((root / name, error))
                 continue
-            first = found.get(style.name)
-            if first is None:
-                found[style.name] = style
-            else:
-                found[style.name] = replace(first, hides=(*first.hides, style.origin))
-    return found, damaged
-
-
-def _folders(root: Path) -> list[Path]:
-    try:
-        return sorted(f for f in root.iterdir() if f.is_dir() and is_name(f.name))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise _store_error(error, root, "read") from error
+            if style is not None:
+                found[name] = _before(found.get(name), style)
+    return found, broken
 
 
 def _named(name: str) -> Style | None:
-    if not is_name(name):
-        return None
     first: Style | None = None
-    for root, origin in _roots():
-        folder = root / name
-        if not folder.is_dir():
-            continue
+    for root, origin in _roots() if is_name(name) else ():
         try:
-            style = read_style(folder, origin, name=name)
-        except FileNotFoundError:
-            continue
+            style = _look(root, origin, name)
         except StoreError:
             if first is None:
                 raise
             continue
-        first = style if first is None else replace(first, hides=(*first.hides, style.origin))
+        if style is not None:
+            first = _before(first, style)
     return first
+
+
+def _before(first: Style | None, style: Style) -> Style:
+    return style if first is None else replace(first, hides=(*first.hides, style.origin))
+
+
+def _names(root: Path) -> list[str]:
+    """The names of the styles in ``root``, those that are just being replaced included."""
+    try:
+        entries = [entry.name for entry in os.scandir(root) if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _store_error(error, root, "read") from error
+    moving = (entry[1:].split(".")[:-2] for entry in entries if entry.startswith("."))
+    names = {*entries, *(".".join(parts) for parts in moving)}
+    return sorted(name for name in names if is_name(name))
+
+
+def _look(root: Path, origin: Origin | None, name: str) -> Style | None:
+    """The style in ``root`` of that name; one being replaced is out of place for a moment."""
+    for _ in range(_LOOKS):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return read_style(root / name, origin, name=name)
+        if not _moving(root, name):
+            continue
+        with _still(root):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return read_style(root / name, origin, name=name)
+            if (root / name).is_dir():
+                raise damaged(root / name, "it has no style.json")
+    return None
 
 
 def _style_of_file(path: Path) -> Style:
@@ -330,11 +338,20 @@ def remove_style(name: str, *, dry_run: bool = False) -> Path:
     raise UnknownNameError("style", name, known, hint=_LIST_HINT)
 
 
-def _settle(root: Path) -> None:
-    """Wait for a replacement that is going on in ``root``, and finish one that was cut off."""
-    if any(root.glob(".*.swap")) and os.access(root, os.W_OK):
-        with style_lock(root):
-            _recover(root)
+def _moving(root: Path, name: str) -> bool:
+    """Whether that name is there without being whole, or may be about to come or go."""
+    return (root / name).is_dir() or any(root.glob(f".{name}.*.*"))
+
+
+@contextlib.contextmanager
+def _still(root: Path) -> Iterator[None]:
+    """While nothing moves in ``root``; where it cannot be written, nothing moves anyway."""
+    if not os.access(root, os.W_OK):
+        yield
+        return
+    with style_lock(root):
+        _recover(root)
+        yield
 
 
 def _recover(root: Path) -> None:

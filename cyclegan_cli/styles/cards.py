@@ -71,6 +71,12 @@ class Style:
     hides: tuple[Origin, ...] = ()
 
     @property
+    def ways(self) -> tuple[Way, ...]:
+        """The directions that are here or, where nothing is, those that can be downloaded."""
+        there = self.directions or self.card.get("available", {})
+        return tuple(way for way in WAYS if way in there)
+
+    @property
     def size(self) -> int:
         """Bytes of all weights."""
         return sum(direction.size for direction in self.directions.values())

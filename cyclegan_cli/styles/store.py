@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cyclegan_cli.errors import StoreError, UnknownNameError, UsageError, WeightsError
-from cyclegan_cli.files import sync_folder, write_text
+from cyclegan_cli.files import write_text
 from cyclegan_cli.places import cache_dir, check_name, styles_dir
 from cyclegan_cli.styles.cards import (
     STYLE_FORMAT,
@@ -35,6 +35,8 @@ from cyclegan_cli.styles.cards import (
     read_generator_header,
     read_style,
 )
+from cyclegan_cli.styles.catalogue import available_styles
+from cyclegan_cli.styles.moves import recover, style_lock, swap_in, take_away
 
 __all__ = [
     "Direction",
@@ -43,16 +45,14 @@ __all__ = [
     "Way",
     "add_style",
     "damaged_styles",
+    "downloaded_style",
     "find_style",
     "list_styles",
     "remove_style",
     "root_of",
-    "style_lock",
     "weights_file",
 ]
 
-_LOCK_SECONDS = 60.0
-_ABANDONED_SECONDS = 86_400.0  # a half-built folder this old belongs to nobody
 _BUNDLED = Path(__file__).parent / "bundled"
 _LOOKS = 3
 _LIST_HINT = "cyclegan pretrained list"
@@ -61,9 +61,15 @@ _LIST_HINT = "cyclegan pretrained list"
 # -- reading ---------------------------------------------------------------------------------
 
 
-def list_styles() -> list[Style]:
-    """Every style that a name stands for, sorted by name; damaged ones are left out."""
-    return [style for _, style in sorted(_scan()[0].items())]
+def list_styles(*, available: bool = True) -> list[Style]:
+    """Every style that a name stands for, sorted by name; damaged ones are left out.
+
+    Those of the catalogue that are not here are among them if ``available``. Raises UsageError for
+    a catalogue that cannot be understood, StoreError for folders that cannot be read.
+    """
+    found = {style.name: style for style in available_styles()} if available else {}
+    found.update(_scan()[0])
+    return [style for _, style in sorted(found.items())]
 
 
 def damaged_styles() -> list[tuple[Path, StoreError]]:
@@ -72,7 +78,8 @@ def damaged_styles() -> list[tuple[Path, StoreError]]:
 
 
 def find_style(name_or_path: str) -> Style:
-    """The style of that name: the user's own, else bundled, else downloaded.
+    """The style of that name: the user's own, else bundled, else downloaded, else the catalogue's
+    (origin "available": nothing of it is here).
 
     Also a path to a style's folder, or to one ``.safetensors`` file of this program. A name comes
     before a path; ``./name`` is always a path.
@@ -90,7 +97,9 @@ def find_style(name_or_path: str) -> Style:
         return _style_of_file(path)
     if path.is_dir() and not is_name(name_or_path):
         raise UsageError(f"{path} is a folder, but not a style's.", hint=_LIST_HINT)
-    known = [style.name for style in list_styles()]
+    known = {style.name: style for style in list_styles()}
+    if name_or_path in known:
+        return known[name_or_path]
     raise UnknownNameError("style", name_or_path, known, hint=_LIST_HINT)
 
 
@@ -130,6 +139,11 @@ def weights_file(style: Style, reverse: bool) -> Path:
 def _roots() -> list[tuple[Path, Origin | None]]:
     """Folders of styles in the order in which a name is looked up; None: each says its own."""
     return [(styles_dir(), None), (_BUNDLED, "bundled"), (root_of("downloaded"), "downloaded")]
+
+
+def downloaded_style(name: str) -> Style | None:
+    """The downloaded style of that name, hidden or not. Raises StoreError where it is damaged."""
+    return _look(root_of("downloaded"), "downloaded", name)
 
 
 def root_of(origin: Origin) -> Path:
@@ -258,9 +272,9 @@ def add_style(
         }
         write_text(temporary / "style.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         with style_lock(root):
-            _recover(root)
+            recover(root)
             _refuse_taken(root, name, replace)
-            _swap_in(temporary, root / name)
+            swap_in(temporary, root / name)
         return read_style(root / name, origin if origin == "downloaded" else None, name=name)
     except OSError as error:
         raise _store_error(error, root, "written") from error
@@ -290,23 +304,6 @@ def _copy_weights(source: Path, folder: Path, way: Way) -> dict[str, object]:
     return {"file": target.name, "sha256": digest, "size": size, "generator": spec.to_json()}
 
 
-def _swap_in(temporary: Path, place: Path) -> None:
-    """Rename ``temporary`` to ``place``; what was there is put back if that fails."""
-    aside = place.with_name(f".{place.name}.{secrets.token_hex(6)}.swap")
-    there_was = place.exists()
-    if there_was:
-        place.rename(aside)
-    try:
-        temporary.rename(place)
-    except BaseException:
-        if there_was:
-            aside.rename(place)
-        raise
-    sync_folder(place.parent)
-    if there_was:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
 def remove_style(name: str, *, dry_run: bool = False) -> Path:
     """Remove the style that ``name`` stands for, damaged or not; returns where it lay.
 
@@ -324,17 +321,14 @@ def remove_style(name: str, *, dry_run: bool = False) -> Path:
             return folder
         try:
             with style_lock(root):
-                _recover(root)
+                recover(root)
                 if not folder.is_dir():
                     break
-                aside = root / f".{name}.{secrets.token_hex(6)}.gone"
-                folder.rename(aside)
-                sync_folder(root)
-            shutil.rmtree(aside, ignore_errors=True)
+                take_away(folder)
         except OSError as error:
             raise _store_error(error, root, "written") from error
         return folder
-    known = [style.name for style in list_styles() if style.origin != "bundled"]
+    known = [style.name for style in list_styles(available=False)]
     raise UnknownNameError("style", name, known, hint=_LIST_HINT)
 
 
@@ -350,38 +344,8 @@ def _still(root: Path) -> Iterator[None]:
         yield
         return
     with style_lock(root):
-        _recover(root)
+        recover(root)
         yield
-
-
-def _recover(root: Path) -> None:
-    """Under the lock: undo a replacement that was cut off, and sweep what was left behind."""
-    for folder in root.glob(".*.*"):
-        name, _, kind = folder.name[1:].rpartition(".")
-        place = root / name.rpartition(".")[0]
-        if kind == "swap" and not place.exists() and (folder / "style.json").is_file():
-            folder.rename(place)
-        elif kind in ("swap", "gone"):
-            shutil.rmtree(folder, ignore_errors=True)
-        elif kind == "tmp" and folder.is_dir():
-            with contextlib.suppress(OSError):
-                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def style_lock(root: Path) -> Iterator[None]:
-    """Hold the one lock of a folder of styles, which exists. Raises StoreError after a minute."""
-    from filelock import FileLock, Timeout  # slow to import, and seldom wanted
-
-    lock = FileLock(root / ".lock", timeout=_LOCK_SECONDS)
-    try:
-        with lock:
-            yield
-    except Timeout:
-        raise StoreError(
-            f"{root} is locked by another process.", hint="Wait for it to end, and try again."
-        ) from None
 
 
 def _store_error(error: OSError, root: Path, verb: str) -> StoreError:

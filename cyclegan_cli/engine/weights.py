@@ -7,11 +7,11 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.errors import WeightsError
-from cyclegan_cli.files import atomic_path, read_safetensors_header
+from cyclegan_cli.files import atomic_path
 from cyclegan_cli.settings import GeneratorSpec
 
 __all__ = ["load_generator", "save_generator"]
@@ -41,10 +41,12 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> Generator:
     No byte of the file is ever executed. Raises WeightsError where the file is damaged, is not this
     program's, or its tensors are not those of its spec; OSError where it cannot be read.
     """
+    data = path.read_bytes()  # read once: another process may put a new file in its place
     try:
-        metadata, _ = read_safetensors_header(path)
-        tensors = load_file(path)
-    except (ValueError, safetensors.SafetensorError) as error:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata = header.get("__metadata__", {})
+    except (ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path} is not a whole weights file: {error}.") from error
     if metadata.get("format") != FORMAT:
         raise WeightsError(

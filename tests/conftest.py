@@ -19,7 +19,7 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setenv("CYCLEGAN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CYCLEGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "80")
-    yield
+    return
 
 
 @pytest.fixture

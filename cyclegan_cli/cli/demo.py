@@ -1,0 +1,84 @@
+"""cyclegan demo: the whole journey on rendered pictures, in two minutes."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cyclegan_cli.cli.common import Debug, Quiet
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.errors import UsageError
+
+__all__ = ["demo"]
+
+PICTURES = 60  # in each domain
+NAME = "demo"
+
+
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where the pictures go; it must not exist.")
+    ] = Path("cyclegan-demo"),
+    steps: Annotated[int, typer.Option(min=1, help="Of training; more are better.")] = 300,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Try it all: render pictures, train, translate.
+
+    Renders landscapes as photographs and as paintings, trains a small style on them, and paints a
+    photograph that was not trained on. Each command is shown as you would type it. The run and the
+    style stay inside FOLDER; delete it when you are done.
+
+    \b
+    Examples:
+      cyclegan demo
+      cyclegan demo /tmp/try --steps 1000
+    """
+    console = Console(quiet=quiet)
+    if folder.exists():
+        raise UsageError(f"{folder} exists already.", hint="cyclegan demo ANOTHER_FOLDER")
+    _render(folder)
+    options = "--generator mobile --crop-size 64 --load-size 72 --lr 1e-3 --lambda-identity 0.1"
+    saving = f"--max-steps {steps} --checkpoint-every 100steps --sample-every 100steps"
+    train = ["train", str(folder / "photos"), str(folder / "paintings"), "--name", NAME]
+    style = folder / "cyclegan-home" / "styles" / NAME
+    result = folder / "painted.png"
+    _run(console, folder, [*train, *options.split(), *saving.split(), "--log-every", "25steps"])
+    _run(
+        console,
+        folder,
+        ["translate", str(folder / "photo.png"), "--style", str(style), "-o", str(result)],
+    )
+    console.note(f"Compare {folder / 'photo.png'} with {result}.")
+
+
+def _render(folder: Path) -> None:
+    from cyclegan_cli.media.scenes import painting, photograph
+
+    for name in ("photos", "paintings"):
+        (folder / name).mkdir(parents=True)
+    for number in range(PICTURES):
+        photograph(number).save(folder / "photos" / f"{number:03}.png")
+        painting(PICTURES + number).save(folder / "paintings" / f"{number:03}.png")
+    photograph(10_000, (480, 360)).save(folder / "photo.png")
+
+
+def _run(console: Console, folder: Path, arguments: list[str]) -> None:
+    """The command as a user would type it, with its runs and styles kept inside ``folder``."""
+    import os
+
+    from cyclegan_cli.cli.app import app
+
+    console.note(f"$ cyclegan {shlex.join(arguments)}")
+    before = os.environ.get("CYCLEGAN_HOME")
+    os.environ["CYCLEGAN_HOME"] = str(folder / "cyclegan-home")
+    try:
+        app(args=arguments, prog_name="cyclegan", standalone_mode=False)
+    finally:
+        if before is None:
+            del os.environ["CYCLEGAN_HOME"]
+        else:
+            os.environ["CYCLEGAN_HOME"] = before

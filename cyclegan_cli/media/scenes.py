@@ -1,0 +1,84 @@
+"""Rendered landscapes, as a camera and as a painter might see them: for trying things out."""
+
+from __future__ import annotations
+
+import random
+
+from PIL import Image, ImageDraw, ImageFilter
+
+from cyclegan_cli.randomness import choices
+
+__all__ = ["painting", "photograph"]
+
+Colour = tuple[int, int, int]
+
+
+def photograph(number: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
+    """Landscape ``number``: sky, sun, hills and water, smooth, in cool colours. ``size``: W, H."""
+    choice = choices(number, "scene")
+    width, height = 2 * size[0], 2 * size[1]  # drawn at twice the size, then reduced: smooth edges
+    image = _gradient((width, height), (70, 120, 190), (190, 210, 230), choice)
+    draw = ImageDraw.Draw(image)
+    horizon = round(height * choice.uniform(0.45, 0.7))
+    radius = round(width * choice.uniform(0.03, 0.07))
+    x, y = choice.randrange(width), choice.randrange(horizon)
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(250, 240, 200))
+    for depth in range(3):
+        base = horizon + round((depth - 1) * height * 0.09)
+        draw.polygon(_ridge(width, height, base, choice), fill=_hill(depth, choice))
+    water = (width, max(2, round(height * choice.uniform(0.1, 0.25))))
+    image.paste(_gradient(water, (90, 130, 160), (40, 70, 110), choice), (0, height - water[1]))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def painting(number: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
+    """Landscape ``number`` painted: short strokes in warm colours on a toned canvas."""
+    scene = photograph(number, size).filter(ImageFilter.GaussianBlur(1))
+    choice = choices(number, "strokes")
+    canvas = Image.new("RGB", size, (196, 150, 92))
+    draw = ImageDraw.Draw(canvas)
+    for _ in range(size[0] * size[1] // 9):
+        x, y = choice.randrange(size[0]), choice.randrange(size[1])
+        dx, dy = choice.uniform(3, 7), choice.uniform(-2.5, 2.5)
+        colour = _warm(scene.getpixel((x, y)), choice)
+        draw.line((x - dx, y - dy, x + dx, y + dy), fill=colour, width=choice.choice((2, 3)))
+    return canvas
+
+
+def _gradient(
+    size: tuple[int, int], top: Colour, low: Colour, choice: random.Random
+) -> Image.Image:
+    shift = choice.randint(-20, 20)
+    column = Image.new("RGB", (1, 2))
+    column.putdata([tuple(_level(c + shift) for c in top), tuple(_level(c - shift) for c in low)])
+    return column.resize(size, Image.Resampling.BILINEAR)
+
+
+def _ridge(width: int, height: int, base: int, choice: random.Random) -> list[tuple[int, int]]:
+    points = 9
+    rise = height * 0.12
+    line = [
+        (round(width * i / (points - 1)), round(base + choice.uniform(-rise, rise)))
+        for i in range(points)
+    ]
+    return [(0, height), *line, (width, height)]
+
+
+def _hill(depth: int, choice: random.Random) -> Colour:
+    far, near = (110, 135, 150), (45, 85, 55)
+    share = depth / 2
+    r, g, b = (
+        a + (c - a) * share + choice.randint(-12, 12) for a, c in zip(far, near, strict=True)
+    )
+    return _level(r), _level(g), _level(b)
+
+
+def _warm(colour: object, choice: random.Random) -> Colour:
+    """The photograph's colour, warmer and richer, with the unevenness of a loaded brush."""
+    r, g, b = colour if isinstance(colour, tuple) else (0, 0, 0)
+    light = choice.randint(-22, 22)
+    return _level(1.15 * r + 30 + light), _level(0.95 * g + 8 + light), _level(0.7 * b - 8 + light)
+
+
+def _level(value: float) -> int:
+    return max(0, min(255, round(value)))

@@ -1,0 +1,52 @@
+"""Each loss by itself against the formula."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+
+from cyclegan_cli.engine.objective import discriminator_loss, generator_loss, l1
+from cyclegan_cli.settings import GanLoss
+from tests.engine import naive
+from tests.engine.examination import TOLERANCE, relative_error
+
+
+def logits(seed: int) -> torch.Tensor:
+    source = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(2, 1, 30, 30, generator=source, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", get_args(GanLoss))
+def test_adversarial_losses_are_the_formulas(kind: GanLoss) -> None:
+    real, fake = logits(1), logits(2)
+    found, wanted = generator_loss(fake, kind), naive.fooling(fake, kind)
+    assert relative_error(found, wanted) < TOLERANCE
+    found, wanted = discriminator_loss(real, fake, kind), naive.telling(real, fake, kind)
+    assert relative_error(found, wanted) < TOLERANCE
+
+
+def test_l1_is_a_mean() -> None:
+    a, b = logits(3), logits(4)
+    assert relative_error(l1(a, b), naive.distance(a, b)) < TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", get_args(GanLoss))
+def test_half_precision_logits_are_summed_in_float32(kind: GanLoss, dtype: torch.dtype) -> None:
+    half = torch.full((1, 1, 300, 300), 3.0, dtype=dtype)  # 90 000 × 4 overflows float16
+    for loss in (generator_loss(half, kind), discriminator_loss(half, half, kind)):
+        assert loss.dtype == torch.float32
+        assert math.isfinite(float(loss))
+    assert float(generator_loss(half, "lsgan")) == 4.0
+    assert l1(half, -half).dtype == torch.float32
+    assert float(l1(half, -half)) == 6.0
+
+
+@pytest.mark.parametrize("value", [-1000.0, 1000.0])
+def test_vanilla_is_finite_for_logits_of_any_size(value: float) -> None:
+    far = torch.full((1, 1, 2, 2), value, dtype=torch.float64)
+    assert float(generator_loss(far, "vanilla")) == max(-value, 0.0)
+    assert float(discriminator_loss(far, far, "vanilla")) == abs(value) / 2

@@ -1,0 +1,216 @@
+"""The rooms and their arrows, held by reading every import, and the cheap start of the program."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "cyclegan_cli"
+ROOMS = ("cli", "engine", "media", "painting", "report", "styles")
+EVERYWHERE = {"errors", "settings", "files", "places", "version"}
+# Who may import what besides EVERYWHERE and the own room: a room, or one module of a room.
+ARROWS: dict[str, set[str]] = {
+    "cli": {"painting", "engine", "styles", "media", "report"},
+    "painting": {"engine.networks", "media"},
+    "engine": set(),
+    "engine.training": {"media.dataset"},
+    "media": set(),
+    "report": set(),
+    "styles": {"engine.weights", "engine.checkpoint"},  # weights, through the engine
+}
+HEAVY = ("torch", "torchvision", "numpy", "PIL", "imageio")
+
+
+def imports(tree: ast.AST, module: str) -> set[str]:
+    """Every module that the source names, inside functions too, as absolute dotted names.
+
+    ``from a import b`` gives both ``a`` and ``a.b``: ``b`` may be a module.
+    """
+    package = module.split(".")[:-1]
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room_of(module: str) -> str:
+    """``cyclegan_cli.engine.history`` -> ``engine``; a file at the top is its own room."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def forbidden_imports(source: str, module: str) -> set[str]:
+    """The imports of ``module`` that no arrow allows."""
+    room, short = room_of(module), module.removeprefix("cyclegan_cli.")
+    allowed = ARROWS.get(room, set()) | ARROWS.get(short, set())
+    bad = set()
+    for name in imports(ast.parse(source), module):
+        target = name.removeprefix("cyclegan_cli.")
+        top = name.split(".")[0]
+        if top == "click":  # typer brings it; there is one way to the command line
+            bad.add(name)
+        if top != "cyclegan_cli":
+            continue
+        parts = target.split(".")
+        if parts[0] == "cli" and room not in ("cli", "__main__"):
+            bad.add(name)
+        elif parts[0] in ROOMS and room in ROOMS and parts[0] != room:
+            within = {".".join(parts[: n + 1]) for n in range(len(parts))}
+            # ``from cyclegan_cli.engine import networks`` names engine, and engine.networks.
+            opens = any(arrow.startswith(f"{target}.") for arrow in allowed)
+            if not within & allowed and not opens:
+                bad.add(name)
+        elif parts[0] in ROOMS and room in EVERYWHERE:
+            bad.add(name)
+    return bad
+
+
+def name_of(node: ast.AST) -> str:
+    """``os.environ.get`` of the expression that says so; empty for anything else."""
+    if isinstance(node, ast.Attribute):
+        return f"{name_of(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def speaks(source: str) -> set[str]:
+    """What prints, asks or ends the program."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name = name_of(node.func)
+            if name in ("print", "input", "exit", "quit", "breakpoint", "sys.exit", "os._exit"):
+                found.add(name)
+        elif isinstance(node, ast.Attribute):
+            if name_of(node) in ("sys.stdout", "sys.stderr", "sys.stdin", "sys.argv"):
+                found.add(name_of(node))
+        elif isinstance(node, ast.Raise) and node.exc is not None:
+            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            if name_of(raised) in ("SystemExit", "KeyboardInterrupt"):
+                found.add(name_of(raised))
+        elif isinstance(node, ast.ImportFrom) and node.module == "sys":
+            found |= {f"sys.{alias.name}" for alias in node.names}
+    return found
+
+
+def reads_environment(source: str) -> set[str]:
+    """What reads or writes environment variables."""
+    names = ("environ", "environb", "getenv", "getenvb", "putenv", "unsetenv")
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and name_of(node) in {f"os.{n}" for n in names}:
+            found.add(name_of(node))
+        elif isinstance(node, ast.ImportFrom) and node.module == "os":
+            found |= {f"os.{alias.name}" for alias in node.names if alias.name in names}
+    return found
+
+
+FILES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def test_the_whole_package_is_read() -> None:
+    assert {room_of(name) for name in FILES} >= {*ROOMS, "errors", "settings", "files", "places"}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_follow_the_arrows(module: str) -> None:
+    name = module.removesuffix(".__init__") if module.count(".") > 1 else module
+    assert forbidden_imports(FILES[module].read_text("utf-8"), name) == set()
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if room_of(m) not in ("cli", "__main__")])
+def test_only_the_command_line_prints_asks_and_exits(module: str) -> None:
+    assert speaks(FILES[module].read_text("utf-8")) == set()
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in FILES if room_of(m) not in ("cli", "places", "styles")]
+)
+def test_only_places_and_styles_read_the_environment(module: str) -> None:
+    assert reads_environment(FILES[module].read_text("utf-8")) == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("engine.networks", "from cyclegan_cli.cli import console"),
+        ("engine.networks", "def f():\n    import cyclegan_cli.cli.console"),
+        ("engine.networks", "from ..cli import console"),
+        ("engine.networks", "from cyclegan_cli.media import dataset"),
+        ("engine.training", "from cyclegan_cli.media import pictures"),
+        ("painting.translator", "from cyclegan_cli.engine.cyclegan import CycleGAN"),
+        ("painting.translator", "from cyclegan_cli.styles import store"),
+        ("media.plan", "import cyclegan_cli.engine.device"),
+        ("styles.store", "from cyclegan_cli.painting.translator import paint"),
+        ("styles.store", "from cyclegan_cli.engine import networks"),
+        ("settings", "from cyclegan_cli.engine import networks"),
+        ("errors", "from cyclegan_cli import cli"),
+        ("cli.train", "import click"),
+    ],
+)
+def test_a_wrong_arrow_is_found(module: str, source: str) -> None:
+    assert forbidden_imports(source, f"cyclegan_cli.{module}")
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("engine.training", "from cyclegan_cli.media.dataset import Pairs"),
+        ("engine.training", "from cyclegan_cli.media import dataset"),
+        ("painting.translator", "from cyclegan_cli.engine.networks import Generator"),
+        ("styles.store", "from cyclegan_cli.engine.weights import load_generator"),
+        ("cli.train", "from cyclegan_cli.engine.device import resolve"),
+        ("media.plan", "from cyclegan_cli.errors import UsageError\nfrom .pictures import read"),
+    ],
+)
+def test_a_right_arrow_passes(module: str, source: str) -> None:
+    assert not forbidden_imports(source, f"cyclegan_cli.{module}")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(1)",
+        "def f():\n    input()",
+        "import sys\nsys.exit(1)",
+        "from sys import exit",
+        "raise SystemExit(2)",
+        "import sys\nsys.stdout.write('a')",
+    ],
+)
+def test_speaking_is_found(source: str) -> None:
+    assert speaks(source)
+
+
+@pytest.mark.parametrize(
+    "source", ["os.environ['A']", "os.getenv('A')", "from os import environ", "os.environ.get('A')"]
+)
+def test_reading_the_environment_is_found(source: str) -> None:
+    assert reads_environment(source)
+
+
+def test_the_app_starts_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys; import cyclegan_cli.cli.app; "
+        f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PACKAGE.parent,
+    )
+    assert done.stdout.strip() == ""
+    assert done.stderr == ""

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from cyclegan_cli.media.profiles import is_srgb
+
 __all__ = ["deep_grey", "is_deep_grey", "profiled", "srgb_profile", "to_srgb"]
 
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
@@ -71,7 +73,9 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         image = image.convert("RGB")
     elif image.mode == "1":
         image = image.convert("L")
-    converted = profiled(image, profile) if isinstance(profile, bytes) and profile else None
+    converted = None
+    if isinstance(profile, bytes) and profile and not (image.mode == "RGB" and is_srgb(profile)):
+        converted = profiled(image, profile)
     if converted is None and image.mode == "LAB":
         converted = _lab_transform().apply(image)
     return converted if converted is not None else image.convert("RGB"), alpha

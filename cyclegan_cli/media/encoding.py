@@ -45,14 +45,14 @@ class _Look:
 def write_picture(
     picture: Picture,
     destination: Path | BinaryIO,
-    format: str | None = None,
+    kind: str | None = None,
     *,
     quality: int | None = None,
     strip_metadata: bool = False,
 ) -> None:
     """Write ``picture`` atomically to a path (whose folder is made), or to an open binary stream.
 
-    ``format``: Pillow's name, None for the picture's own (JPEG for what cannot be written).
+    ``kind``: Pillow's name of the format, None for the picture's own (JPEG instead of HEIF).
     ``quality`` 1..100: 95 for JPEG and WebP, 90 for AVIF where it is None; 100 is without loss for
     WebP; JPEG and AVIF keep full colour resolution from 90 up; other formats lose nothing. Colour
     is sRGB and says so. 16 bits stay 16 in PNG and TIFF; where there is no alpha, white shows
@@ -60,7 +60,7 @@ def write_picture(
 
     Raises PictureError where the format cannot hold the picture or the file cannot be written.
     """
-    kind = format or picture.format
+    kind = kind or picture.format
     if kind in ("HEIF", "MPO"):
         kind = "JPEG"
     name = str(destination) if isinstance(destination, Path) else "stdout"

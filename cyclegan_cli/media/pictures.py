@@ -16,7 +16,7 @@ from cyclegan_cli.media.decoding import MAX_PIXELS, check_size, decoding, is_los
 from cyclegan_cli.media.deep import deep_channels, read_deep
 from cyclegan_cli.media.formats import ANIMATED, PAGED, PICTURE_EXTENSIONS
 from cyclegan_cli.media.metadata import Metadata, read_metadata
-from cyclegan_cli.media.profiles import deep_to_srgb
+from cyclegan_cli.media.profiles import deep_to_srgb, is_srgb
 
 __all__ = ["PICTURE_EXTENSIONS", "Array", "Frame", "Picture", "read_picture", "read_rgb"]
 
@@ -158,7 +158,7 @@ def _decode(image: Image.Image, second: Image.Image, index: int = 0) -> tuple[Ar
 def _deep_srgb(values: NDArray[np.uint16], profile: object) -> NDArray[np.uint16]:
     """H×W or H×W×3 uint16 as H×W×3 sRGB; by 8 bits where the profile is made of tables."""
     colour = values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
-    if not isinstance(profile, bytes) or not profile:
+    if not isinstance(profile, bytes) or not profile or is_srgb(profile):
         return np.ascontiguousarray(colour)
     for candidate in (values, colour):
         converted = deep_to_srgb(candidate, profile)
@@ -167,7 +167,9 @@ def _deep_srgb(values: NDArray[np.uint16], profile: object) -> NDArray[np.uint16
     by_tables = profiled(Image.fromarray(to_8_bits(values)), profile)
     if by_tables is None:
         return np.ascontiguousarray(colour)
-    return np.asarray(by_tables).astype(np.uint16) * np.uint16(257)
+    eight: NDArray[np.uint16] = np.asarray(by_tables).astype(np.uint16)
+    eight *= np.uint16(257)
+    return eight
 
 
 def _opaque(shown: NDArray[np.bool_]) -> NDArray[np.uint16]:

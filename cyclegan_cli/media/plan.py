@@ -192,10 +192,11 @@ def _targets(
     else:
         target = Path(output)
         return [Job(found[0].path, target, file_format or _known_format(target))]
-    return [
-        Job(j.source, j.target, file_format or (format_of(j.target) if j.target else None))
-        for j in jobs
-    ]
+    return [replace(job, format=file_format or _format_of(job.target)) for job in jobs]
+
+
+def _format_of(target: Path | None) -> str | None:
+    return None if target is None else format_of(target)
 
 
 def _means_folder(output: str) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["deep_to_srgb"]
+__all__ = ["deep_to_srgb", "is_srgb"]
 
 _Array = NDArray[Any]
 
@@ -42,10 +43,7 @@ def deep_to_srgb(pixels: NDArray[np.uint16], profile: bytes) -> NDArray[np.uint1
 
     None where the profile is broken, of another colour space, or made of lookup tables.
     """
-    try:
-        parsed = _parse(profile)
-    except (struct.error, ValueError, IndexError, KeyError, OverflowError):
-        return None
+    parsed = _parsed(profile)
     if parsed is None or (pixels.ndim == 2) != (parsed.matrix is None):
         return None
     result = np.empty((*pixels.shape[:2], 3), np.uint16)
@@ -64,6 +62,28 @@ def _encode(linear: _Array) -> _Array:
     """Linear light to sRGB's encoding, in [0, 1]."""
     linear = np.clip(linear, 0.0, 1.0)
     return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@lru_cache(maxsize=4)
+def _parsed(profile: bytes) -> _Profile | None:
+    try:
+        return _parse(profile)
+    except (struct.error, ValueError, IndexError, KeyError, OverflowError, ZeroDivisionError):
+        return None
+
+
+@lru_cache(maxsize=16)
+def is_srgb(profile: bytes) -> bool:
+    """Whether ``profile`` is sRGB under whatever name: to convert from it would only round.
+
+    Its makers differ in the last digits of the same numbers: less than half an 8-bit level.
+    """
+    parsed = _parsed(profile)
+    if parsed is None or parsed.matrix is None:
+        return False
+    codes = np.arange(65536) / 65535
+    curves = all(np.abs(_encode(curve) - codes).max() < 0.002 for curve in parsed.curves)
+    return bool(curves and np.abs(parsed.matrix - np.eye(3)).max() < 0.002)
 
 
 def _parse(profile: bytes) -> _Profile | None:

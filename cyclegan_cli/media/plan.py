@@ -85,6 +85,10 @@ def make_plan(
         if many or len(found) != 1:
             raise UsageError("-o - takes one picture, not several.", hint="-o FOLDER")
         return Plan([Job(found[0].path, None, wanted)], [], ignored)
+    if output is None:
+        results = _earlier_results(found, style)
+        found = [item for item in found if item.path not in results]
+        ignored += len(results)
     jobs = _targets(found, style, output, wanted, many)
     return _checked(jobs, existing, ignored)
 
@@ -175,19 +179,26 @@ def _expand(tokens: Sequence[str]) -> list[Path]:
 # -- outputs ---------------------------------------------------------------------------------
 
 
+def _earlier_results(found: list[_Found], style: str) -> set[Path]:
+    """Those found in folders that an earlier run wrote beside their inputs: no new inputs."""
+    ending = f"_{style}"
+    originals = {item.path.with_suffix("") for item in found}
+    return {
+        item.path
+        for item in found
+        if item.scanned
+        and item.path.stem.endswith(ending)
+        and item.path.with_name(item.path.stem[: -len(ending)]) in originals
+    }
+
+
 def _targets(
     found: list[_Found], style: str, output: str | None, file_format: str | None, many: bool
 ) -> list[Job]:
     if output is None:
         jobs = [Job(f.path, _beside(f.path, style, file_format), file_format) for f in found]
-        # A folder that was translated before: its results are no new inputs.
-        keys = PlaceKeys()
-        results = {keys.key(job.target) for job in jobs if job.target is not None}
-        keep = [not (f.scanned and keys.key(f.path) in results) for f in found]
-        jobs = [job for job, kept in zip(jobs, keep, strict=True) if kept]
     elif many or _means_folder(output):
-        if Path(output).exists() and not Path(output).is_dir():
-            raise UsageError(f"{output} is a file: several inputs want a folder.")
+        _refuse_file(Path(output))
         jobs = [Job(f.path, Path(output) / _within(f, file_format), file_format) for f in found]
     else:
         target = Path(output)
@@ -197,6 +208,16 @@ def _targets(
 
 def _format_of(target: Path | None) -> str | None:
     return None if target is None else format_of(target)
+
+
+def _refuse_file(output: Path) -> None:
+    """Raise UsageError where ``output`` is or looks like a file, and a folder is wanted."""
+    if output.is_dir():
+        return
+    if output.exists() or format_of(output) is not None:
+        raise UsageError(
+            f"-o {output} is a file: several inputs, or a folder, want a folder.", hint="-o FOLDER"
+        )
 
 
 def _means_folder(output: str) -> bool:

@@ -1,7 +1,316 @@
-"""cyclegan translate: options -> settings -> call -> render."""
+"""cyclegan translate: options -> settings -> a plan -> pictures -> results."""
 
 from __future__ import annotations
 
+import contextlib
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-def translate() -> None:
-    """To come."""
+import typer
+
+from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, Stopped, Verbose
+from cyclegan_cli.cli.completion import complete_style
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.errors import UsageError
+from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, parse_list, read_list
+from cyclegan_cli.settings import Precision, TranslateSettings
+from cyclegan_cli.styles.store import find_style, weights_file
+
+if TYPE_CHECKING:
+    from cyclegan_cli.painting.pipeline import Done, Event, Failed, Paint
+
+__all__ = ["translate"]
+
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+def translate(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT...",
+            help="Files, folders, patterns, @list.txt, or - for stdin.",
+            show_default=False,
+        ),
+    ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            "--style",
+            "-s",
+            metavar="STYLE",
+            help="A style's name, or the path to its file.",
+            autocompletion=complete_style,
+        ),
+    ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Y → X instead of X → Y.")] = False,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="A file, a folder, or - for stdout. Default: <stem>_<style>.<ext>.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write outputs that exist anew.")
+    ] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out inputs whose output exists.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, do nothing.")] = False,
+    from_file: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="A file that lists inputs, one a line; - is stdin."),
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="LIST ends each path with NUL (find -print0).")
+    ] = False,
+    resolution: Annotated[
+        str,
+        typer.Option(
+            metavar="native|PIXELS",
+            help="Long side to paint at: less gives coarser strokes. The size stays.",
+        ),
+    ] = "native",
+    strength: Annotated[
+        float, typer.Option(metavar="0..1", help="1: the painting; 0: the original.")
+    ] = 1.0,
+    keep_color: Annotated[
+        bool, typer.Option("--keep-color", help="Only the brushwork, in the photo's colours.")
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Original and result side by side.")
+    ] = False,
+    format: Annotated[
+        str | None, typer.Option(metavar="EXT", help="jpg, png, webp, tif, gif, avif...")
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option(metavar="1..100", help="Of JPEG and WebP (95), AVIF (90).")
+    ] = None,
+    strip_metadata: Annotated[
+        bool, typer.Option("--strip-metadata", help="Leave out EXIF, XMP, GPS and resolution.")
+    ] = False,
+    gpu: Gpu = "auto",
+    precision: Annotated[
+        str, typer.Option(metavar="WHICH", help="auto, fp32, bf16 or fp16.")
+    ] = "auto",
+    max_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Such as 4G. Default: what is free.")
+    ] = None,
+    max_pixels: Annotated[
+        str, typer.Option(metavar="COUNT", help="Refuse larger pictures: 100M.")
+    ] = "1000M",
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Translate pictures with a style: any kind, any size, the same size out.
+
+    The paths written go to stdout, everything else to stderr. All outputs are
+    decided before any work; one bad picture never stops the others.
+
+    \b
+    Examples:
+      cyclegan translate img.jpg --style monet
+      cyclegan translate photos/ --style monet -o paintings/
+      cyclegan translate painting.png --style monet --reverse -o photo.png
+      cyclegan translate '*.tif' --style monet --resolution 1024 --compare
+      cat img.jpg | cyclegan translate - --style monet > out.jpg
+      find . -name '*.png' -print0 |
+        cyclegan translate --from-file - -0 --style monet -o out/
+    """
+    console = Console(as_json=json_, quiet=quiet, verbose=verbose)
+    settings = TranslateSettings(
+        precision=_precision(precision),
+        resolution=_resolution(resolution),
+        strength=strength,
+        keep_color=keep_color,
+        compare=compare,
+        format=format,
+        quality=quality,
+        strip_metadata=strip_metadata,
+        max_memory=None if max_memory is None else _amount("--max-memory", max_memory, 1024),
+        max_pixels=_amount("--max-pixels", max_pixels, 1000),
+    )
+    if style is None:
+        raise UsageError(
+            "No style was named.", hint="--style NAME; cyclegan pretrained list shows the names."
+        )
+    found = find_style(style)
+    weights = weights_file(found, reverse)
+    plan = make_plan(
+        inputs or [],
+        style=found.name,
+        listed=_listed(from_file, null, inputs or []),
+        output=output,
+        file_format=format,
+        existing=_existing(overwrite, skip_existing),
+    )
+    _say_left_out(console, plan)
+    if dry_run:
+        for job in plan.jobs:
+            console.result(f"{_source(job)} → {_target(job)}", _record(job, "planned"))
+        return
+    _check_streams(plan, json_)
+    if plan.jobs:
+        _run(console, plan, weights, settings, gpu)
+
+
+# -- from options to a plan ------------------------------------------------------------------
+
+
+def _precision(text: str) -> Precision:
+    for name in get_args(Precision):
+        if text == name:
+            return name  # type: ignore[no-any-return]
+    raise UsageError(f"--precision {text}: it must be auto, fp32, bf16 or fp16.")
+
+
+def _resolution(text: str) -> int | None:
+    if text == "native":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--resolution {text}: write native, or a number of pixels such as 1024.")
+    return int(text)
+
+
+def _amount(option: str, text: str, kilo: int) -> int:
+    match = _AMOUNT.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{option} {text}: write a number such as 500M or 4G.")
+    return int(float(match[1]) * kilo ** " KMGT".index(match[2].upper() or " "))
+
+
+def _existing(overwrite: bool, skip: bool) -> Existing:
+    if overwrite and skip:
+        raise UsageError("--overwrite and --skip-existing exclude each other.")
+    return "overwrite" if overwrite else "skip" if skip else "refuse"
+
+
+def _listed(from_file: str | None, null: bool, inputs: list[str]) -> list[Path]:
+    if from_file is None:
+        if null:
+            raise UsageError("-0 belongs to --from-file.", hint="--from-file - -0")
+        return []
+    if from_file != "-":
+        return read_list(Path(from_file), null=null)
+    if "-" in inputs:
+        raise UsageError("stdin cannot be both a picture and the list of pictures.")
+    return parse_list(sys.stdin.buffer.read(), null=null)
+
+
+def _check_streams(plan: Plan, as_json: bool) -> None:
+    if all(job.target is not None for job in plan.jobs):
+        return
+    if as_json:
+        raise UsageError("stdout cannot carry both the picture and JSON.", hint="-o FILE")
+    if sys.stdout.isatty():
+        raise UsageError("A picture would be written to the terminal.", hint="-o FILE")
+
+
+def _say_left_out(console: Console, plan: Plan) -> None:
+    if plan.ignored_files:
+        console.detail(f"{plan.ignored_files} files that are hidden or no pictures are left out.")
+    if plan.there_already:
+        console.note(f"{len(plan.there_already)} outputs exist already and are left as they are.")
+
+
+# -- the work --------------------------------------------------------------------------------
+
+
+def _run(
+    console: Console, plan: Plan, weights: Path, settings: TranslateSettings, gpu: str
+) -> None:
+    from cyclegan_cli.painting.pipeline import Done, translate_pictures
+
+    stdin = b""
+    if any(job.source is None for job in plan.jobs):
+        stdin = sys.stdin.buffer.read()
+    paint = _painter(console, weights, settings, gpu)
+    failures: list[Failed] = []
+    done = 0
+    pictures = translate_pictures(plan.jobs, paint, settings, stdin=stdin, stdout=sys.stdout.buffer)
+    total = len(plan.jobs)
+    try:
+        with contextlib.closing(pictures), console.progress("Translating", total) as bar:
+            for event in pictures:
+                if isinstance(event, Done):
+                    done += 1
+                else:
+                    failures.append(event)
+                _report(console, event)
+                bar.advance(text=f"{len(failures)} failed" if failures else "")
+    except Stopped:
+        console.note(f"{done} of {total} were done; --skip-existing goes on from there.")
+        raise
+    if failures:
+        if total > 1:
+            console.warn(f"{len(failures)} of {total} failed; the others are done:")
+        for failure in failures:
+            console.error(failure.error)
+        raise typer.Exit(1)
+
+
+def _painter(console: Console, weights: Path, settings: TranslateSettings, gpu: str) -> Paint:
+    from cyclegan_cli.engine.device import resolve, resolve_precision
+    from cyclegan_cli.engine.weights import load_generator
+    from cyclegan_cli.painting.effects import paint_picture
+    from cyclegan_cli.painting.translator import Translator
+
+    devices = resolve(gpu)
+    if len(devices) > 1:
+        raise UsageError(f"--gpu {gpu}: translate paints on one device.", hint="--gpu 0")
+    device = devices[0]
+    dtype = resolve_precision(settings.precision, device.torch)
+    console.note(f"Painting on {device.label}.")
+    network = load_generator(weights, "cpu")
+    translator = Translator(
+        network, device=device.torch, dtype=dtype, max_memory=settings.max_memory
+    )
+
+    def paint(pixels: Any) -> Any:
+        painted = paint_picture(translator, pixels, settings)
+        for note in translator.notes:
+            console.note(note)
+        return painted
+
+    return paint
+
+
+def _report(console: Console, event: Event) -> None:
+    from cyclegan_cli.painting.pipeline import Done
+
+    if isinstance(event, Done):
+        _report_done(console, event)
+    else:
+        console.detail(f"failed: {event.error}")
+        if console.as_json:
+            extra = {"error": str(event.error), "hint": event.error.hint}
+            console.result("", _record(event.job, "failed") | extra)
+
+
+def _report_done(console: Console, event: Done) -> None:
+    width, height = event.size
+    frames = f", {event.frames} frames" if event.frames > 1 else ""
+    console.detail(f"{_source(event.job)}: {width}×{height}{frames}, {event.seconds:.1f} s")
+    if event.job.target is not None:
+        facts = {"width": width, "height": height, "frames": event.frames}
+        record = _record(event.job, "done") | facts | {"seconds": round(event.seconds, 3)}
+        console.result(_target(event.job), record)
+
+
+def _record(job: Job, status: str) -> dict[str, Any]:
+    return {"input": _source(job), "output": _target(job), "status": status}
+
+
+def _source(job: Job) -> str:
+    return "-" if job.source is None else str(job.source)
+
+
+def _target(job: Job) -> str:
+    return "-" if job.target is None else str(job.target)

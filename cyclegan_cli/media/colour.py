@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import struct
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-__all__ = ["is_deep_grey", "srgb_profile", "to_depth8", "to_srgb"]
+from cyclegan_cli.media.profiles import is_srgb
+
+__all__ = ["deep_grey", "is_deep_grey", "profiled", "srgb_profile", "to_srgb"]
 
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 # What a profile's colour space can be applied to; a profile of another space is a mistake.
@@ -20,19 +23,14 @@ _PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
 @lru_cache(maxsize=1)
 def srgb_profile() -> bytes:
     """The bytes of an sRGB ICC profile."""
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # The header's date is that of the making: a fixed one, so that equal pictures are equal files.
+    return profile[:24] + struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + profile[36:]
 
 
 def is_deep_grey(image: Image.Image) -> bool:
     """Whether ``image`` is grey with more than 8 bits a pixel."""
     return image.mode in _DEEP
-
-
-def to_depth8(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits (I;16, I, F) as mode L; every other mode unchanged."""
-    if not is_deep_grey(image):
-        return image
-    return Image.fromarray(((deep_grey(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
 def deep_grey(image: Image.Image) -> NDArray[np.uint16]:
@@ -54,7 +52,8 @@ def deep_grey(image: Image.Image) -> NDArray[np.uint16]:
     elif low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    return np.rint(np.clip(scaled, 0, 1) * 65535).astype(np.uint16)
+    scaled = np.rint(np.clip(scaled, 0, 1) * 65535)
+    return cast(NDArray[np.uint16], scaled.astype(np.uint16))
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -64,21 +63,26 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """
     profile = image.info.get("icc_profile")
     alpha = None
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         alpha = rgba.getchannel("A")
-        image = image.convert("L") if image.mode in ("LA", "La") else rgba.convert("RGB")
+        image = image.convert("L") if image.mode == "LA" else rgba.convert("RGB")
     elif image.mode in ("P", "PA", "RGBX", "YCbCr", "HSV"):
         image = image.convert("RGB")
     elif image.mode == "1":
         image = image.convert("L")
-    converted = _by_profile(image, profile) if isinstance(profile, bytes) and profile else None
+    converted = None
+    if isinstance(profile, bytes) and profile and not (image.mode == "RGB" and is_srgb(profile)):
+        converted = profiled(image, profile)
     if converted is None and image.mode == "LAB":
         converted = _lab_transform().apply(image)
     return converted if converted is not None else image.convert("RGB"), alpha
 
 
-def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
+def profiled(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """``image`` (L, RGB, CMYK or LAB) in ``profile``'s colours as sRGB; None where it cannot be."""
     transform = _transform(profile, image.mode)
     if transform is None and image.mode == "L":
         # Some grey pictures carry the RGB profile of the program that saved them.

@@ -14,8 +14,17 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from cyclegan_cli.errors import PictureError
+from cyclegan_cli.media.formats import sniff
 
-__all__ = ["FORMATS", "MAX_PIXELS", "check_size", "decoding", "opened"]
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "check_size",
+    "decoding",
+    "held_pillow",
+    "is_lossless_webp",
+    "opened",
+]
 
 MAX_PIXELS = 1_000_000_000
 
@@ -25,9 +34,6 @@ FORMATS = (
     "QOI", "PCX", "SGI", "MPO",
 )  # fmt: skip
 
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_AVIF_BRANDS = (b"avif", b"avis")
-
 _lock = threading.Lock()
 _users = 0
 _limit_before: int | None = None
@@ -35,7 +41,7 @@ _quiet = ("ignore", None, Warning, None, 0)
 
 
 @contextlib.contextmanager
-def _held_pillow() -> Iterator[None]:
+def held_pillow() -> Iterator[None]:
     """Silence warnings and lift Pillow's own limit of pixels while any thread decodes.
 
     ``warnings.catch_warnings`` is not for threads: two that overlap can leave the filters changed.
@@ -64,7 +70,7 @@ def _held_pillow() -> Iterator[None]:
 def decoding(name: str) -> Iterator[None]:
     """Whatever goes wrong inside becomes a PictureError that names ``name`` and the reason."""
     try:
-        with _held_pillow():
+        with held_pillow():
             yield
     except PictureError:
         raise
@@ -122,18 +128,33 @@ def _known_formats() -> list[str]:
 
 
 def _not_a_picture(name: str, head: bytes) -> PictureError:
-    brand = head[8:12] if head[4:8] == b"ftyp" else b""
-    if brand in _HEIF_BRANDS:
+    kind = sniff(head)
+    if kind == "HEIF" and "HEIF" not in Image.OPEN:
         return PictureError(
             f"{name} is a HEIC picture, which Pillow alone cannot read.",
             hint="pip install pillow-heif",
         )
-    if brand in _AVIF_BRANDS and "AVIF" not in Image.OPEN:
+    if kind is not None and kind not in Image.OPEN:
         return PictureError(
-            f"{name} is an AVIF picture, which this Pillow was built without.",
+            f"{name} is a {kind} picture, which this Pillow was built without.",
             hint="pip install --upgrade pillow",
         )
+    if kind is not None:
+        return PictureError(f"{name} is a {kind} file that is damaged, or of a rare kind.")
     return PictureError(f"{name} is not a picture, or of a kind that is not known here.")
+
+
+def is_lossless_webp(source: Path | bytes) -> bool:
+    """Whether the (first frame of a) WebP was compressed without loss."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        file.seek(12)
+        while len(header := file.read(8)) == 8:
+            kind, length = struct.unpack("<4sI", header)
+            if kind in (b"VP8 ", b"VP8L"):
+                return bool(kind == b"VP8L")
+            # A frame's own chunks follow 16 bytes of its header.
+            file.seek(16 if kind == b"ANMF" else length + length % 2, 1)
+    return False
 
 
 def check_size(image: Image.Image, name: str, max_pixels: int) -> None:

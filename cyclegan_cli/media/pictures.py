@@ -1,28 +1,61 @@
-"""Pictures in and out: orientation, colour, alpha, metadata and depth."""
+"""Pictures in: orientation, colour, alpha, metadata, depth, frames and pages."""
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from cyclegan_cli.media.colour import to_depth8, to_srgb
-from cyclegan_cli.media.decoding import MAX_PIXELS, decoding, opened
-from cyclegan_cli.media.plan import PICTURE_EXTENSIONS
+from cyclegan_cli.media.colour import deep_grey, is_deep_grey, profiled, to_srgb
+from cyclegan_cli.media.decoding import MAX_PIXELS, check_size, decoding, is_lossless_webp, opened
+from cyclegan_cli.media.deep import deep_channels, read_deep
+from cyclegan_cli.media.formats import ANIMATED, PAGED, PICTURE_EXTENSIONS
+from cyclegan_cli.media.metadata import Metadata, read_metadata
+from cyclegan_cli.media.profiles import deep_to_srgb, is_srgb
 
-__all__ = ["PICTURE_EXTENSIONS", "read_rgb"]
+__all__ = ["PICTURE_EXTENSIONS", "Array", "Frame", "Picture", "read_picture", "read_rgb"]
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+Array: TypeAlias = NDArray[Any]  # uint8 in 0..255, or uint16 in 0..65535
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame or page: ``pixels`` H×W×3 sRGB, ``alpha`` H×W or None, both uint8 or uint16.
+
+    ``duration``: milliseconds, None for what is not animated.
+    """
+
+    pixels: Array
+    alpha: Array | None
+    duration: float | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded file. ``mode`` and ``format`` are Pillow's names for the original.
+
+    ``plays``: how often an animation runs, 0 for ever. ``poster``: the first frame is what programs
+    show that know no APNG, and no part of the animation. ``lossless``: the original was a WebP
+    without loss.
+    """
+
+    frames: tuple[Frame, ...]
+    mode: str
+    format: str
+    plays: int
+    poster: bool
+    lossless: bool
+    metadata: Metadata
+
+    @property
+    def animated(self) -> bool:
+        """Whether the frames are shown one after another; pages are not."""
+        return self.frames[-1].duration is not None
 
 
 def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -32,21 +65,157 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     Raises PictureError, naming the file and the reason, for anything that cannot be read: missing,
     empty, cut short, not a picture, more than ``max_pixels`` pixels.
     """
-    with decoding(str(path)), opened(path, str(path), max_pixels) as image:
+    with decoding(str(path)), contextlib.ExitStack() as files:
+        image = files.enter_context(opened(path, str(path), max_pixels))
+        second = files.enter_context(opened(path, str(path), max_pixels))
+        pixels, alpha = _decode(image, second)
+        return on_white(to_8_bits(pixels), None if alpha is None else to_8_bits(alpha))
+
+
+def read_picture(
+    source: Path | bytes, max_pixels: int = MAX_PIXELS, *, name: str | None = None
+) -> Picture:
+    """Everything in ``source``, a path or a file's bytes; ``name`` is what errors call it.
+
+    ``max_pixels`` bounds the pixels of all frames together. Of a JPEG with several pictures in it
+    (MPO) the first is read. Raises PictureError for anything that cannot be read.
+    """
+    called = name or (str(source) if isinstance(source, Path) else "stdin")
+    with decoding(called), contextlib.ExitStack() as files:
+        image = files.enter_context(opened(source, called, max_pixels))
+        second = files.enter_context(opened(source, called, max_pixels))
+        name_of_format, mode = image.format or "", image.mode
+        many = name_of_format in ANIMATED | PAGED
+        count = max(1, getattr(image, "n_frames", 1)) if many else 1
+        poster = count > 1 and bool(image.info.get("default_image"))
+        frames: list[Frame] = []
+        metadata = Metadata()
+        total = 0
+        for index in range(count):
+            if index:
+                image.seek(index)
+            check_size(image, called, max_pixels - total)
+            total += image.width * image.height
+            pixels, alpha = _decode(image, second, index)
+            if index == 0:
+                metadata = read_metadata(image)
+            frames.append(Frame(pixels, alpha, _duration(image, count, poster and index == 0)))
+        return Picture(
+            tuple(frames),
+            mode,
+            "JPEG" if name_of_format == "MPO" else name_of_format,
+            _plays(image),
+            poster,
+            name_of_format == "WEBP" and is_lossless_webp(source),
+            metadata,
+        )
+
+
+def _duration(image: Image.Image, count: int, poster: bool) -> float | None:
+    if count == 1 or poster or image.format not in ANIMATED:
+        return None
+    return float(image.info.get("duration") or 0)
+
+
+def _plays(image: Image.Image) -> int:
+    """How often an animation runs. GIF counts repetitions, and says nothing for once."""
+    loop = image.info.get("loop")
+    if image.format == "GIF":
+        return 1 if loop is None else 0 if loop == 0 else int(loop) + 1
+    return int(loop or 0)
+
+
+def _decode(image: Image.Image, second: Image.Image, index: int = 0) -> tuple[Array, Array | None]:
+    """(H×W×3 sRGB, H×W alpha or None) of the frame that ``image`` is at, upright."""
+    profile = image.info.get("icc_profile")
+    pixels: Array
+    alpha: Array | None = None
+    if deep_channels(image) is not None:
+        if index:
+            second.seek(index)
+        values = read_deep(image, second)
+        pixels = _deep_srgb(values[..., :3], profile)
+        transparent = image.info.get("transparency")
+        if values.shape[2] == 4:
+            alpha = values[..., 3]
+        elif isinstance(transparent, tuple) and len(transparent) == 3:
+            alpha = _opaque((values != np.array(transparent)).any(axis=2))
+    elif is_deep_grey(image):
         image.load()
-        turn = orientation(image)
-        rgb, alpha = to_srgb(to_depth8(image))
-        if alpha is not None:
-            white = Image.new("RGB", rgb.size, (255, 255, 255))
-            rgb = Image.composite(rgb, white, alpha)
-        if turn is not None:
-            rgb = rgb.transpose(turn)
-        return np.array(rgb, dtype=np.uint8)
+        grey = deep_grey(image)
+        pixels = _deep_srgb(grey, profile)
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int) and image.mode.startswith("I;16"):
+            alpha = _opaque(grey != transparent)
+    else:
+        image.load()
+        rgb, mask = to_srgb(image)
+        pixels, alpha = np.array(rgb), None if mask is None else np.array(mask)
+    turn = _orientation(image)
+    return _turned(pixels, turn), None if alpha is None else _turned(alpha, turn)
 
 
-def orientation(image: Image.Image) -> Image.Transpose | None:
-    """What the EXIF orientation of a decoded image still asks for (Pillow turns TIFF itself)."""
+def _deep_srgb(values: NDArray[np.uint16], profile: object) -> NDArray[np.uint16]:
+    """H×W or H×W×3 uint16 as H×W×3 sRGB; by 8 bits where the profile is made of tables."""
+    colour = values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
+    if not isinstance(profile, bytes) or not profile or is_srgb(profile):
+        return np.ascontiguousarray(colour)
+    for candidate in (values, colour):
+        converted = deep_to_srgb(candidate, profile)
+        if converted is not None:
+            return converted
+    by_tables = profiled(Image.fromarray(to_8_bits(values)), profile)
+    if by_tables is None:
+        return np.ascontiguousarray(colour)
+    eight: NDArray[np.uint16] = np.asarray(by_tables).astype(np.uint16)
+    eight *= np.uint16(257)
+    return eight
+
+
+def _opaque(shown: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    return np.where(shown, 65535, 0).astype(np.uint16)
+
+
+def to_8_bits(values: Array) -> NDArray[np.uint8]:
+    """uint16 rounded to uint8; uint8 as it is."""
+    if values.dtype == np.uint8:
+        return values
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def on_white(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """``pixels`` as a viewer shows them on a white page."""
+    if alpha is None:
+        return pixels
+    white = Image.new("RGB", (pixels.shape[1], pixels.shape[0]), (255, 255, 255))
+    return np.array(Image.composite(Image.fromarray(pixels), white, Image.fromarray(alpha)))
+
+
+def _orientation(image: Image.Image) -> int:
+    """What the EXIF of a decoded image still asks for (Pillow turns TIFF itself)."""
     try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
-        return None  # EXIF that cannot be parsed has no say; parsers of it fail in many ways
+        return 1  # EXIF that cannot be parsed has no say; parsers of it fail in many ways
+
+
+def _turned(pixels: Array, orientation: int) -> Array:
+    """Upright, from the EXIF orientation 1 to 8 (CIPA DC-008, 4.6.4); any other is taken as 1."""
+    match orientation:
+        case 2:
+            turned = pixels[:, ::-1]
+        case 3:
+            turned = pixels[::-1, ::-1]
+        case 4:
+            turned = pixels[::-1]
+        case 5:
+            turned = pixels.swapaxes(0, 1)
+        case 6:
+            turned = np.rot90(pixels, -1)
+        case 7:
+            turned = pixels[::-1, ::-1].swapaxes(0, 1)
+        case 8:
+            turned = np.rot90(pixels)
+        case _:
+            turned = pixels
+    return np.ascontiguousarray(turned)

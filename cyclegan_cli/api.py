@@ -1,0 +1,230 @@
+"""The Python API: pictures as PIL images, numpy arrays or tensors in, the same kind out.
+
+from cyclegan_cli import load_style, translate
+
+painted = translate(photo, style="monet")
+monet = load_style("monet", gpu="0")
+painted = [monet(photo, resolution=1024) for photo in photos]
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from cyclegan_cli.engine.device import resolve, resolve_precision
+from cyclegan_cli.engine.weights import load_generator
+from cyclegan_cli.errors import PictureError, UsageError
+from cyclegan_cli.media.colour import deep_grey, is_deep_grey, to_srgb
+from cyclegan_cli.media.pictures import to_8_bits
+from cyclegan_cli.painting.effects import paint_picture
+from cyclegan_cli.painting.translator import Translator
+from cyclegan_cli.settings import Precision, TranslateSettings
+from cyclegan_cli.styles.store import find_style, weights_file
+
+__all__ = ["LoadedStyle", "load_style", "translate"]
+
+Array = NDArray[Any]
+AnyImage = TypeVar("AnyImage", Image.Image, Array, torch.Tensor)
+
+
+class LoadedStyle:
+    """One direction of a style, ready to paint: call it with a picture.
+
+    ``name``, ``source`` and ``target``: the style and the two domains, from source to target.
+    """
+
+    def __init__(self, name: str, source: str, target: str, translator: Translator) -> None:
+        self.name = name
+        self.source = source
+        self.target = target
+        self._translator = translator
+
+    def __repr__(self) -> str:
+        return f"<style {self.name}: {self.source} → {self.target}>"
+
+    def __call__(
+        self,
+        image: AnyImage,
+        *,
+        resolution: int | None = None,
+        strength: float = 1.0,
+        keep_color: bool = False,
+        compare: bool = False,
+    ) -> AnyImage:
+        """Paint one picture, or a batch where a tensor has four dimensions.
+
+        ``image`` is one of:
+
+        - a PIL image of any mode. Its EXIF orientation and colour profile are applied. Returns RGB,
+          or RGBA where it had transparency, 8 bits a channel.
+        - an array, H×W, H×W×3 or H×W×4 (the fourth is alpha): uint8, uint16, or floats in [0, 1].
+        - a tensor, C×H×W or N×C×H×W, C = 1, 3 or 4: uint8, or floats in [0, 1], on any device.
+
+        Returns a new one of the same kind, height, width, dtype and device. Grey comes back in
+        colour (three channels), alpha as it was, values of arrays and tensors are sRGB. The options
+        are those of ``cyclegan translate``: ``resolution`` is the long side to paint at, in pixels;
+        ``strength`` 0 gives the original, 1 the painting; with ``compare`` the original stands left
+        of the result, and the width is doubled.
+
+        Raises UsageError for options out of range and for what is none of these kinds, PictureError
+        for arrays and tensors of another shape, type or range, or too large for the memory.
+        """
+        settings = TranslateSettings(
+            resolution=resolution, strength=strength, keep_color=keep_color, compare=compare
+        )
+        if isinstance(image, Image.Image):
+            return self._paint_image(image, settings)
+        if isinstance(image, torch.Tensor):
+            return self._paint_tensor(image, settings)
+        if isinstance(image, np.ndarray):
+            return self._paint_array(image, settings)
+        raise UsageError(
+            f"A {type(image).__name__} is no picture: a PIL image, an array or a tensor is wanted.",
+            hint="PIL.Image.open(path) opens a file.",
+        )
+
+    def _paint_image(self, image: Image.Image, settings: TranslateSettings) -> Image.Image:
+        upright = ImageOps.exif_transpose(image)
+        if is_deep_grey(upright):
+            grey = to_8_bits(deep_grey(upright))
+            values = np.repeat(grey[..., None], 3, axis=2)
+        else:
+            rgb, alpha = to_srgb(upright)
+            values = np.asarray(rgb)
+            if alpha is not None:
+                values = np.concatenate([values, np.asarray(alpha)[..., None]], axis=2)
+        return Image.fromarray(self._paint_array(values, settings))
+
+    def _paint_tensor(self, tensor: torch.Tensor, settings: TranslateSettings) -> torch.Tensor:
+        batch = tensor.detach() if tensor.ndim == 4 else tensor.detach()[None]
+        if batch.ndim != 4 or batch.shape[1] not in (1, 3, 4) or 0 in batch.shape:
+            raise PictureError(
+                f"A tensor of shape {tuple(tensor.shape)} cannot be painted: C×H×W or N×C×H×W is "
+                "wanted, with 1, 3 or 4 channels."
+            )
+        if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
+            raise PictureError(
+                f"A tensor of type {tensor.dtype} cannot be painted: uint8 or floats are wanted."
+            )
+        numbers = batch.float() if batch.is_floating_point() else batch
+        painted = [
+            self._paint_array(one.permute(1, 2, 0).cpu().numpy(), settings).transpose(2, 0, 1)
+            for one in numbers
+        ]
+        result = torch.from_numpy(np.stack(painted)).to(device=tensor.device, dtype=tensor.dtype)
+        return result if tensor.ndim == 4 else result[0]
+
+    def _paint_array(self, array: Array, settings: TranslateSettings) -> Array:
+        values = array[..., None] if array.ndim == 2 else array
+        if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or 0 in values.shape:
+            raise PictureError(
+                f"An array of shape {array.shape} cannot be painted: H×W, H×W×3 or H×W×4 is wanted."
+            )
+        alpha = values[..., 3:]
+        colour = values[..., :3] if values.shape[2] >= 3 else np.repeat(values, 3, axis=2)
+        painted = paint_picture(self._translator, _to_pixels(colour), settings)
+        if painted.dtype == np.float32:
+            painted = ((painted + np.float32(1)) / np.float32(2)).astype(array.dtype)
+        if not alpha.shape[2]:
+            return painted
+        copies = painted.shape[1] // alpha.shape[1]  # two with compare
+        return np.concatenate([painted, np.concatenate([alpha] * copies, axis=1)], axis=2)
+
+
+def _to_pixels(colour: Array) -> Array:
+    """H×W×3 as what painting takes: uint8 and uint16 as they are, floats in [−1, 1]."""
+    if colour.dtype in (np.uint8, np.uint16):
+        return np.ascontiguousarray(colour)
+    if colour.dtype.kind != "f":
+        raise PictureError(
+            f"An array of type {colour.dtype} cannot be painted: uint8, uint16 or floats are "
+            "wanted."
+        )
+    if not (colour.min() >= 0 and colour.max() <= 1):  # also where there is a NaN
+        raise PictureError(
+            f"Floats from {colour.min():g} to {colour.max():g} cannot be painted: they must lie in "
+            "[0, 1]."
+        )
+    scaled: Array = colour.astype(np.float32) * np.float32(2) - np.float32(1)
+    return scaled
+
+
+def load_style(
+    style: str,
+    *,
+    reverse: bool = False,
+    gpu: str = "auto",
+    precision: Precision = "auto",
+    max_memory: int | None = None,
+) -> LoadedStyle:
+    """The style of that name, or of that path, loaded and on its device.
+
+    ``reverse``: Y→X instead of X→Y. ``gpu``: ``auto``, ``cpu``, ``mps`` or a CUDA device's number.
+    ``max_memory``: bytes that painting may take, None for what is free.
+
+    Raises UsageError for a style, direction or device that is not there, StoreError and
+    WeightsError for files that are damaged.
+    """
+    TranslateSettings(precision=precision, max_memory=max_memory)  # checks them
+    found = find_style(str(style))
+    weights = weights_file(found, reverse)
+    devices = resolve(gpu)
+    if len(devices) > 1:
+        raise UsageError(f"gpu={gpu!r}: pictures are painted on one device.")
+    device = devices[0].torch
+    translator = Translator(
+        load_generator(weights),
+        device=device,
+        dtype=resolve_precision(precision, device),
+        max_memory=max_memory,
+    )
+    source, target = (found.y, found.x) if reverse else (found.x, found.y)
+    return LoadedStyle(found.name, source, target, translator)
+
+
+def translate(
+    image: AnyImage,
+    style: str | LoadedStyle,
+    *,
+    reverse: bool = False,
+    gpu: str = "auto",
+    precision: Precision = "auto",
+    max_memory: int | None = None,
+    resolution: int | None = None,
+    strength: float = 1.0,
+    keep_color: bool = False,
+    compare: bool = False,
+) -> AnyImage:
+    """Paint ``image`` with ``style``: ``load_style``, then ``LoadedStyle.__call__``.
+
+    The style that was used last stays loaded, so that calls in a row are quick; to hold several,
+    keep what ``load_style`` returns, which may also be given as ``style`` (and then has its
+    direction, device, precision and memory already).
+    """
+    if not isinstance(style, LoadedStyle):
+        weights = weights_file(find_style(str(style)), reverse)
+        stamp = (str(weights.resolve()), weights.stat().st_mtime_ns, weights.stat().st_size)
+        style = _last_loaded(str(style), reverse, gpu, precision, max_memory, stamp)
+    elif (reverse, gpu, precision, max_memory) != (False, "auto", "auto", None):
+        raise UsageError(f"{style!r} is loaded already: say that to load_style.")
+    return style(
+        image, resolution=resolution, strength=strength, keep_color=keep_color, compare=compare
+    )
+
+
+@lru_cache(maxsize=1)
+def _last_loaded(
+    style: str,
+    reverse: bool,
+    gpu: str,
+    precision: Precision,
+    max_memory: int | None,
+    stamp: tuple[str, int, int],  # noqa: ARG001 - a file that was replaced is read anew
+) -> LoadedStyle:
+    return load_style(style, reverse=reverse, gpu=gpu, precision=precision, max_memory=max_memory)

@@ -1,0 +1,222 @@
+"""Pictures out: every format with what it can hold of frames, depth, alpha and metadata."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from cyclegan_cli.errors import PictureError
+from cyclegan_cli.files import atomic_path
+from cyclegan_cli.media.animation import palette_frames, whole_steps
+from cyclegan_cli.media.colour import srgb_profile
+from cyclegan_cli.media.decoding import held_pillow
+from cyclegan_cli.media.deep import png_of, widen_tiff
+from cyclegan_cli.media.formats import ANIMATED, PAGED
+from cyclegan_cli.media.metadata import Metadata
+from cyclegan_cli.media.pictures import Array, Frame, Picture, on_white, to_8_bits
+
+__all__ = ["DEFAULT_QUALITY", "write_picture"]
+
+DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
+FULL_COLOUR = 90  # from this quality up, JPEG and AVIF keep colour at full resolution
+
+_WITH_ALPHA = frozenset({"PNG", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000", "TGA", "QOI", "SGI"})
+_DEEP = frozenset({"PNG", "TIFF"})
+_XMP_IN_JPEG = 65_504  # bytes that one segment of a JPEG holds
+_EXIF_IN_JPEG = 65_533
+_XMP_TAG = 700
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What does not depend on the pixels."""
+
+    quality: int | None
+    metadata: Metadata
+    lossless: bool
+
+
+def write_picture(
+    picture: Picture,
+    destination: Path | BinaryIO,
+    kind: str | None = None,
+    *,
+    quality: int | None = None,
+    strip_metadata: bool = False,
+) -> None:
+    """Write ``picture`` atomically to a path (whose folder is made), or to an open binary stream.
+
+    ``kind``: Pillow's name of the format, None for the picture's own (JPEG instead of HEIF).
+    ``quality`` 1..100: 95 for JPEG and WebP, 90 for AVIF where it is None; 100 is without loss for
+    WebP; JPEG and AVIF keep full colour resolution from 90 up; other formats lose nothing. Colour
+    is sRGB and says so. 16 bits stay 16 in PNG and TIFF; where there is no alpha, white shows
+    through. ``strip_metadata`` leaves out EXIF, XMP and resolution.
+
+    Raises PictureError where the format cannot hold the picture or the file cannot be written.
+    """
+    kind = kind or picture.format
+    if kind in ("HEIF", "MPO"):
+        kind = "JPEG"
+    name = str(destination) if isinstance(destination, Path) else "stdout"
+    _check_fits(picture, kind, name)
+    metadata = Metadata() if strip_metadata else picture.metadata
+    look = _Look(quality, metadata, picture.lossless)
+    try:
+        with held_pillow():
+            if isinstance(destination, Path):
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_path(destination) as temporary, temporary.open("w+b") as file:
+                    _encode(picture, kind, look, file)
+            else:
+                buffer = io.BytesIO()  # encoders seek, a pipe does not
+                _encode(picture, kind, look, buffer)
+                destination.write(buffer.getbuffer())
+                destination.flush()
+    except BrokenPipeError:
+        raise
+    except MemoryError as error:
+        raise PictureError(f"{name}: there is not enough memory to encode it.") from error
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise PictureError(f"{name} cannot be written as {kind}: {reason}.") from error
+
+
+def _check_fits(picture: Picture, kind: str, name: str) -> None:
+    count = len(picture.frames)
+    Image.init()
+    if kind not in Image.SAVE:
+        raise PictureError(f"{name}: {kind} cannot be written here.", hint="--format png")
+    if picture.animated and kind not in ANIMATED:
+        raise PictureError(
+            f"{name}: {kind} holds one picture, not an animation of {count} frames.",
+            hint="--format gif, webp, png or avif.",
+        )
+    if count > 1 and not picture.animated and kind not in PAGED:
+        raise PictureError(
+            f"{name}: {kind} holds one picture, not {count} pages.", hint="--format tif"
+        )
+
+
+def _encode(picture: Picture, kind: str, look: _Look, file: BinaryIO) -> None:
+    frames = picture.frames
+    if picture.poster and kind != "PNG":
+        frames = frames[1:]
+    if picture.animated:
+        _encode_animation(picture, frames, kind, look, file)
+    elif kind == "TIFF":
+        _encode_tiff(frames, look, file)
+    elif kind == "PNG" and _is_deep(frames[0]):
+        png_of(_joined(frames[0]), _options(kind, look), file)
+    else:
+        _image(frames[0], kind).save(file, kind, **_options(kind, look))
+
+
+def _options(kind: str, look: _Look) -> dict[str, Any]:
+    """What Pillow's ``save`` takes for ``kind``."""
+    quality = look.quality or DEFAULT_QUALITY.get(kind, 0)
+    exif, xmp = look.metadata.exif, look.metadata.xmp
+    options: dict[str, Any] = {"icc_profile": srgb_profile()}
+    if look.metadata.dpi is not None:
+        options["dpi"] = look.metadata.dpi
+    match kind:
+        case "JPEG":
+            options |= {"quality": quality, "subsampling": 0 if quality >= FULL_COLOUR else 2}
+            exif = exif if len(exif) <= _EXIF_IN_JPEG else b""
+            xmp = xmp if len(xmp) <= _XMP_IN_JPEG else b""
+        case "AVIF":
+            subsampling = "4:4:4" if quality >= FULL_COLOUR else "4:2:0"
+            options |= {"quality": quality, "subsampling": subsampling}
+        case "WEBP":
+            lossless = look.quality == 100 or (look.lossless and look.quality is None)
+            # Without loss the number is effort, not quality.
+            options |= {"lossless": lossless, "quality": 75 if lossless else quality}
+            options |= {"method": 4, "exact": True}
+        case "PNG":
+            if xmp:
+                info = PngInfo()
+                info.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+                options["pnginfo"] = info
+            xmp = b""
+        case "JPEG2000" | "GIF" | "PPM" | "TGA" | "QOI" | "PCX" | "SGI" | "BMP":
+            keep = ("dpi",) if kind == "BMP" else ()
+            return {key: value for key, value in options.items() if key in keep}
+    return options | ({"exif": exif} if exif else {}) | ({"xmp": xmp} if xmp else {})
+
+
+def _encode_tiff(frames: tuple[Frame, ...], look: _Look, file: BinaryIO) -> None:
+    exif = Image.Exif()
+    if look.metadata.exif:
+        exif.load(look.metadata.exif)
+    if look.metadata.xmp:
+        exif[_XMP_TAG] = look.metadata.xmp
+    options: dict[str, Any] = {"icc_profile": srgb_profile(), "exif": exif}
+    if look.metadata.dpi is not None:
+        options["dpi"] = look.metadata.dpi
+    deep = [_is_deep(frame) for frame in frames]
+    if not any(deep):
+        options["compression"] = "tiff_adobe_deflate"
+    pages = [
+        _double_width(f) if d else _image(f, "TIFF") for f, d in zip(frames, deep, strict=True)
+    ]
+    pages[0].save(file, "TIFF", save_all=len(pages) > 1, append_images=pages[1:], **options)
+    if any(deep):
+        widen_tiff(file, deep)
+
+
+def _double_width(frame: Frame) -> Image.Image:
+    """A 16-bit frame as the 8-bit image of the same bytes."""
+    values = _joined(frame).astype("<u2")
+    height, width, channels = values.shape
+    mode = "RGBA" if channels == 4 else "RGB"
+    return Image.frombytes(mode, (2 * width, height), values.tobytes())
+
+
+def _encode_animation(
+    picture: Picture, frames: tuple[Frame, ...], kind: str, look: _Look, file: BinaryIO
+) -> None:
+    alpha = any(frame.alpha is not None for frame in frames)
+    shown = [frame.duration or 0.0 for frame in frames if frame.duration is not None]
+    options = _options(kind, look) | {"save_all": True}
+    if kind == "GIF":
+        images = palette_frames(frames)
+        clear = any("transparency" in image.info for image in images)
+        # What is transparent must not show the frame before: clear the canvas between the two.
+        options |= {"duration": whole_steps(shown, 10), "disposal": 2 if clear else 1}
+        options |= {"optimize": False}
+        if picture.plays != 1:
+            options["loop"] = max(0, picture.plays - 1)
+    else:
+        images = [_image(frame, kind, force_alpha=alpha) for frame in frames]
+        options |= {"duration": shown if kind == "PNG" else whole_steps(shown, 1)}
+        options |= {} if kind == "AVIF" else {"loop": picture.plays}
+    if kind == "PNG":
+        options |= {"default_image": picture.poster, "disposal": 0, "blend": 0}
+    images[0].save(file, kind, append_images=images[1:], **options)
+
+
+def _is_deep(frame: Frame) -> bool:
+    return bool(frame.pixels.dtype == np.uint16)
+
+
+def _joined(frame: Frame) -> Array:
+    """H×W×3, or H×W×4 with alpha."""
+    if frame.alpha is None:
+        return frame.pixels
+    return np.concatenate([frame.pixels, frame.alpha[..., None]], axis=2)
+
+
+def _image(frame: Frame, kind: str, *, force_alpha: bool = False) -> Image.Image:
+    """An 8-bit image, with alpha where ``kind`` has it, else on white."""
+    pixels = to_8_bits(frame.pixels)
+    alpha = None if frame.alpha is None else to_8_bits(frame.alpha)
+    if alpha is None and force_alpha:
+        alpha = np.full(pixels.shape[:2], 255, np.uint8)
+    if alpha is None or kind not in _WITH_ALPHA:
+        return Image.fromarray(on_white(pixels, alpha))
+    return Image.fromarray(np.concatenate([pixels, alpha[..., None]], axis=2))

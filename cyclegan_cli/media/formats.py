@@ -1,0 +1,97 @@
+"""Which extension means which format, and what each format can hold. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cyclegan_cli.errors import UsageError
+
+__all__ = [
+    "ANIMATED",
+    "PAGED",
+    "PICTURE_EXTENSIONS",
+    "default_extension",
+    "extension_of",
+    "format_by_name",
+    "format_of",
+    "sniff",
+]
+
+# fmt: off
+_FORMATS = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "MPO",
+    ".png": "PNG", ".apng": "PNG", ".webp": "WEBP", ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF",
+    ".bmp": "BMP", ".dib": "BMP", ".avif": "AVIF", ".avifs": "AVIF", ".heic": "HEIF",
+    ".heif": "HEIF", ".jp2": "JPEG2000", ".j2k": "JPEG2000", ".jpx": "JPEG2000",
+    ".j2c": "JPEG2000", ".jpc": "JPEG2000", ".jpf": "JPEG2000", ".ppm": "PPM", ".pgm": "PPM",
+    ".pbm": "PPM", ".pnm": "PPM", ".tga": "TGA", ".qoi": "QOI", ".pcx": "PCX", ".sgi": "SGI",
+}
+# fmt: on
+PICTURE_EXTENSIONS = frozenset(_FORMATS)
+
+ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})  # formats that hold frames in time
+PAGED = frozenset({"TIFF"})  # formats that hold pages
+
+# The extension of a format, and of what cannot be written in colour or at all its stand-in.
+_EXTENSIONS = {
+    "JPEG": ".jpg", "MPO": ".jpg", "HEIF": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif",
+    "TIFF": ".tif", "BMP": ".bmp", "AVIF": ".avif", "JPEG2000": ".jp2", "PPM": ".ppm",
+    "TGA": ".tga", "QOI": ".qoi", "PCX": ".pcx", "SGI": ".sgi",
+}  # fmt: skip
+_REPLACED = {".mpo": ".jpg", ".heic": ".jpg", ".heif": ".jpg", ".pgm": ".ppm", ".pbm": ".ppm"}
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF8", "GIF"),
+    (b"II*\x00", "TIFF"), (b"MM\x00*", "TIFF"), (b"II+\x00", "TIFF"), (b"MM\x00+", "TIFF"),
+    (b"BM", "BMP"), (b"\x00\x00\x00\x0cjP  ", "JPEG2000"), (b"\xff\x4f\xff\x51", "JPEG2000"),
+    (b"qoif", "QOI"), (b"P3", "PPM"), (b"P5", "PPM"), (b"P6", "PPM"),
+)  # fmt: skip
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+def sniff(head: bytes) -> str | None:
+    """The format that the first 16 bytes of a file speak of, or None."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        return "AVIF" if brand in (b"avif", b"avis") else "HEIF" if brand in _HEIF_BRANDS else None
+    return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
+
+
+def format_of(path: Path) -> str | None:
+    """The format that ``path``'s extension means, or None where it means none."""
+    return _FORMATS.get(path.suffix.lower())
+
+
+def format_by_name(name: str) -> str:
+    """What ``--format NAME`` means: ``jpg``, ``png``, ``tiff``…; raises UsageError otherwise."""
+    known = _FORMATS.get("." + name.lower().lstrip("."), name.upper())
+    if known in ("MPO", "HEIF") or known not in _EXTENSIONS:
+        raise UsageError(
+            f"Pictures cannot be written as '{name}'.",
+            hint="--format jpg, png, webp, tif, gif, avif, bmp, jp2 or ppm.",
+        )
+    return known
+
+
+def extension_of(name: str) -> str:
+    """The extension under which pictures read as ``name`` are written."""
+    return _EXTENSIONS[name]
+
+
+def default_extension(path: Path) -> str:
+    """The extension of ``path``'s translation: its own, or that of the nearest kind in colour.
+
+    HEIC becomes JPEG and PGM becomes PPM. Where the name has no known extension, the first bytes
+    of the file decide, and PNG where they say nothing.
+    """
+    suffix = path.suffix
+    if suffix.lower() in _FORMATS:
+        return _REPLACED.get(suffix.lower(), suffix)
+    try:
+        with path.open("rb") as file:
+            found = sniff(file.read(16))
+    except OSError:
+        found = None
+    return _EXTENSIONS[found or "PNG"]

@@ -1,0 +1,254 @@
+"""The Python API: the kind of picture that goes in comes out, painted as the program paints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import cyclegan_cli
+from cyclegan_cli.api import LoadedStyle, load_style, translate
+from cyclegan_cli.engine.networks import Generator
+from cyclegan_cli.engine.weights import save_generator
+from cyclegan_cli.errors import PictureError, UnknownNameError, UsageError
+from cyclegan_cli.painting.effects import paint_picture
+from cyclegan_cli.painting.translator import Translator
+from cyclegan_cli.settings import GeneratorSpec, TranslateSettings
+from cyclegan_cli.styles.store import add_style
+from tests.program import REPOSITORY
+
+SPEC = GeneratorSpec(name="tiny", blocks=1, width=2, separable=True, upsample="resize")
+
+
+def network(seed: int = 3) -> Generator:
+    """A generator whose pictures depend on its input, and differ by seed."""
+    torch.manual_seed(seed)
+    made = Generator(SPEC)
+    with torch.no_grad():
+        for values in made.parameters():
+            values.normal_(0, 0.5)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("style") / "tiny.safetensors"
+    save_generator(path, network(), {"x": "photos", "y": "paintings"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def style(weights: Path) -> LoadedStyle:
+    return load_style(str(weights), gpu="cpu")
+
+
+@pytest.fixture(scope="module")
+def painter() -> Translator:
+    return Translator(network(), device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
+
+
+def test_the_package_offers_it_without_importing_torch() -> None:
+    assert cyclegan_cli.load_style is load_style
+    assert cyclegan_cli.translate is translate
+    assert {"load_style", "translate"} <= set(dir(cyclegan_cli))
+    with pytest.raises(AttributeError, match="no attribute 'paint'"):
+        _ = cyclegan_cli.paint  # type: ignore[attr-defined]
+    code = "import sys, cyclegan_cli; print('torch' in sys.modules, 'PIL' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_an_array_is_painted_as_the_program_paints(
+    style: LoadedStyle, painter: Translator, pixels: np.ndarray
+) -> None:
+    expected = paint_picture(painter, pixels, TranslateSettings())
+    painted = style(pixels)
+    assert painted.dtype == np.uint8
+    assert np.array_equal(painted, expected)
+    assert not np.array_equal(painted, pixels)
+
+
+def test_a_pil_image_comes_back_as_one(style: LoadedStyle, pixels: np.ndarray) -> None:
+    painted = style(Image.fromarray(pixels))
+    assert isinstance(painted, Image.Image)
+    assert (painted.mode, painted.size) == ("RGB", (34, 21))
+    assert np.array_equal(np.asarray(painted), style(pixels))
+
+
+def test_alpha_is_carried_untouched(style: LoadedStyle, pixels: np.ndarray) -> None:
+    alpha = np.arange(21 * 34).reshape(21, 34).astype(np.uint8)
+    rgba = np.dstack([pixels, alpha])
+    image = style(Image.fromarray(rgba))
+    assert image.mode == "RGBA"
+    assert np.array_equal(np.asarray(image), style(rgba))
+    assert np.array_equal(style(rgba)[..., 3], alpha)
+    assert np.array_equal(style(rgba)[..., :3], style(pixels))
+    both = style(rgba, compare=True)
+    assert np.array_equal(both[..., 3], np.hstack([alpha, alpha]))
+    assert np.array_equal(both[:, :34, :3], pixels)
+
+
+def test_grey_comes_back_in_colour(style: LoadedStyle, pixels: np.ndarray) -> None:
+    grey = pixels[..., 0]
+    expected = style(np.dstack([grey, grey, grey]))
+    assert np.array_equal(style(grey), expected)
+    assert np.array_equal(np.asarray(style(Image.fromarray(grey))), expected)
+    assert np.array_equal(style(torch.from_numpy(grey)[None]).permute(1, 2, 0).numpy(), expected)
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    assert deep.mode == "I;16"
+    assert np.array_equal(np.asarray(style(deep)), expected)
+
+
+def test_a_photo_held_sideways_comes_back_upright(style: LoadedStyle, pixels: np.ndarray) -> None:
+    image = Image.fromarray(pixels)
+    image.getexif()[274] = 6
+    painted = style(image)
+    assert painted.size == (21, 34)
+    assert np.array_equal(np.asarray(painted), style(np.rot90(pixels, -1)))
+    assert painted.getexif().get(274, 1) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_lie_between_0_and_1(
+    style: LoadedStyle, pixels: np.ndarray, dtype: type[np.floating]
+) -> None:
+    painted = style((pixels / 255).astype(dtype))
+    assert painted.dtype == dtype
+    assert painted.min() >= 0
+    assert painted.max() <= 1
+    limit = 3 if dtype == np.float16 else 1  # half precision has 11 bits, before and after
+    assert np.abs(painted.astype(np.float64) * 255 - style(pixels)).max() <= limit
+
+
+def test_16_bits_are_not_8(style: LoadedStyle, pixels: np.ndarray) -> None:
+    painted = style(pixels.astype(np.uint16) * 257)
+    assert painted.dtype == np.uint16
+    assert (painted % 257 != 0).any()
+    assert np.abs(painted.astype(np.int64) - style(pixels).astype(np.int64) * 257).max() <= 257
+
+
+def test_tensors_and_batches_of_them(style: LoadedStyle, pixels: np.ndarray) -> None:
+    expected = style(pixels)
+    one = torch.from_numpy(pixels).permute(2, 0, 1)
+    assert np.array_equal(style(one).permute(1, 2, 0).numpy(), expected)
+    assert style(one).dtype == torch.uint8
+    floats = (one / 255).requires_grad_()
+    painted = style(floats)
+    assert painted.dtype == torch.float32
+    assert not painted.requires_grad
+    assert (painted.permute(1, 2, 0) * 255 - torch.from_numpy(expected)).abs().max() <= 1
+    other = one.flip(2)
+    batch = style(torch.stack([one, other]))
+    assert torch.equal(batch[0], style(one))
+    assert torch.equal(batch[1], style(other))
+    half = style((one / 255).to(torch.bfloat16))
+    assert half.dtype == torch.bfloat16
+
+
+def test_the_input_is_left_as_it_was(style: LoadedStyle, pixels: np.ndarray) -> None:
+    before = pixels.copy()
+    floats = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    floats_before = floats.clone()
+    for strength in (0.5, 1.0):
+        style(pixels, strength=strength, keep_color=True, compare=True)
+        style(floats, strength=strength)
+    assert np.array_equal(pixels, before)
+    assert torch.equal(floats, floats_before)
+
+
+def test_options_are_those_of_the_program(
+    style: LoadedStyle, painter: Translator, pixels: np.ndarray
+) -> None:
+    chosen = {"resolution": 20, "strength": 0.7, "keep_color": True, "compare": True}
+    expected = paint_picture(painter, pixels, TranslateSettings(**chosen))
+    assert np.array_equal(style(pixels, **chosen), expected)
+    assert np.array_equal(style(pixels, strength=0.0), pixels)
+    with pytest.raises(UsageError, match="strength"):
+        style(pixels, strength=1.5)
+
+
+@given(
+    st.integers(1, 30),
+    st.integers(1, 30),
+    st.sampled_from(["L", "LA", "P", "1", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"]),
+)
+@settings(deadline=None, max_examples=25)
+def test_any_mode_any_size(style: LoadedStyle, width: int, height: int, mode: str) -> None:
+    painted = style(Image.new("RGB", (width, height), (200, 30, 90)).convert("L").convert(mode))
+    assert painted.size == (width, height)
+    assert painted.mode == ("RGBA" if mode in ("LA", "RGBA") else "RGB")
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), "shape"),
+        (np.zeros((0, 4, 3), np.uint8), "shape"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "shape"),
+        (np.zeros((4, 4, 3), np.int64), "int64"),
+        (np.full((4, 4, 3), 1.5), "1.5"),
+        (np.full((4, 4, 3), np.nan), "nan"),
+        (torch.zeros(5, 4, 4), "shape"),
+        (torch.zeros(4, 4), "shape"),
+        (torch.zeros(3, 4, 4, dtype=torch.int32), "int32"),
+        (torch.full((3, 4, 4), -1.0), r"\[0, 1\]"),
+    ],
+)
+def test_what_cannot_be_painted_is_named(
+    style: LoadedStyle, picture: np.ndarray | torch.Tensor, words: str
+) -> None:
+    with pytest.raises(PictureError, match=words):
+        style(picture)
+
+
+def test_a_path_is_no_picture(style: LoadedStyle) -> None:
+    with pytest.raises(UsageError, match="str is no picture") as caught:
+        style("photo.jpg")  # type: ignore[type-var]
+    assert "open" in str(caught.value.hint)
+
+
+def test_both_directions_by_name(tmp_path: Path, weights: Path, pixels: np.ndarray) -> None:
+    backwards = tmp_path / "back.safetensors"
+    save_generator(backwards, network(seed=8))
+    files = {"xy": weights, "yx": backwards}
+    add_style("mine", x="photos", y="paintings", origin="trained", weights=files, card={})
+    forward, back = load_style("mine", gpu="cpu"), load_style("mine", reverse=True, gpu="cpu")
+    assert repr(forward) == "<style mine: photos → paintings>"
+    assert (back.source, back.target) == ("paintings", "photos")
+    assert not np.array_equal(forward(pixels), back(pixels))
+    assert np.array_equal(translate(pixels, "mine", gpu="cpu"), forward(pixels))
+    assert np.array_equal(translate(pixels, style="mine", reverse=True, gpu="cpu"), back(pixels))
+    assert np.array_equal(translate(pixels, forward, strength=0.0), pixels)
+    with pytest.raises(UsageError, match="loaded already"):
+        translate(pixels, forward, reverse=True)
+    with pytest.raises(UnknownNameError, match="Did you mean mine"):
+        translate(pixels, "mina")
+
+
+def test_weights_that_were_replaced_are_read_anew(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = tmp_path / "w.safetensors"
+    save_generator(path, network(seed=1))
+    first = translate(pixels, str(path), gpu="cpu")
+    save_generator(path, network(seed=2))
+    assert not np.array_equal(translate(pixels, str(path), gpu="cpu"), first)
+
+
+def test_impossible_places_and_precisions(weights: Path) -> None:
+    with pytest.raises(UsageError, match="no device '77'"):
+        load_style(str(weights), gpu="77")
+    with pytest.raises(UsageError, match="precision"):
+        load_style(str(weights), gpu="cpu", precision="fp8")  # type: ignore[arg-type]

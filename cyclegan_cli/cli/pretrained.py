@@ -27,7 +27,15 @@ __all__ = ["app"]
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="List, show, move and check styles.",
+    short_help="List, fetch, import, export and check styles.",
+    help="""Named styles: list, fetch, import, export, check and remove them.
+
+    \b
+    Examples:
+      cyclegan pretrained list
+      cyclegan pretrained download monet
+      cyclegan pretrained import latest_net_G.pth --name mine
+    """,
 )
 
 StyleName = Annotated[

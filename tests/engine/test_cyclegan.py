@@ -124,8 +124,7 @@ def channels_last(pictures: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("layout", [torch.clone, channels_last])
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("recipe", [TINY, MODERN])
+@pytest.mark.parametrize(("recipe", "batch"), [(TINY, 1), (TINY, 2), (MODERN, 1)])
 def test_float32_as_users_train_gives_the_same_gradients(
     recipe: naive.Recipe, batch: int, layout: Callable[[Tensor], Tensor]
 ) -> None:

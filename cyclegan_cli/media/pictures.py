@@ -82,6 +82,8 @@ def read_picture(
     """
     called = name or (str(source) if isinstance(source, Path) else "stdin")
     with decoding(called), contextlib.ExitStack() as files:
+        if isinstance(source, Path) and source.is_fifo():
+            source = source.read_bytes()  # it can be read once only
         image = files.enter_context(opened(source, called, max_pixels))
         second = files.enter_context(opened(source, called, max_pixels))
         name_of_format, mode = image.format or "", image.mode

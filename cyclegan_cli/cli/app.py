@@ -6,7 +6,6 @@ Importing this module must stay cheap: no torch, no numpy, no Pillow (a test hol
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -66,15 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
     stop_on_signals()
     try:
         app(args=arguments, prog_name="cyclegan")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except (SystemExit, BrokenPipeError) as end:
+        return _exit_code(end)
     except Stopped as stop:
         Console().note("Interrupted.")
         return stop.exit_code
-    except BrokenPipeError:
-        # The reader of our results has gone (| head): leave quietly, as SIGPIPE would have it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except CycleganError as error:
         if debugging():
             raise
@@ -86,6 +81,15 @@ def main(arguments: list[str] | None = None) -> int:
         Console().error(_unexpected(error))
         return 1
     return 0
+
+
+def _exit_code(end: SystemExit | BrokenPipeError) -> int:
+    """What the program ends with; typer makes 1 of a closed pipe, like of a failure."""
+    if isinstance(end, SystemExit) and not isinstance(end.__context__, BrokenPipeError):
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    # The reader of our results has gone (| head): leave quietly, as SIGPIPE would have it.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 141
 
 
 def _unexpected(error: BaseException) -> CycleganError:

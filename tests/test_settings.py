@@ -61,9 +61,7 @@ def test_any_schedule(data: st.DataObject) -> None:
         (4, 1, [1, Fraction(3, 4), Fraction(1, 2), Fraction(1, 4)]),
     ],
 )
-def test_schedules_by_hand(
-    epochs: int, decay_from: int | None, factors: list[Fraction]
-) -> None:
+def test_schedules_by_hand(epochs: int, decay_from: int | None, factors: list[Fraction]) -> None:
     chosen = TrainSettings(epochs=epochs, decay_from=decay_from, lr=1.0)
     rates = [chosen.learning_rate(epoch) for epoch in range(epochs)]
     assert rates == pytest.approx([float(f) for f in factors], rel=1e-12)

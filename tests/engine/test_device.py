@@ -18,9 +18,7 @@ FREE = [3, 9, 1, 70, 20, 70, 5, 8]  # GiB of eight GPUs; 3 and 5 tie
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Pretend a machine with CUDA devices of ``free`` GiB free, and perhaps an Apple GPU."""
 
-    def pretend(
-        free: list[int], mps: bool = False, capability: tuple[int, int] = (8, 0)
-    ) -> None:
+    def pretend(free: list[int], mps: bool = False, capability: tuple[int, int] = (8, 0)) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(free))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"Card {int(i)}")
@@ -68,7 +66,19 @@ def test_devices_by_name(machine: Machine) -> None:
 @pytest.mark.parametrize(
     "gpu",
     ["", " ", ",", "0,", "-1", "8", "00", "01", "0.0", "0x0", "²", "٣", "abc", "cuda", "cuda:0"]
-    + ["CPU", "gpu", "all", "auto,0", "0,auto", "0,0", "0,1,0", "0, 0", "cpu,cpu", "cpu,0", "0,mps"],
+    + [
+        "CPU",
+        "gpu",
+        "all",
+        "auto,0",
+        "0,auto",
+        "0,0",
+        "0,1,0",
+        "0, 0",
+        "cpu,cpu",
+        "cpu,0",
+        "0,mps",
+    ],
 )
 def test_what_is_not_there_is_an_error(machine: Machine, gpu: str) -> None:
     machine(FREE, mps=True)

@@ -14,7 +14,7 @@ import platformdirs
 
 from cyclegan_cli.errors import UsageError
 
-__all__ = ["cache_dir", "check_name", "home_dir", "runs_dir", "styles_dir"]
+__all__ = ["cache_dir", "check_name", "home_dir", "mirror", "offline", "runs_dir", "styles_dir"]
 
 _NAME = re.compile(
     r"[^\W_][\w .+-]*"
@@ -42,6 +42,16 @@ def runs_dir() -> Path:
 def styles_dir() -> Path:
     """The folder with one folder for each of the user's own styles."""
     return home_dir() / "styles"
+
+
+def offline() -> bool:
+    """Whether ``CYCLEGAN_OFFLINE`` forbids every request."""
+    return os.environ.get("CYCLEGAN_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
+def mirror() -> str | None:
+    """The address of a folder that holds the catalogue's files, from ``CYCLEGAN_MIRROR``."""
+    return os.environ.get("CYCLEGAN_MIRROR", "").rstrip("/") or None
 
 
 def check_name(name: str) -> str:

@@ -60,9 +60,12 @@ class GeneratorSpec:
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise WeightsError(f"A generator with {name} = {value!r} cannot be built.")
+                raise WeightsError(f"A generator with {name} = {value!r:.40} cannot be built.")
         if not isinstance(self.separable, bool) or self.upsample not in get_args(Upsample):
             raise WeightsError("This generator is of a kind that this version cannot build.")
+        # The name is printed: a file's must not carry control codes to the terminal.
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\w .+-]{1,100}", self.name):
+            raise WeightsError(f"A generator cannot be named {self.name!r:.100}.")
 
     @classmethod
     def named(cls, name: str) -> GeneratorSpec:
@@ -98,6 +101,8 @@ _INTERVAL = re.compile(
     r"\s*(\d+(?:\.\d+)?)\s*(epochs?|steps?|min(?:utes?)?|s(?:ec(?:onds?)?)?|h(?:ours?)?)\s*"
 )
 
+_INTERVAL_LIMIT = 1e12  # of any unit: 30,000 years of seconds
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -114,7 +119,7 @@ class Interval:
         """
         match = _INTERVAL.fullmatch(text + "epochs" if text.strip().isdigit() else text)
         count = float(match[1]) if match else 0.0
-        if match is None or count <= 0:
+        if match is None or not 0 < count <= _INTERVAL_LIMIT:
             raise UsageError(
                 f"'{text}' is not an interval.", hint="Write 1epoch, 500steps or 10min."
             )
@@ -130,8 +135,14 @@ class Interval:
 
     def __str__(self) -> str:
         if self.unit == "second":
-            return f"{self.count / 60:g}min" if self.count % 60 == 0 else f"{self.count:g}s"
-        return f"{self.count:g}{self.unit}{'' if self.count == 1 else 's'}"
+            minutes = self.count / 60
+            return f"{_digits(minutes)}min" if minutes.is_integer() else f"{_digits(self.count)}s"
+        return f"{_digits(self.count)}{self.unit}{'' if self.count == 1 else 's'}"
+
+
+def _digits(count: float) -> str:
+    """Every digit and no exponent, so that ``Interval.parse`` reads it again."""
+    return str(int(count)) if count == int(count) else f"{count:.9f}".rstrip("0")
 
 
 @dataclass(frozen=True)
@@ -169,6 +180,7 @@ class TrainSettings:
     log_every: str = "50steps"
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _require(self.epochs >= 1, "--epochs must be at least 1")
         knee = self.decay_from
         _require(
@@ -255,6 +267,7 @@ class TranslateSettings:
     max_pixels: int = 1_000_000_000
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _require(
             self.precision in get_args(Precision), "--precision must be auto, fp32, bf16 or fp16"
         )
@@ -272,3 +285,25 @@ class TranslateSettings:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message + ".")
+
+
+_NONE = type(None)
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "int | None": ((int, _NONE), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    "str": ((str,), "text"),
+    "str | None": ((str, _NONE), "text"),
+    "GeneratorSpec": ((GeneratorSpec,), "a generator"),
+}
+
+
+def _check_kinds(settings: TrainSettings | TranslateSettings) -> None:
+    """Values from a TOML or JSON file are of any kind: ``flip = "no"`` must not mean yes."""
+    for setting in dataclasses.fields(settings):
+        value = vars(settings)[setting.name]
+        kinds, words = _KINDS.get(str(setting.type), ((object,), ""))
+        wrong = isinstance(value, bool) and bool not in kinds and object not in kinds
+        option = "--" + setting.name.replace("_", "-")
+        _require(isinstance(value, kinds) and not wrong, f"{option} must be {words}, not {value!r}")

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cyclegan_cli"
 ROOMS = ("cli", "engine", "media", "painting", "report", "styles")
-EVERYWHERE = {"errors", "settings", "files", "places", "version"}
+EVERYWHERE = {"errors", "settings", "files", "places", "randomness", "version"}
 # Who may import what besides EVERYWHERE and the own room: a room, or one module of a room.
 ARROWS: dict[str, set[str]] = {
     "cli": {"painting", "engine", "styles", "media", "report"},
@@ -21,6 +21,8 @@ ARROWS: dict[str, set[str]] = {
     "media": set(),
     "report": set(),
     "styles": {"engine.weights", "engine.checkpoint"},  # weights, through the engine
+    "styles.publicformat": {"engine.networks"},  # foreign weights become a generator
+    "styles.onnxformat": {"engine.networks"},  # a generator becomes a graph
 }
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "imageio")
 

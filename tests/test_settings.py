@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def test_each_of_200_epochs() -> None:
         assert math.isclose(chosen.learning_rate(epoch), 2e-4 * factor, rel_tol=1e-12)
     assert all(chosen.learning_rate(epoch) == 2e-4 for epoch in range(100))
     rates = [chosen.learning_rate(epoch) for epoch in range(99, 200)]
-    assert all(a > b for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a > b for a, b in pairwise(rates))
     assert math.isclose(chosen.learning_rate(199), 2e-4 / 101, rel_tol=1e-12)
 
 
@@ -277,9 +278,11 @@ def test_any_text_is_an_interval_or_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "0", "0epochs", "-1", "+1", "1.5", "1.5epochs", "0.5steps", "1e3", "nan", "inf"]
-    + ["1day", "10 m", "10mins", "steps", "1 2", "1epoch 2steps", "²", "1,5h", "9" * 400]
-    + ["9" * 400 + "h"],
+    [
+        *("", " ", "0", "0epochs", "-1", "+1", "1.5", "1.5epochs", "0.5steps", "1e3", "nan", "inf"),
+        *("1day", "10 m", "10mins", "steps", "1 2", "1epoch 2steps", "²", "1,5h", "9" * 400),
+        "9" * 400 + "h",
+    ],
     ids=lambda text: text[:12],
 )
 def test_what_is_not_an_interval(text: str) -> None:

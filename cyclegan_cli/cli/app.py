@@ -6,13 +6,14 @@ Importing this module must stay cheap: no torch, no numpy, no Pillow (a test hol
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
 
-from cyclegan_cli.cli import pretrained, resume, train, translate
+from cyclegan_cli.cli import demo, pretrained, resume, train, translate
 from cyclegan_cli.cli.common import Debug, Stopped, debugging, stop_on_signals
-from cyclegan_cli.cli.console import Console, safe_streams
+from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams
 from cyclegan_cli.errors import CycleganError
 from cyclegan_cli.version import __version__
 
@@ -25,13 +26,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train.train)
+app.command("train", short_help="Learn a style from two folders of pictures.")(train.train)
 app.command(
     "resume",
+    short_help="Go on with a training, exactly, or list the runs.",
     # Unknown options reach the command, which can say why they are refused.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(resume.resume)
-app.command("translate")(translate.translate)
+app.command("demo", short_help="Try it all on rendered pictures.")(demo.demo)
+app.command("translate", short_help="Translate pictures with a style.")(translate.translate)
 app.add_typer(pretrained.app, name="pretrained")
 
 
@@ -65,10 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
     stop_on_signals()
     try:
         app(args=arguments, prog_name="cyclegan")
-    except (SystemExit, BrokenPipeError) as end:
-        return _exit_code(end)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stopped as stop:
-        Console().note("Interrupted.")
+        if stop.signum != SIGPIPE:
+            Console().note("Interrupted.")
+        else:  # what is still buffered has no reader; nothing shall complain of it at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return stop.exit_code
     except CycleganError as error:
         if debugging():
@@ -81,15 +87,6 @@ def main(arguments: list[str] | None = None) -> int:
         Console().error(_unexpected(error))
         return 1
     return 0
-
-
-def _exit_code(end: SystemExit | BrokenPipeError) -> int:
-    """What the program ends with; typer makes 1 of a closed pipe, like of a failure."""
-    if isinstance(end, SystemExit) and not isinstance(end.__context__, BrokenPipeError):
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    # The reader of our results has gone (| head): leave quietly, as SIGPIPE would have it.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 141
 
 
 def _unexpected(error: BaseException) -> CycleganError:

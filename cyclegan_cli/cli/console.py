@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from cyclegan_cli.cli.common import Stopped
 from cyclegan_cli.errors import CycleganError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Console", "ProgressBar", "safe_streams"]
 
+SIGPIPE = 13  # not every system's signal module has it
 PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where there is no terminal
 
 
@@ -75,8 +77,11 @@ class Console:
                 self._out("\t".join(row))
 
     def _out(self, text: str) -> None:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise Stopped(SIGPIPE) from None  # the reader has what it wanted (| head)
 
     # -- everything else ---------------------------------------------------------------------
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.cyclegan import CycleGAN
     from cyclegan_cli.engine.device import Device
+    from cyclegan_cli.engine.networks import Generator
     from cyclegan_cli.engine.training import Event, Measured, Sampled
+    from cyclegan_cli.styles.cards import Way
 
 __all__ = ["Machine", "hold", "one_device", "train_run"]
 
@@ -215,10 +217,12 @@ def _publish(console: Console, run: Run, model: CycleGAN, place: Place, seconds:
     }
     x, y = run.x_dir.name, run.y_dir.name
     with tempfile.TemporaryDirectory(dir=run.folder) as folder:
-        files = {"xy": Path(folder, "xy.safetensors"), "yx": Path(folder, "yx.safetensors")}
-        for direction, network in (("xy", model.G), ("yx", model.F)):
-            about = {"style": run.name, "x": x, "y": y, "direction": direction, "steps": place.step}
-            save_generator(files[direction], network, about)
+        files: dict[Way, Path] = {}
+        networks: dict[Way, Generator] = {"xy": model.G, "yx": model.F}
+        for way, network in networks.items():
+            files[way] = Path(folder, f"{way}.safetensors")
+            about = {"style": run.name, "x": x, "y": y, "direction": way, "steps": place.step}
+            save_generator(files[way], network, about)
         add_style(run.name, x=x, y=y, origin="trained", weights=files, card=card, replace=True)
     console.note(f"Done: {place.step} steps, {seconds / 60:.1f} min in this session. Try it:")
     console.note(f"  cyclegan translate PHOTO.jpg --style {_quoted(run.name)}")

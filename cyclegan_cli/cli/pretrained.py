@@ -27,7 +27,15 @@ __all__ = ["app"]
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="List, show, move and check styles.",
+    short_help="List, fetch, import, export and check styles.",
+    help="""Named styles: list, fetch, import, export, check and remove them.
+
+    \b
+    Examples:
+      cyclegan pretrained list
+      cyclegan pretrained download monet
+      cyclegan pretrained import latest_net_G.pth --name mine
+    """,
 )
 
 StyleName = Annotated[
@@ -40,11 +48,16 @@ Reverse = Annotated[bool, typer.Option("--reverse", help="The direction Y → X 
 
 
 @app.command("list")
-def list_command(json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+def list_command(
+    local: Annotated[bool, typer.Option("--local", help="Only what is on this machine.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
     """Every style that is here, and those to be had.
 
-    Trained, imported, bundled, downloaded, or available for download. On a
-    pipe: one style a line, tab-separated: name, domains, origin, generator, size, licence.
+    Trained, imported, bundled, downloaded, or available for download. On a pipe: one style a
+    line, tab-separated: name, domains, origin, generator, size, licence.
 
     \b
     Examples:
@@ -52,7 +65,7 @@ def list_command(json_: Json = False, quiet: Quiet = False, debug: Debug = False
       cyclegan pretrained list --json | jq -r .name
     """
     console = Console(as_json=json_, quiet=quiet)
-    styles = list_styles()
+    styles = list_styles(available=not local)
     console.table(
         ("name", "domains", "origin", "generator", "size", "licence"),
         [_row(style) for style in styles],
@@ -206,9 +219,9 @@ def verify(
 
     console = Console(as_json=json_, quiet=quiet)
     broken = [] if styles else [(folder.name, error) for folder, error in damaged_styles()]
-    wanted = [find_style(name) for name in styles] if styles else list_styles()
+    wanted = [_here(name) for name in styles] if styles else list_styles(available=False)
     failed = 0
-    for style in (style for style in wanted if style.directions):
+    for style in wanted:
         problems = verify_style(style)
         failed += bool(problems)
         verdict = "bad" if problems else "ok"
@@ -223,6 +236,13 @@ def verify(
         raise typer.Exit(1)
 
 
+def _here(name: str) -> Style:
+    """The style of that name, which must be on this machine."""
+    style = find_style(name)
+    weights_file(style, "xy" not in style.directions and bool(style.directions))
+    return style
+
+
 def _cure(style: Style) -> str:
     """What to do about a style that is not what it was."""
     again = {
@@ -232,6 +252,51 @@ def _cure(style: Style) -> str:
         "bundled": "Install this program again.",
     }
     return again.get(style.origin, "cyclegan pretrained list")
+
+
+@app.command()
+def download(
+    styles: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="STYLE", help="Names from the catalogue.", autocompletion=complete_style
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every style of the catalogue.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again what is here.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch styles: resumed, retried, checked by digest.
+
+    What is here and sound needs no network. CYCLEGAN_MIRROR names a server to ask first,
+    CYCLEGAN_OFFLINE=1 forbids every request, and proxies are those of the environment.
+
+    \b
+    Examples:
+      cyclegan pretrained download monet vangogh
+      cyclegan pretrained download --all
+    """
+    from cyclegan_cli.cli.downloading import download_all
+    from cyclegan_cli.styles.catalogue import entries
+
+    if bool(styles) == everything:
+        raise UsageError("Name styles, or give --all.", hint="cyclegan pretrained list")
+    console = Console(as_json=json_, quiet=quiet)
+    names = list(entries()) if everything else list(dict.fromkeys(styles or ()))
+    results = download_all(console, names, force=force)
+    for result in results:
+        if (style := result.style) is not None:
+            record = {**_record(style), "fetched": list(result.fetched)}
+            console.result(str(style.folder), record)
+    failures = [error for result in results for error in result.errors]
+    for error in failures:
+        console.error(error)
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command("import")
@@ -271,9 +336,9 @@ def import_command(
 
     \b
     Examples:
-      cyclegan pretrained import latest_net_G_A.pth --name monet --x photo --y monet
-      cyclegan pretrained import latest_net_G_A.pth --reverse-file latest_net_G_B.pth
-        --name horse2zebra
+      cyclegan pretrained import latest_net_G.pth --name monet --x photo --y monet
+      cyclegan pretrained import latest_net_G_A.pth --name horse2zebra \\
+        --reverse-file latest_net_G_B.pth
     """
     console = Console(as_json=json_, quiet=quiet)
     for given in (file, reverse_file):
@@ -317,11 +382,14 @@ def export(
     """Write one direction of a style to a file.
 
     .safetensors is this program's own format, .pth the public PyTorch CycleGAN's, key for key.
+    .onnx takes pictures of any size, values in [-1, 1], and gives back the same size (it needs the
+    extra: pip install 'cyclegan[onnx]').
 
     \b
     Examples:
       cyclegan pretrained export monet latest_net_G.pth
       cyclegan pretrained export monet monet2photo.safetensors --reverse
+      cyclegan pretrained export monet monet.onnx
     """
     from cyclegan_cli.styles.exporting import check_target, export_style
 
@@ -363,8 +431,7 @@ def _record(style: Style) -> dict[str, Any]:
 
 
 def _domains(style: Style) -> str:
-    here = set(style.directions)
-    arrow = {frozenset({"xy"}): "→", frozenset({"yx"}): "←"}.get(frozenset(here), "↔")
+    arrow = "↔" if len(style.ways) == 2 else "→" if "xy" in style.ways else "←"
     return f"{style.x} {arrow} {style.y}"
 
 

@@ -28,11 +28,11 @@ def train(
     y_dir: Annotated[Path, typer.Argument(metavar="Y_DIR", help="Pictures of domain Y.")],
     name: Annotated[
         str | None,
-        typer.Option(help="Of the run and its style. Default: <X>2<Y>."),
+        typer.Option(help="Name of the run and its style. Default: <X>2<Y>."),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="Options from a TOML file; the line wins."),
+        typer.Option(help="Options from TOML; the command line wins."),
     ] = None,
     print_config: Annotated[
         bool,
@@ -43,7 +43,7 @@ def train(
         bool,
         typer.Option("--strict", help="Refuse unreadable pictures."),
     ] = False,
-    epochs: Annotated[int, typer.Option(help="In all.")] = _D.epochs,
+    epochs: Annotated[int, typer.Option(help="Passes over the pictures, in all.")] = _D.epochs,
     decay_from: Annotated[
         int | None,
         typer.Option(
@@ -51,7 +51,7 @@ def train(
             help="From here the learning rate falls to 0. Default: half.",
         ),
     ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Stop early.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
     batch_size: Annotated[
         int, typer.Option(help="Pictures of each domain a step.")
     ] = _D.batch_size,
@@ -62,14 +62,14 @@ def train(
     ] = _D.lambda_cycle,
     lambda_identity: Annotated[
         float,
-        typer.Option(help="Of the identity loss, times lambda-cycle."),
+        typer.Option(help="Identity loss, times lambda-cycle."),
     ] = _D.lambda_identity,
     history: Annotated[int, typer.Option(help="Generated images kept for each D.")] = _D.history,
     gan: Annotated[str, typer.Option(help="lsgan, vanilla or hinge.")] = _D.gan,
     generator: Annotated[
         str, typer.Option(help=f"One of: {', '.join(GENERATORS)}.")
     ] = _D.generator.name,
-    seed: Annotated[int, typer.Option(help="Of every random choice.")] = _D.seed,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = _D.seed,
     load_size: Annotated[int, typer.Option(help="Short side before the crop.")] = _D.load_size,
     crop_size: Annotated[int, typer.Option(help="Side of what is trained on.")] = _D.crop_size,
     resize: Annotated[
@@ -85,9 +85,9 @@ def train(
         str, typer.Option(help="1epoch, 500steps or 10min.")
     ] = _D.checkpoint_every,
     keep: Annotated[int, typer.Option(help="Checkpoints that stay.")] = _D.keep,
-    sample_every: Annotated[str, typer.Option(help="Like --checkpoint-every.")] = _D.sample_every,
+    sample_every: Annotated[str, typer.Option(help="Sample sheets, likewise.")] = _D.sample_every,
     samples: Annotated[int, typer.Option(help="Held-out pictures shown each time.")] = _D.samples,
-    log_every: Annotated[str, typer.Option(help="A line in metrics.jsonl.")] = _D.log_every,
+    log_every: Annotated[str, typer.Option(help="Lines in metrics.jsonl.")] = _D.log_every,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -30,7 +30,7 @@ def translate(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="INPUT...",
+            metavar="INPUT",
             help="Files, folders, patterns, @list.txt, or - for stdin.",
             show_default=False,
         ),

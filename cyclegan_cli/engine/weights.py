@@ -7,16 +7,17 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.errors import WeightsError
-from cyclegan_cli.files import atomic_path, read_safetensors_header
+from cyclegan_cli.files import atomic_path
 from cyclegan_cli.settings import GeneratorSpec
 
 __all__ = ["load_generator", "save_generator"]
 
 FORMAT = "cyclegan-generator-1"
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def save_generator(path: Path, network: Generator, about: dict[str, object] | None = None) -> None:
@@ -40,10 +41,12 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> Generator:
     No byte of the file is ever executed. Raises WeightsError where the file is damaged, is not this
     program's, or its tensors are not those of its spec; OSError where it cannot be read.
     """
+    data = path.read_bytes()  # read once: another process may put a new file in its place
     try:
-        metadata, _ = read_safetensors_header(path)
-        tensors = load_file(path)
-    except (ValueError, safetensors.SafetensorError) as error:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata = header.get("__metadata__", {})
+    except (ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path} is not a whole weights file: {error}.") from error
     if metadata.get("format") != FORMAT:
         raise WeightsError(
@@ -52,7 +55,7 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> Generator:
         )
     try:
         spec = GeneratorSpec.from_json(json.loads(metadata["generator"]))
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} does not say which generator it holds.") from error
     with torch.device("meta"):
         network = Generator(spec)
@@ -60,7 +63,10 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> Generator:
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if expected != found:
         raise WeightsError(f"The tensors in {path} are not those of a {spec.name} generator.")
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise WeightsError(f"{path} holds numbers that are not finite.")
-    network.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
+    if not all(tensor.dtype in _FLOATS for tensor in tensors.values()):
+        raise WeightsError(f"{path} holds numbers of a kind that weights never are.")
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise WeightsError(f"{path} holds numbers that are not finite in float32.")
+    network.load_state_dict(weights, assign=True)
     return network.requires_grad_(False).eval().to(device)

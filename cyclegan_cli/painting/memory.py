@@ -41,7 +41,9 @@ def choose(
     host = _host_budget(max_memory) - extra
     on_card = device.type == "cuda"
     budget = _cuda_budget(device, max_memory) if on_card else host
-    comfort = budget if on_card or max_memory is not None else _COMFORT - resident_memory() - extra
+    comfort = budget
+    if not on_card and max_memory is None:
+        comfort = min(budget, _COMFORT - resident_memory() - extra)
     scratch = _MARGIN * shutil.disk_usage(scratch_folder()).free
     roomy, lean = _candidates(network, size, device)
     plans = [plan for plan in roomy if _fits(network, size, plan, (comfort, 0, 0))]

@@ -16,6 +16,8 @@ from torch import Tensor
 
 __all__ = ["Moments", "Settle", "measure", "normalise"]
 
+_ROUNDING = 1e-12  # the variance of values near 1 that differ by float32's rounding of sums
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -77,10 +79,14 @@ def measure(x: Tensor) -> Moments:
 def normalise(x: Tensor, moments: Moments, eps: float, *, in_place: bool) -> Tensor:
     """(x − mean) / √(variance + eps) of each channel of 1×C×h×w, in x's dtype.
 
-    The mean goes first: multiplying first would lose the digits of a mean that is far from 0.
+    The mean goes first: multiplying first would lose the digits of a mean that is far from 0. A
+    channel that varies by no more than rounding becomes 0: each InstanceNorm would enlarge that by
+    1/√eps, and after a few of them a flat picture would be full of noise.
     """
     mean = moments.mean.float()[:, None, None].to(x.device)
-    scale = (moments.variance + eps).rsqrt().float()[:, None, None].to(x.device)
+    variance = moments.variance
+    alive = variance > _ROUNDING * (1.0 + moments.mean**2)
+    scale = ((variance + eps).rsqrt() * alive).float()[:, None, None].to(x.device)
     if x.dtype != torch.float32:
         return x.float().sub_(mean).mul_(scale).to(x.dtype)
     return (x.sub_(mean) if in_place else x - mean).mul_(scale)

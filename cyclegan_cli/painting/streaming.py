@@ -8,14 +8,15 @@ at a quarter of the resolution, always is kept, in two buffers, whose strips are
 
 from __future__ import annotations
 
+import mmap
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -124,50 +125,59 @@ class _Evaluation:
         self._rehearse = rehearse
         self._dtype = next(network.parameters()).dtype
         self._norms = 0  # InstanceNorms passed
-        self._kept: Tensor | None = None  # what was kept last
+        # What has been reached. Here and nowhere else: a second reference would keep old buffers.
+        self._rows: Rows
+        self._kept: Tensor | None = None  # the buffer that ``_rows`` is computed from
+        self._mappings: list[mmap.mmap] = []
         self._alive = 0  # bytes kept now
         self.peak, self.widest, self.middle = 0, 0.0, 0
         self.sizes: list[int] = []
 
     def run(self, source: Rows, write: Callable[[int, Tensor], None]) -> None:
-        middle = self._trunk(self._through(self._network.encoder, source))
-        result = self._through(self._network.decoder, middle)
-        for start, stop in self._strips(result):
-            write(start, result.read(start, stop))
+        self._rows = source
+        self._through(self._network.encoder)
+        self._trunk()
+        self._through(self._network.decoder)
+        for start, stop in self._strips(self._rows):
+            write(start, self._rows.read(start, stop))
+            self._forget()
 
-    def _through(self, layers: Iterable[nn.Module], rows: Rows) -> Rows:
+    def _through(self, layers: Iterable[nn.Module]) -> None:
         """An encoder's or decoder's layers: each InstanceNorm is measured as it is met."""
         for layer in layers:
             if not isinstance(layer, nn.InstanceNorm2d):
-                rows = after(layer, rows)
+                self._rows = after(layer, self._rows)
                 continue
-            self.sizes.append(rows.bytes)
-            if rows.bytes <= self._plan.keep:
-                before, self._kept = self._kept, self._new(rows)
-                moments = self._sweep(rows, into=self._kept)
-                self._drop(before)
-                rows = stored(self._kept, self._device)
+            self.sizes.append(self._rows.bytes)
+            if self._rows.bytes <= self._plan.keep:
+                buffer = self._new(self._rows)
+                moments = self._sweep(self._rows, into=buffer)
+                self._keep(buffer)
             else:
-                moments = self._sweep(rows)
-            rows = normalised(rows, self._settled(moments), layer.eps)
-        return rows
+                moments = self._sweep(self._rows)
+            self._rows = normalised(self._rows, self._settled(moments), layer.eps)
 
-    def _trunk(self, rows: Rows) -> Rows:
+    def _trunk(self) -> None:
         """All residual blocks, in two buffers: the sum so far, and the branch of one block."""
         total = self._kept
-        if total is None or total.shape != rows.shape:
-            total = self._new(rows)
-        self._sweep(rows, into=total, measured=False)  # where rows come from total: in place
+        if total is None or total.shape != self._rows.shape:
+            total = self._new(self._rows)
+        self._sweep(self._rows, into=total, measured=False)  # from total itself, or from before
         if total is not self._kept:
-            self._drop(self._kept)
-        self._kept, self.middle = total, rows.bytes
-        rows = stored(total, self._device)
-        branch = self._new(rows) if len(self._network.trunk) else None
+            self._keep(total)
+        self.middle = self._rows.bytes
+        self._rows = stored(total, self._device)
+        branch = self._new(self._rows) if len(self._network.trunk) else None
         for block in self._network.trunk:
             if isinstance(block, ResidualBlock) and branch is not None:
-                self._add(total, self._branch(block.branch, rows, branch))
+                self._add(total, self._branch(block.branch, self._rows, branch))
         self._drop(branch)
-        return rows
+
+    def _keep(self, buffer: Tensor) -> None:
+        """Go on from ``buffer``; the one before it is given back."""
+        self._drop(self._kept)
+        self._kept = buffer
+        self._rows = stored(buffer, self._device)
 
     def _branch(self, layers: Iterable[nn.Module], rows: Rows, buffer: Tensor) -> Rows:
         """A block's layers; what lies before either InstanceNorm is kept in ``buffer``."""
@@ -185,6 +195,7 @@ class _Evaluation:
             part = rows.read(start, stop)
             kept = total[:, :, start:stop]
             kept.copy_(part.add_(kept)) if kept.device != part.device else kept.add_(part)
+            self._forget()
 
     def _sweep(
         self, rows: Rows, into: Tensor | None = None, *, measured: bool = True
@@ -205,6 +216,7 @@ class _Evaluation:
                 _write(into, waiting)
                 waiting = (start, strip)
             del strip
+            self._forget()
         _write(into, waiting)
         return total
 
@@ -234,8 +246,16 @@ class _Evaluation:
             return torch.empty(rows.shape, dtype=self._dtype)
         # The file has no name, and its mapping outlives the handle: nothing is ever left behind.
         with tempfile.TemporaryFile(prefix="cyclegan-", dir=scratch_folder()) as file:
-            values = np.memmap(file, dtype=np.uint8, mode="w+", shape=(rows.bytes,))
-            return torch.from_numpy(values).view(self._dtype).view(rows.shape)
+            file.truncate(rows.bytes)
+            mapping = mmap.mmap(file.fileno(), rows.bytes)
+        self._mappings.append(mapping)
+        return torch.frombuffer(mapping, dtype=self._dtype).view(rows.shape)
+
+    def _forget(self) -> None:
+        """What was read from or written to a mapped file need not stay in memory."""
+        for mapping in self._mappings:
+            if sys.platform == "linux":
+                mapping.madvise(mmap.MADV_DONTNEED)
 
     def _drop(self, buffer: Tensor | None) -> None:
         if buffer is not None:

@@ -71,20 +71,26 @@ class Style:
     hides: tuple[Origin, ...] = ()
 
     @property
+    def ways(self) -> tuple[Way, ...]:
+        """The directions that are here or, where nothing is, those that can be downloaded."""
+        there = self.directions or self.card.get("available", {})
+        return tuple(way for way in WAYS if way in there)
+
+    @property
     def size(self) -> int:
         """Bytes of all weights."""
         return sum(direction.size for direction in self.directions.values())
 
 
 def read_style(folder: Path, origin: Origin | None, *, name: str | None) -> Style:
-    """The style in ``folder``. Raises StoreError where it is damaged, FileNotFoundError: none."""
+    """The style in ``folder``. Raises StoreError where it is damaged, FileNotFoundError where there
+    is no style.json, or no longer.
+    """
     try:
         with (folder / "style.json").open("rb") as file:
             text = file.read(_CARD_LIMIT + 1)
-    except FileNotFoundError:
-        if not folder.is_dir():
-            raise
-        raise damaged(folder, "it has no style.json") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise
     except OSError as error:
         raise StoreError(f"{folder / 'style.json'} cannot be read: {error.strerror}.") from error
     try:

@@ -12,7 +12,7 @@ from cyclegan_cli.styles.store import weights_file
 
 __all__ = ["check_target", "export_style"]
 
-_KINDS = (".safetensors", ".pth")
+_KINDS = (".safetensors", ".pth", ".onnx")
 
 
 def check_target(file: Path, *, overwrite: bool) -> None:
@@ -40,6 +40,15 @@ def export_style(style: Style, file: Path, *, reverse: bool = False) -> None:
             shutil.copyfile(source, temporary)
         return
     from cyclegan_cli.engine.weights import load_generator
-    from cyclegan_cli.styles.publicformat import export_public
 
-    export_public(load_generator(source), file)
+    network = load_generator(source)
+    if file.suffix.lower() == ".pth":
+        from cyclegan_cli.styles.publicformat import export_public
+
+        export_public(network, file)
+        return
+    from cyclegan_cli.styles.onnxformat import export_onnx
+
+    domains = (style.y, style.x) if reverse else (style.x, style.y)
+    about = {"style": style.name, "from": domains[0], "to": domains[1]}
+    export_onnx(network, file, {**about, "licence": str(style.card.get("licence", "unknown"))})

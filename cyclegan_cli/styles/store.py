@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cyclegan_cli.errors import StoreError, UnknownNameError, UsageError, WeightsError
-from cyclegan_cli.files import sync_folder, write_text
+from cyclegan_cli.files import write_text
 from cyclegan_cli.places import cache_dir, check_name, styles_dir
 from cyclegan_cli.styles.cards import (
     STYLE_FORMAT,
@@ -28,12 +28,15 @@ from cyclegan_cli.styles.cards import (
     Origin,
     Style,
     Way,
+    damaged,
     digest_of,
     is_name,
     plain,
     read_generator_header,
     read_style,
 )
+from cyclegan_cli.styles.catalogue import available_styles
+from cyclegan_cli.styles.moves import recover, style_lock, swap_in, take_away
 
 __all__ = [
     "Direction",
@@ -42,16 +45,14 @@ __all__ = [
     "Way",
     "add_style",
     "damaged_styles",
+    "downloaded_style",
     "find_style",
     "list_styles",
     "remove_style",
     "root_of",
-    "style_lock",
     "weights_file",
 ]
 
-_LOCK_SECONDS = 60.0
-_ABANDONED_SECONDS = 86_400.0  # a half-built folder this old belongs to nobody
 _BUNDLED = Path(__file__).parent / "bundled"
 _LOOKS = 3
 _LIST_HINT = "cyclegan pretrained list"
@@ -60,9 +61,15 @@ _LIST_HINT = "cyclegan pretrained list"
 # -- reading ---------------------------------------------------------------------------------
 
 
-def list_styles() -> list[Style]:
-    """Every style that a name stands for, sorted by name; damaged ones are left out."""
-    return [style for _, style in sorted(_scan()[0].items())]
+def list_styles(*, available: bool = True) -> list[Style]:
+    """Every style that a name stands for, sorted by name; damaged ones are left out.
+
+    Those of the catalogue that are not here are among them if ``available``. Raises UsageError for
+    a catalogue that cannot be understood, StoreError for folders that cannot be read.
+    """
+    found = {style.name: style for style in available_styles()} if available else {}
+    found.update(_scan()[0])
+    return [style for _, style in sorted(found.items())]
 
 
 def damaged_styles() -> list[tuple[Path, StoreError]]:
@@ -71,7 +78,8 @@ def damaged_styles() -> list[tuple[Path, StoreError]]:
 
 
 def find_style(name_or_path: str) -> Style:
-    """The style of that name: the user's own, else bundled, else downloaded.
+    """The style of that name: the user's own, else bundled, else downloaded, else the catalogue's
+    (origin "available": nothing of it is here).
 
     Also a path to a style's folder, or to one ``.safetensors`` file of this program. A name comes
     before a path; ``./name`` is always a path.
@@ -79,15 +87,7 @@ def find_style(name_or_path: str) -> Style:
     Raises UnknownNameError, StoreError for a damaged style, WeightsError for a file that is not a
     generator of this program.
     """
-    name = unicodedata.normalize("NFC", name_or_path)
-    style = _named(name)
-    for _ in range(_LOOKS):
-        if style is not None or not is_name(name):
-            break
-        # A style that is being replaced is out of place for a moment.
-        for root, _origin in _roots():
-            _settle(root)
-        style = _named(name)
+    style = _named(unicodedata.normalize("NFC", name_or_path))
     if style is not None:
         return style
     path = Path(name_or_path).expanduser()
@@ -97,7 +97,9 @@ def find_style(name_or_path: str) -> Style:
         return _style_of_file(path)
     if path.is_dir() and not is_name(name_or_path):
         raise UsageError(f"{path} is a folder, but not a style's.", hint=_LIST_HINT)
-    known = [style.name for style in list_styles()]
+    known = {style.name: style for style in list_styles()}
+    if name_or_path in known:
+        return known[name_or_path]
     raise UnknownNameError("style", name_or_path, known, hint=_LIST_HINT)
 
 
@@ -109,6 +111,10 @@ def weights_file(style: Style, reverse: bool) -> Path:
     way: Way = "yx" if reverse else "xy"
     if way in style.directions:
         file = style.directions[way].file
+        root = style.folder.parent if style.folder else None
+        if not file.is_file() and root in [own for own, _ in _roots()]:
+            with _still(root):
+                pass  # it may just have been replaced
         if not file.is_file():
             raise StoreError(
                 f"The style '{style.name}' has lost a file: {file} is not there.",
@@ -135,6 +141,11 @@ def _roots() -> list[tuple[Path, Origin | None]]:
     return [(styles_dir(), None), (_BUNDLED, "bundled"), (root_of("downloaded"), "downloaded")]
 
 
+def downloaded_style(name: str) -> Style | None:
+    """The downloaded style of that name, hidden or not. Raises StoreError where it is damaged."""
+    return _look(root_of("downloaded"), "downloaded", name)
+
+
 def root_of(origin: Origin) -> Path:
     """The folder that holds styles of that origin."""
     if origin == "bundled":
@@ -144,52 +155,63 @@ def root_of(origin: Origin) -> Path:
 
 def _scan() -> tuple[dict[str, Style], list[tuple[Path, StoreError]]]:
     found: dict[str, Style] = {}
-    damaged: list[tuple[Path, StoreError]] = []
+    broken: list[tuple[Path, StoreError]] = []
     for root, origin in _roots():
-        _settle(root)
-        for folder in _folders(root):
+        for name in _names(root):
             try:
-                style = read_style(folder, origin, name=folder.name)
-            except FileNotFoundError:
-                continue  # removed meanwhile
+                style = _look(root, origin, name)
             except StoreError as error:
-                damaged.append((folder, error))
+                broken.append((root / name, error))
                 continue
-            first = found.get(style.name)
-            if first is None:
-                found[style.name] = style
-            else:
-                found[style.name] = replace(first, hides=(*first.hides, style.origin))
-    return found, damaged
-
-
-def _folders(root: Path) -> list[Path]:
-    try:
-        return sorted(f for f in root.iterdir() if f.is_dir() and is_name(f.name))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise _store_error(error, root, "read") from error
+            if style is not None:
+                found[name] = _before(found.get(name), style)
+    return found, broken
 
 
 def _named(name: str) -> Style | None:
-    if not is_name(name):
-        return None
     first: Style | None = None
-    for root, origin in _roots():
-        folder = root / name
-        if not folder.is_dir():
-            continue
+    for root, origin in _roots() if is_name(name) else ():
         try:
-            style = read_style(folder, origin, name=name)
-        except FileNotFoundError:
-            continue
+            style = _look(root, origin, name)
         except StoreError:
             if first is None:
                 raise
             continue
-        first = style if first is None else replace(first, hides=(*first.hides, style.origin))
+        if style is not None:
+            first = _before(first, style)
     return first
+
+
+def _before(first: Style | None, style: Style) -> Style:
+    return style if first is None else replace(first, hides=(*first.hides, style.origin))
+
+
+def _names(root: Path) -> list[str]:
+    """The names of the styles in ``root``, those that are just being replaced included."""
+    try:
+        entries = [entry.name for entry in os.scandir(root) if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _store_error(error, root, "read") from error
+    moving = (entry[1:].split(".")[:-2] for entry in entries if entry.startswith("."))
+    names = {*entries, *(".".join(parts) for parts in moving)}
+    return sorted(name for name in names if is_name(name))
+
+
+def _look(root: Path, origin: Origin | None, name: str) -> Style | None:
+    """The style in ``root`` of that name; one being replaced is out of place for a moment."""
+    for _ in range(_LOOKS):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return read_style(root / name, origin, name=name)
+        if not _moving(root, name):
+            continue
+        with _still(root):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return read_style(root / name, origin, name=name)
+            if (root / name).is_dir():
+                raise damaged(root / name, "it has no style.json")
+    return None
 
 
 def _style_of_file(path: Path) -> Style:
@@ -250,9 +272,9 @@ def add_style(
         }
         write_text(temporary / "style.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         with style_lock(root):
-            _recover(root)
+            recover(root)
             _refuse_taken(root, name, replace)
-            _swap_in(temporary, root / name)
+            swap_in(temporary, root / name)
         return read_style(root / name, origin if origin == "downloaded" else None, name=name)
     except OSError as error:
         raise _store_error(error, root, "written") from error
@@ -282,23 +304,6 @@ def _copy_weights(source: Path, folder: Path, way: Way) -> dict[str, object]:
     return {"file": target.name, "sha256": digest, "size": size, "generator": spec.to_json()}
 
 
-def _swap_in(temporary: Path, place: Path) -> None:
-    """Rename ``temporary`` to ``place``; what was there is put back if that fails."""
-    aside = place.with_name(f".{place.name}.{secrets.token_hex(6)}.swap")
-    there_was = place.exists()
-    if there_was:
-        place.rename(aside)
-    try:
-        temporary.rename(place)
-    except BaseException:
-        if there_was:
-            aside.rename(place)
-        raise
-    sync_folder(place.parent)
-    if there_was:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
 def remove_style(name: str, *, dry_run: bool = False) -> Path:
     """Remove the style that ``name`` stands for, damaged or not; returns where it lay.
 
@@ -316,55 +321,31 @@ def remove_style(name: str, *, dry_run: bool = False) -> Path:
             return folder
         try:
             with style_lock(root):
-                _recover(root)
+                recover(root)
                 if not folder.is_dir():
                     break
-                aside = root / f".{name}.{secrets.token_hex(6)}.gone"
-                folder.rename(aside)
-                sync_folder(root)
-            shutil.rmtree(aside, ignore_errors=True)
+                take_away(folder)
         except OSError as error:
             raise _store_error(error, root, "written") from error
         return folder
-    known = [style.name for style in list_styles() if style.origin != "bundled"]
+    known = [style.name for style in list_styles(available=False)]
     raise UnknownNameError("style", name, known, hint=_LIST_HINT)
 
 
-def _settle(root: Path) -> None:
-    """Wait for a replacement that is going on in ``root``, and finish one that was cut off."""
-    if any(root.glob(".*.swap")) and os.access(root, os.W_OK):
-        with style_lock(root):
-            _recover(root)
-
-
-def _recover(root: Path) -> None:
-    """Under the lock: undo a replacement that was cut off, and sweep what was left behind."""
-    for folder in root.glob(".*.*"):
-        name, _, kind = folder.name[1:].rpartition(".")
-        place = root / name.rpartition(".")[0]
-        if kind == "swap" and not place.exists() and (folder / "style.json").is_file():
-            folder.rename(place)
-        elif kind in ("swap", "gone"):
-            shutil.rmtree(folder, ignore_errors=True)
-        elif kind == "tmp" and folder.is_dir():
-            with contextlib.suppress(OSError):
-                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(folder, ignore_errors=True)
+def _moving(root: Path, name: str) -> bool:
+    """Whether that name is there without being whole, or may be about to come or go."""
+    return (root / name).is_dir() or any(root.glob(f".{name}.*.*"))
 
 
 @contextlib.contextmanager
-def style_lock(root: Path) -> Iterator[None]:
-    """Hold the one lock of a folder of styles, which exists. Raises StoreError after a minute."""
-    from filelock import FileLock, Timeout  # slow to import, and seldom wanted
-
-    lock = FileLock(root / ".lock", timeout=_LOCK_SECONDS)
-    try:
-        with lock:
-            yield
-    except Timeout:
-        raise StoreError(
-            f"{root} is locked by another process.", hint="Wait for it to end, and try again."
-        ) from None
+def _still(root: Path) -> Iterator[None]:
+    """While nothing moves in ``root``; where it cannot be written, nothing moves anyway."""
+    if not os.access(root, os.W_OK):
+        yield
+        return
+    with style_lock(root):
+        recover(root)
+        yield
 
 
 def _store_error(error: OSError, root: Path, verb: str) -> StoreError:

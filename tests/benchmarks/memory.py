@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -51,16 +52,16 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
     if mode == "lean":
         translator.max_memory = lean_budget(network, pixels.shape[:2])
     translator.paint(pixels[:64, :64])  # what is set up once does not count
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     if mode == "whole":
         with torch.inference_mode():
             px.to_pixels(network(whole_tensor(pixels)), pixels.dtype)
     else:
         translator.paint(pixels)
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     scale = 1 if sys.platform == "darwin" else 1024
-    return {"seconds": seconds, "gigabytes": peak * scale / 1e9}
+    return {"seconds": seconds, "cpu": cpu, "gigabytes": peak * scale / 1e9}
 
 
 def whole_tensor(pixels):
@@ -96,16 +97,18 @@ def main() -> None:
         print(json.dumps(measure(float(size), mode, options.generator, options.threads)))
         return
     print(f"{options.generator}, {options.threads} threads")
-    print("| megapixels | mode | seconds | peak memory, GB |\n|---|---|---|---|")
+    print(
+        "| megapixels | mode | seconds | of processors | peak memory, GB |\n|---|---|---|---|---|"
+    )
     for size in options.sizes.split(","):
         runs: dict[str, list[dict[str, float]]] = {mode: [] for mode in options.modes.split(",")}
         for _ in range(options.repeat):  # interleaved, so that a busy machine slows all alike
             for mode, found in runs.items():
                 found.append(apart(size, mode, options))
         for mode, found in runs.items():
-            median = sorted(found, key=lambda run: run["seconds"])[len(found) // 2]
+            seconds, cpu = (statistics.median(run[k] for run in found) for k in ("seconds", "cpu"))
             peak = max(run["gigabytes"] for run in found)
-            print(f"| {size} | {mode} | {median['seconds']:.1f} | {peak:.2f} |", flush=True)
+            print(f"| {size} | {mode} | {seconds:.1f} | {cpu:.1f} | {peak:.2f} |", flush=True)
 
 
 def apart(size: str, mode: str, options: argparse.Namespace) -> dict[str, float]:
@@ -114,7 +117,7 @@ def apart(size: str, mode: str, options: argparse.Namespace) -> dict[str, float]
     command += ["--generator", options.generator, "--threads", str(options.threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        return {"seconds": float("nan"), "gigabytes": float("nan")}
+        return dict.fromkeys(("seconds", "cpu", "gigabytes"), float("nan"))
     result: dict[str, float] = json.loads(done.stdout)
     return result
 

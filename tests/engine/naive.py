@@ -46,12 +46,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, padding: 
     size = weight.shape[2]
     height = (x.shape[2] - size) // stride + 1
     width = (x.shape[3] - size) // stride + 1
+    kernel = weight.permute(2, 3, 0, 1).reshape(size * size, *weight.shape[:2]).unbind()
     y = bias.reshape(1, -1, 1, 1)
     for a in range(size):
         for b in range(size):  # what the kernel's place (a, b) meets, for every output pixel
             part = x[:, :, a : a + stride * height : stride, b : b + stride * width : stride]
             part = part[:, :, :height, :width]
-            met = weight[:, :, a, b] @ part.reshape(*part.shape[:2], height * width)
+            met = kernel[size * a + b] @ part.reshape(*part.shape[:2], height * width)
             y = y + met.reshape(len(x), -1, height, width)
     return y
 
@@ -89,7 +90,7 @@ def double(x: Tensor) -> Tensor:
 
 
 def normalise(x: Tensor) -> Tensor:
-    """InstanceNorm: (x − mean) / √(variance + 1e-5) of each picture and channel (biased variance)."""
+    """InstanceNorm: (x − mean) / √(biased variance + 1e-5) of each picture and channel."""
     count = x.shape[2] * x.shape[3]
     mean = x.sum((2, 3), keepdim=True) / count
     variance = ((x - mean) * (x - mean)).sum((2, 3), keepdim=True) / count

@@ -46,7 +46,7 @@ def examine_step(
 @pytest.mark.parametrize(
     ("recipe", "batch"),
     [
-        pytest.param(naive.Recipe(), 1, id="resnet9"),
+        pytest.param(naive.Recipe(width=16), 1, id="resnet9, a quarter as wide"),
         pytest.param(naive.Recipe(width=24, compact=True), 1, id="mobile"),
     ],
 )
@@ -124,8 +124,7 @@ def channels_last(pictures: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("layout", [torch.clone, channels_last])
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("recipe", [TINY, MODERN])
+@pytest.mark.parametrize(("recipe", "batch"), [(TINY, 1), (TINY, 2), (MODERN, 1)])
 def test_float32_as_users_train_gives_the_same_gradients(
     recipe: naive.Recipe, batch: int, layout: Callable[[Tensor], Tensor]
 ) -> None:
@@ -230,18 +229,18 @@ def test_sample_is_the_generators_at_work() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_state_carries_a_training_on_bit_for_bit(dtype: torch.dtype) -> None:
     settings = TrainSettings(generator=replace(GENERATORS["mobile"], blocks=1, width=4), history=2)
-    batches = [(pictures(1, 32, 32, 60 + i), pictures(1, 32, 32, 80 + i)) for i in range(6)]
+    batches = [(pictures(1, 32, 32, 60 + i), pictures(1, 32, 32, 80 + i)) for i in range(5)]
     straight, broken, fresh = (CycleGAN(settings) for _ in range(3))
     for model in (straight, broken, fresh):
         for network in model.networks().values():
             network.to(dtype)
     for x, y in batches:
         straight.step(x.to(dtype), y.to(dtype), 2e-4)
-    for x, y in batches[:4]:
+    for x, y in batches[:3]:
         broken.step(x.to(dtype), y.to(dtype), 2e-4)
     tensors, plain = broken.state()
     fresh.load_state({k: v.clone() for k, v in tensors.items()}, dict(plain))
-    for x, y in batches[4:]:
+    for x, y in batches[3:]:
         fresh.step(x.to(dtype), y.to(dtype), 2e-4)
     wanted, wanted_plain = straight.state()
     found, found_plain = fresh.state()

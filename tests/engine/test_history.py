@@ -6,6 +6,8 @@ those that a right history misses once in some ten thousand seeds.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -68,7 +70,7 @@ def test_choices_do_not_follow_from_the_one_before() -> None:
     history = History(1, 3, "X")
     history.exchange(numbered(0))
     answers = [number(history.exchange(numbered(n))[0]) != n for n in range(1, 10_001)]
-    repeats = sum(a == b for a, b in zip(answers, answers[1:], strict=False))
+    repeats = sum(a == b for a, b in pairwise(answers))
     assert abs(repeats - 5000) < 4 * 50
 
 

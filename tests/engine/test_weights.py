@@ -75,10 +75,9 @@ def test_float64_networks_are_stored_as_float32(tmp_path: Path) -> None:
     assert all(p.dtype == torch.float32 for p in loaded.parameters())
 
 
-def test_saving_twice_writes_the_same_bytes_and_leaves_nothing_else(whole: Path) -> None:
-    before = whole.read_bytes()
-    save_generator(whole, some_generator(), {"domains": ["photos", "monet"]})
-    assert whole.read_bytes() == before
+def test_saving_over_a_file_replaces_it_and_leaves_nothing_else(whole: Path) -> None:
+    save_generator(whole, some_generator(SPECS[1]))
+    assert load_generator(whole).spec == SPECS[1]
     assert list(whole.parent.iterdir()) == [whole]
 
 
@@ -109,12 +108,12 @@ def test_bytes_that_do_not_belong_to_it(whole: Path) -> None:
 
 
 def test_bit_flips_in_the_header(whole: Path) -> None:
-    """Every 3rd bit: refused, or only a text was hit that the picture does not depend on."""
+    """Every 13th bit: refused, or only a text was hit that the picture does not depend on."""
     data = whole.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     wanted = some_generator().state_dict()
     harmless = 0
-    for bit in range(0, 8 * (8 + length), 3):
+    for bit in range(0, 8 * (8 + length), 13):
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
         whole.write_bytes(damaged)
@@ -127,7 +126,7 @@ def test_bit_flips_in_the_header(whole: Path) -> None:
         found = loaded.state_dict()
         assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
     texts = len('small"domains": ["photos", "monet"]"about"') + 10
-    assert harmless <= 8 * texts // 3 + 1
+    assert harmless <= 8 * texts // 13 + 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -181,8 +180,11 @@ def test_a_float64_that_float32_cannot_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "generator",
-    ["", "{", "null", "[]", "3", '"resnet9"', "NaN", "[" * 100_000, '{"width": 1e999}']
-    + ['{"width": ' + "9" * 5000 + "}", '{"blocks": -1}', '{"kind": "resnet9"}', '{"name": []}'],
+    [
+        *("", "{", "null", "[]", "3", '"resnet9"', "NaN", "[" * 100_000, '{"width": 1e999}'),
+        *('{"width": ' + "9" * 5000 + "}", '{"blocks": -1}', '{"kind": "resnet9"}'),
+        '{"name": []}',
+    ],
     ids=lambda text: text[:12],
 )
 def test_descriptions_that_make_no_sense(tmp_path: Path, generator: str) -> None:

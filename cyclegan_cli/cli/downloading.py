@@ -1,0 +1,123 @@
+"""Downloads as a user sees them; ``pretrained download`` and ``translate`` share it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from cyclegan_cli.cli.console import Console, ProgressBar
+from cyclegan_cli.errors import CycleganError, DownloadError
+from cyclegan_cli.styles.cards import Style, Way
+from cyclegan_cli.styles.download import Learned, Waiting, download_style
+from cyclegan_cli.styles.fetch import Event, Failed, Received, Trying
+
+__all__ = ["Result", "download_all", "download_one"]
+
+_UNIT = 1_000_000  # progress counts megabytes
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one name: a style, or errors, or (one direction of two) both."""
+
+    style: Style | None
+    fetched: tuple[Way, ...]
+    errors: tuple[CycleganError, ...]
+
+
+def download_one(console: Console, name: str) -> Style:
+    """The style of that name, in the cache; what happens is said on stderr.
+
+    Raises UnknownNameError, DownloadError, StoreError. A direction that did not come is a warning.
+    """
+    with _Teller(console) as teller:
+        done = download_style(name, tell=teller.tell)
+    for error in done.failed.values():
+        console.warn(str(error))
+    return done.style
+
+
+def download_all(console: Console, names: Sequence[str], *, force: bool) -> list[Result]:
+    """Every style of ``names``; one that fails does not stop the others.
+
+    Raises UnknownNameError, before anything is fetched, for a name that is not in the catalogue.
+    """
+    from cyclegan_cli.errors import UnknownNameError
+    from cyclegan_cli.styles.catalogue import entries
+
+    known = entries()
+    for name in names:
+        if name not in known:
+            hint = "cyclegan pretrained list"
+            raise UnknownNameError("downloadable style", name, known, hint=hint)
+    results = []
+    for name in names:
+        try:
+            with _Teller(console) as teller:
+                done = download_style(name, force=force, tell=teller.tell)
+        except DownloadError as error:
+            results.append(Result(None, (), (error,)))
+            continue
+        if not done.fetched:
+            console.note(f"'{name}' is here already.")
+        results.append(Result(done.style, done.fetched, tuple(done.failed.values())))
+    return results
+
+
+class _Teller:
+    """Notes for what happens, and a bar for what comes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: ProgressBar | None = None
+        self._shown = 0
+
+    def __enter__(self) -> _Teller:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
+
+    def tell(self, event: Event | Waiting | Learned) -> None:
+        """Say it."""
+        if isinstance(event, Received):
+            self._advance(event)
+            return
+        self._close()
+        if isinstance(event, Trying):
+            more = f", from byte {event.start}" if event.start else ""
+            self._console.note(f"Downloading {event.address}{more}")
+        elif isinstance(event, Failed):
+            end = "; trying again" if event.again else ""
+            self._console.note(f"{event.address}: {event.reason}{end}.")
+        elif isinstance(event, Waiting):
+            self._console.note(f"Another process is downloading '{event.style}': waiting for it.")
+        else:
+            self._console.note(
+                f"No digest of {event.file} was known. Its SHA-256 is {event.sha256}; "
+                "it is recorded, and later downloads must match it."
+            )
+
+    def _advance(self, event: Received) -> None:
+        if self._bar is None:
+            total = None if event.total is None else -(-event.total // _UNIT)
+            self._bar = ProgressBar(self._console, "Downloading, MB", total)
+            self._bar.__enter__()
+            self._shown = 0
+        now = event.count // _UNIT
+        if event.count == event.total:
+            now = -(-event.count // _UNIT)
+        if now > self._shown:
+            self._bar.advance(now - self._shown)
+            self._shown = now

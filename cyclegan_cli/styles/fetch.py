@@ -1,0 +1,319 @@
+"""One file from the network: resumed, retried, bounded, checked.
+
+The standard library's urllib is enough for it (one GET with a Range), honours the usual proxy
+variables, and adds no dependency to a program that works without a network. A file is collected
+in ``NAME.part`` and only becomes something when it has the digest that it should have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cyclegan_cli.errors import DownloadError, StoreError
+from cyclegan_cli.styles.catalogue import Digest
+from cyclegan_cli.version import __version__
+
+__all__ = ["Event", "Failed", "Patience", "Received", "Trying", "fetch", "file_digests"]
+
+_BLOCK = 1 << 16
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a server is waited for; times in seconds.
+
+    ``slowest``: bytes per second, over ``window`` seconds, below which an answer counts as none.
+    """
+
+    timeout: float = 20.0
+    attempts: int = 4
+    first_wait: float = 1.0
+    slowest: float = 1024.0
+    window: float = 30.0
+
+
+@dataclass(frozen=True)
+class Trying:
+    """A request begins; ``start`` bytes are here already."""
+
+    address: str
+    start: int
+
+
+@dataclass(frozen=True)
+class Received:
+    """``count`` bytes of ``total`` (None: unknown) are here."""
+
+    count: int
+    total: int | None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A request failed; it will be made ``again`` or not."""
+
+    address: str
+    reason: str
+    again: bool
+
+
+Event = Trying | Received | Failed
+
+
+class _PassingError(Exception):
+    """Something that may be better the next time."""
+
+
+class _FinalError(Exception):
+    """Something that will be the same the next time."""
+
+
+def fetch(
+    addresses: Sequence[str],
+    part: Path,
+    *,
+    digest: Digest | None,
+    size_limit: int,
+    tell: Callable[[Event], None],
+    patience: Patience,
+) -> str:
+    """Fill ``part`` with the file that one of ``addresses`` gives, and return that address.
+
+    What ``part`` holds already is kept if the server can go on from there. On return the file is
+    whole and has ``digest``; where there is no digest, it has the length that the server said.
+    Raises DownloadError, naming each address and what it answered; StoreError of the disk.
+    """
+    job = _Job(part, digest, size_limit, tell, patience, _opener())
+    reasons: dict[str, str] = {}
+    left = list(dict.fromkeys(addresses))
+    for attempt in range(patience.attempts):
+        last = attempt + 1 == patience.attempts
+        for address in list(left):
+            try:
+                job.get(address)
+            except _FinalError as error:
+                reasons[address] = str(error)
+                left.remove(address)
+                tell(Failed(address, reasons[address], again=False))
+            except _PassingError as error:
+                reasons[address] = str(error)
+                tell(Failed(address, reasons[address], again=not last))
+            else:
+                return address
+        if not left:
+            break
+        if not last:
+            time.sleep(patience.first_wait * 2**attempt)
+    listed = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
+    raise DownloadError(f"No address gave the file. {listed}.")
+
+
+@dataclass
+class _Job:
+    """One file on its way."""
+
+    part: Path
+    digest: Digest | None
+    size_limit: int
+    tell: Callable[[Event], None]
+    patience: Patience
+    opener: urllib.request.OpenerDirector
+
+    @property
+    def tag(self) -> Path:
+        """Beside the part: the server's word for which version of the file it is of."""
+        return self.part.with_name(self.part.name + ".tag")
+
+    def get(self, address: str) -> None:
+        """One request and its check. Raises _PassingError, _FinalError, StoreError."""
+        start = self._start()
+        self.tell(Trying(address, start))
+        try:
+            with self._open(address, start) as answer:
+                start, total = self._begin(answer, start)
+                self._receive(answer, start, total)
+        except urllib.error.HTTPError as error:
+            error.close()
+            self._refused(error, start)
+        except (http.client.HTTPException, EOFError, ValueError) as error:
+            raise _PassingError(f"it answered nonsense ({type(error).__name__})") from error
+        except OSError as error:  # of the network: those of the disk are StoreErrors by now
+            raise _PassingError(_reason(error)) from error
+        self._check(resumed=start > 0)
+
+    def _start(self) -> int:
+        """How much of the file is here and worth keeping, in bytes."""
+        with _disk(self.part):
+            size = self.part.stat().st_size if self.part.exists() else 0
+        if 0 < size <= self.size_limit and (self.digest or self.tag.exists()):
+            return size
+        self.drop()
+        return 0
+
+    def drop(self) -> None:
+        """Forget what is here."""
+        with _disk(self.part):
+            self.part.unlink(missing_ok=True)
+            self.tag.unlink(missing_ok=True)
+
+    def _open(self, address: str, start: int) -> http.client.HTTPResponse:
+        headers = {"User-Agent": f"cyclegan/{__version__}", "Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            if self.tag.exists():
+                headers["If-Range"] = self.tag.read_text(encoding="latin-1")
+        request = urllib.request.Request(address, headers=headers)
+        answer: http.client.HTTPResponse = self.opener.open(request, timeout=self.patience.timeout)
+        return answer
+
+    def _begin(self, answer: http.client.HTTPResponse, start: int) -> tuple[int, int | None]:
+        """From which byte the answer goes on, and how long the whole file is, if it says."""
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            raise _FinalError("it sends the file compressed, which was not asked for")
+        length = answer.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
+        if answer.status == 206:
+            match = re.fullmatch(
+                r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", "")
+            )
+            if match is None or int(match[1]) != start:
+                self.drop()
+                raise _PassingError("it sent another part than was asked for")
+            total = None if match[3] == "*" else int(match[3])
+        elif answer.status != 200:
+            raise _FinalError(f"it answered {answer.status}")
+        else:
+            start = 0  # it does not know Range, or the file is another one now
+            self.drop()
+        if total is not None and total > self.size_limit:
+            raise _FinalError(f"the file would have {total} bytes; {self.size_limit} are allowed")
+        tag = answer.headers.get("ETag", "") or answer.headers.get("Last-Modified", "")
+        if tag and not tag.startswith("W/") and len(tag) < 200:
+            with _disk(self.tag):
+                self.tag.write_text(tag, encoding="latin-1")
+        return start, total
+
+    def _receive(self, answer: http.client.HTTPResponse, start: int, total: int | None) -> None:
+        count = start
+        with _disk(self.part):
+            file = self.part.open("ab" if start else "wb")
+        with file:
+            for block in self._blocks(answer):
+                count += len(block)
+                if count > self.size_limit:
+                    break
+                with _disk(self.part):
+                    file.write(block)
+                self.tell(Received(count, total))
+            with _disk(self.part):
+                file.flush()
+        if count > self.size_limit:
+            self.drop()
+            raise _FinalError(f"the file is larger than {self.size_limit} bytes")
+        if total is not None and count != total:
+            raise _PassingError(f"it stopped after {count} of {total} bytes")
+        if count == 0:
+            raise _PassingError("it sent an empty file")
+
+    def _blocks(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+        """The answer's bytes as they come; a drip is cut off."""
+        since, gathered = time.monotonic(), 0
+        while block := answer.read1(_BLOCK):
+            gathered += len(block)
+            passed = time.monotonic() - since
+            if passed >= self.patience.window:
+                if gathered < self.patience.slowest * passed:
+                    raise _PassingError(f"it sent only {gathered} bytes in {passed:.0f} s")
+                since, gathered = time.monotonic(), 0
+            yield block
+
+    def _refused(self, error: urllib.error.HTTPError, start: int) -> None:
+        if error.code == 416 and start:
+            self.drop()
+            raise _PassingError("it has no more than what is here already") from error
+        reason = f"it answered {error.code} {error.reason}"
+        raise (_PassingError if error.code in _PASSING else _FinalError)(reason) from error
+
+    def _check(self, *, resumed: bool) -> None:
+        if self.digest is None:
+            return
+        found = file_digests(self.part)[self.digest.kind]
+        if found == self.digest.hex:
+            return
+        self.drop()
+        reason = f"what it sent has the digest {found[:12]}…, and not {self.digest.hex[:12]}…"
+        # A part of an older file may be to blame: once more, from the start.
+        raise (_PassingError if resumed else _FinalError)(reason)
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """What goes wrong on this machine's disk is no fault of a server's."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            hint="Set CYCLEGAN_CACHE to a folder with room that can be written.",
+        ) from error
+
+
+def file_digests(path: Path) -> dict[str, str]:
+    """The file's SHA-256 ("sha256"), and what git would call it ("git_blob")."""
+    sha256 = hashlib.sha256()
+    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+            blob.update(block)
+    return {"sha256": sha256.hexdigest(), "git_blob": blob.hexdigest()}
+
+
+def _reason(error: OSError) -> str:
+    cause: Any = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(cause, OSError) and cause.strerror:
+        return str(cause.strerror)
+    return str(cause) or type(cause).__name__
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Redirects to http and https only, and not for ever."""
+
+    max_redirections = 5
+    max_repeats = 2
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if urlsplit(newurl).scheme not in ("http", "https"):
+            raise _FinalError(f"it redirects to {newurl[:80]}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """HTTP and HTTPS, proxies of the environment, and nothing else: no files, no FTP."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    return opener

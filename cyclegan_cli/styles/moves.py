@@ -1,0 +1,73 @@
+"""Renames of whole styles under one lock a folder, and the undoing of those that were cut off."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cyclegan_cli.errors import StoreError
+from cyclegan_cli.files import sync_folder
+
+__all__ = ["recover", "style_lock", "swap_in", "take_away"]
+
+_LOCK_SECONDS = 60.0
+_ABANDONED_SECONDS = 86_400.0  # a half-built folder this old belongs to nobody
+
+
+def swap_in(temporary: Path, place: Path) -> None:
+    """Rename ``temporary`` to ``place``; what was there is put back if that fails."""
+    aside = place.with_name(f".{place.name}.{secrets.token_hex(6)}.swap")
+    there_was = place.exists()
+    if there_was:
+        place.rename(aside)
+    try:
+        temporary.rename(place)
+    except BaseException:
+        if there_was:
+            aside.rename(place)
+        raise
+    sync_folder(place.parent)
+    if there_was:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def take_away(place: Path) -> None:
+    """Remove a style, under the lock: out of sight in one step, then for good."""
+    aside = place.with_name(f".{place.name}.{secrets.token_hex(6)}.gone")
+    place.rename(aside)
+    sync_folder(place.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover(root: Path) -> None:
+    """Under the lock: undo a replacement that was cut off, and sweep what was left behind."""
+    for folder in root.glob(".*.*"):
+        name, _, kind = folder.name[1:].rpartition(".")
+        place = root / name.rpartition(".")[0]
+        if kind == "swap" and not place.exists() and (folder / "style.json").is_file():
+            folder.rename(place)
+        elif kind in ("swap", "gone"):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif kind == "tmp" and folder.is_dir():
+            with contextlib.suppress(OSError):
+                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def style_lock(root: Path) -> Iterator[None]:
+    """Hold the one lock of a folder of styles, which exists. Raises StoreError after a minute."""
+    from filelock import FileLock, Timeout  # slow to import, and seldom wanted
+
+    lock = FileLock(root / ".lock", timeout=_LOCK_SECONDS)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise StoreError(
+            f"{root} is locked by another process.", hint="Wait for it to end, and try again."
+        ) from None

@@ -1,0 +1,216 @@
+"""What holds for every command: streams, exit codes, help, and no traceback for a user."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cyclegan_cli.cli import app as app_module
+from cyclegan_cli.cli.app import main
+from cyclegan_cli.cli.common import Stopped
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.version import __version__
+from tests.program import environment, run
+
+COMMANDS = [
+    (),
+    ("train",),
+    ("resume",),
+    ("translate",),
+    ("demo",),
+    ("pretrained",),
+    *(
+        ("pretrained", name)
+        for name in ("list", "show", "path", "verify", "import", "export", "remove", "download")
+    ),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_help_page_fits_80_columns_and_has_an_example(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--help"]) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert max(map(len, output.out.splitlines())) <= 80
+    assert f"cyclegan {' '.join(command)}".strip() in output.out.split("Options:")[0]
+    assert "Example" in output.out
+    assert "[bold]" not in output.out
+    summaries = output.out.partition("Commands:")[2].splitlines()
+    assert not [line for line in summaries if line.endswith("...")], "a cut-off summary"
+
+
+def test_help_version_completion_and_usage_errors_come_without_torch(tmp_path: Path) -> None:
+    script = tmp_path / "light.py"
+    script.write_text(
+        "import sys\n"
+        "from cyclegan_cli.cli.app import main\n"
+        "codes = [main(a) for a in (['--help'], ['--version'], ['train', '--help'],\n"
+        "  ['pretrained', 'list'], ['pretrained', 'list', '--json'], ['train'], ['tarin'],\n"
+        "  ['translate', 'a.jpg'], ['translate', 'nowhere.jpg', '--style', 'none'],\n"
+        "  ['train', 'a', 'a', '--epochs', 'x'], ['resume'], ['resume', 'nothing'])]\n"
+        "heavy = {'torch', 'torchvision', 'imageio'} & set(sys.modules)\n"
+        "print(codes, heavy, file=sys.stderr)\n"
+    )
+    done = run(script=script)
+    expected = [0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 0, 2]
+    assert done.stderr.decode().splitlines()[-1] == f"{expected} set()"
+
+
+def test_the_version_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr() == (f"cyclegan {__version__}\n", "")
+
+
+def test_usage_errors_go_to_stderr_with_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tarin"]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "train" in output.err
+
+
+def _fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def raising(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app_module, "app", raising)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (RuntimeError("odd\nand long"), 1, "RuntimeError: odd"),
+        (MemoryError(), 1, "memory is full"),
+        (OSError(28, "No space left on device", "/x/y"), 1, "/x/y: No space left on device."),
+        (Stopped(2), 130, "Interrupted"),
+        (Stopped(15), 143, "Interrupted"),
+    ],
+)
+def test_no_error_is_shown_as_a_traceback(
+    error: BaseException,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _fail(monkeypatch, error)
+    assert main([]) == code
+    output = capsys.readouterr()
+    assert words in output.err
+    assert "Traceback" not in output.err
+    assert output.out == ""
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = run("resume", "nothing", "--debug")
+    assert b"Traceback" in done.stderr
+    assert b"UnknownNameError" in done.stderr
+
+
+def test_a_reader_that_leaves_ends_it_quietly(tmp_path: Path) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-m", "cyclegan_cli", "pretrained", "list", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert program.stdout is not None
+    program.stdout.close()
+    assert program.stderr is not None
+    assert program.stderr.read() == b""
+    program.stderr.close()
+    assert program.wait(60) == 141
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_output_is_safe_on_any_console(encoding: str, tmp_path: Path) -> None:
+    script = tmp_path / "say.py"
+    script.write_text(
+        "from cyclegan_cli.cli.console import Console, safe_streams\n"
+        "from cyclegan_cli.errors import UsageError\n"
+        "safe_streams()\n"
+        "console = Console()\n"
+        "console.result('東京 → ∞')\n"
+        "console.note('a → b × λ … ² ↔ 東京')\n"
+        "console.error(UsageError('no → way', hint='try … this'))\n"
+    )
+    done = run(script=script, env={"PYTHONIOENCODING": encoding})
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+    assert done.stdout.decode(encoding).startswith("東京" if encoding == "utf-8" else "\\u6771")
+    assert b"try" in done.stderr
+
+
+def test_file_names_that_are_not_utf8_leave_as_the_bytes_they_came_as(tmp_path: Path) -> None:
+    script = tmp_path / "say.py"
+    script.write_text(
+        "import os\n"
+        "from cyclegan_cli.cli.console import Console, safe_streams\n"
+        "safe_streams()\n"
+        "Console().result(os.fsdecode(b'caf\\xe9.jpg'))\n"
+    )
+    assert run(script=script, env={"PYTHONUTF8": "1"}).stdout == b"caf\xe9.jpg\n"
+
+
+def test_progress_in_a_log_is_plain_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 10_000, 6))
+    monkeypatch.setattr("cyclegan_cli.cli.console.time.monotonic", lambda: float(next(clock)))
+    with Console().progress("working", 4) as bar:
+        for _ in range(4):
+            bar.advance(text="well")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "working 2/4 well\n" in output.err
+    assert "\x1b" not in output.err
+    with Console(quiet=True).progress("working", 4) as bar:
+        bar.advance(4)
+    assert capsys.readouterr().err == ""
+
+
+def test_tables_are_tab_separated_in_pipes_and_objects_under_json(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = (("a", "b"), [("1", "two")], [{"a": 1, "b": "two"}])
+    Console().table(*arguments)
+    assert capsys.readouterr().out == "1\ttwo\n"
+    Console(as_json=True).table(*arguments)
+    assert capsys.readouterr().out == '{"a": 1, "b": "two"}\n'
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is a Unix thing")
+def test_a_terminal_gets_colour_unless_it_says_no() -> None:
+    import pty
+
+    def said(**extra: str) -> bytes:
+        master, slave = pty.openpty()
+        program = subprocess.Popen(
+            [sys.executable, "-m", "cyclegan_cli", "resume", "nothing"],
+            stderr=slave,
+            stdout=slave,
+            stdin=slave,
+            env={**environment(extra), "TERM": extra.get("TERM", "xterm-256color")},
+        )
+        os.close(slave)
+        output = b""
+        while True:
+            try:
+                data = os.read(master, 4096)
+            except OSError:
+                break
+            if not data:
+                break
+            output += data
+        os.close(master)
+        assert program.wait(60) == 2
+        return output
+
+    assert b"\x1b[" in said()
+    assert b"\x1b[3" not in said(NO_COLOR="1")
+    assert b"\x1b[" not in said(TERM="dumb")

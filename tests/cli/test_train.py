@@ -1,0 +1,262 @@
+"""cyclegan train: its checks, its summary, what it leaves behind, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from cyclegan_cli.cli.app import main
+from cyclegan_cli.engine import cyclegan
+from cyclegan_cli.engine.weights import load_generator
+from tests.program import SMALL, make_pictures
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[str, str]:
+    x, y = make_pictures(tmp_path / "cats", 12, 1), make_pictures(tmp_path / "dogs", 3, 2)
+    return str(x), str(y)
+
+
+@pytest.fixture
+def errors(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """What the last command said on stderr."""
+    return lambda: capsys.readouterr().err
+
+
+def test_a_training_leaves_a_style_metrics_samples_and_checkpoints(
+    folders: tuple[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(
+        [
+            "train",
+            *folders,
+            *SMALL,
+            "--max-steps",
+            "5",
+            "--log-every",
+            "2steps",
+            "--sample-every",
+            "2steps",
+            "--checkpoint-every",
+            "2steps",
+            "--keep",
+            "2",
+        ]
+    )
+    output = capsys.readouterr()
+    assert code == 0
+    assert output.out == "cats2dogs\n"
+    assert "cyclegan translate" in output.err
+    assert "--style cats2dogs" in output.err
+    assert "cats: 11 pictures, and 1 held out" in output.err
+    assert "200 epochs of 11 steps" in output.err
+    run = home / "runs" / "cats2dogs"
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [2, 4, 5]
+    losses = {"G", "F", "cycle_X", "cycle_Y", "identity_X", "identity_Y", "D_X", "D_Y"}
+    for line in log:
+        assert line.keys() == losses | {"step", "epoch", "time", "lr", "pictures_per_s"}
+        assert line["lr"] == 2e-4
+        assert all(math.isfinite(line[name]) and line[name] > 0 for name in losses)
+    assert [path.name[-6:] for path in sorted((run / "checkpoints").iterdir())] == ["ensors"] * 2
+    sheets = sorted((run / "samples").iterdir())
+    assert [sheet.name for sheet in sheets] == [f"step-{step:09}.png" for step in (2, 4, 5)]
+    with Image.open(sheets[0]) as sheet:
+        assert sheet.width > 6 * 32
+    style = home / "styles" / "cats2dogs"
+    forward, back = (load_generator(style / f"{way}.safetensors") for way in ("xy", "yx"))
+    assert forward.spec.name == back.spec.name == "mobile"
+    weight = "encoder.1.weight"
+    assert not torch.equal(forward.state_dict()[weight], back.state_dict()[weight])
+
+
+def test_the_style_translates(folders: tuple[str, str], tmp_path: Path) -> None:
+    assert main(["train", *folders, *SMALL, "--max-steps", "1", "-q"]) == 0
+    picture, out = Path(folders[0], "00.png"), tmp_path / "out.png"
+    forward = ["translate", str(picture), "--style", "cats2dogs", "-o", str(out), "--gpu", "cpu"]
+    assert main(forward) == 0
+    with Image.open(out) as image, Image.open(picture) as original:
+        assert image.size == original.size
+        first = image.tobytes()
+    assert main([*forward, "--reverse", "--overwrite"]) == 0
+    with Image.open(out) as image:
+        assert image.tobytes() != first
+
+
+def test_the_same_seed_gives_the_same_style_and_another_seed_another(
+    folders: tuple[str, str], home: Path
+) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        options = ["--name", name, "--seed", seed, "--max-steps", "2", "-q"]
+        assert main(["train", *folders, *SMALL, *options]) == 0
+    a, b, c = (load_generator(home / "styles" / n / "xy.safetensors").state_dict() for n in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert any(not torch.equal(a[key], c[key]) for key in a)
+
+
+def test_unreadable_pictures_are_named_and_left_out_or_refused(
+    folders: tuple[str, str], errors: Callable[[], str]
+) -> None:
+    whole = Path(folders[0], "00.png").read_bytes()
+    Path(folders[0], "broken.png").write_bytes(whole[: len(whole) // 2])
+    Path(folders[0], "empty.jpg").touch()
+    Path(folders[0], "notes.txt").write_text("not a picture, not counted")
+    assert main(["train", *folders, *SMALL, "--dry-run"]) == 0
+    said = errors()
+    assert said.count("left out") == 2
+    assert "broken.png" in said
+    assert "empty.jpg" in said
+    assert main(["train", *folders, *SMALL, "--dry-run", "--strict"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["{x}", "{x}"], "twice"),
+        (["{x}", "{x}/../cats"], "twice"),
+        (["{x}", "{x}/.."], "inside the other"),
+        (["{x}", "nowhere"], "does not exist"),
+        (["{x}", "{x}/00.png"], "is not a folder"),
+        (["{x}", "{one}"], "1 usable picture"),
+        (["{x}", "{y}", "--gpu", "7"], "no device '7'"),
+        (["{x}", "{y}", "--gpu", "0,1"], "no device '0'"),
+        (["{x}", "{y}", "--precision", "fp16"], "needs a CUDA device"),
+        (["{x}", "{y}", "--precision", "fp8"], "--precision must be"),
+        (["{x}", "{y}", "--generator", "vgg"], "no generator 'vgg'"),
+        (["{x}", "{y}", "--gan", "wgan"], "--gan must be"),
+        (["{x}", "{y}", "--epochs", "0"], "--epochs must be"),
+        (["{x}", "{y}", "--decay-from", "300"], "--decay-from"),
+        (["{x}", "{y}", "--crop-size", "30"], "--crop-size"),
+        (["{x}", "{y}", "--crop-size", "64", "--load-size", "60"], "--load-size"),
+        (["{x}", "{y}", "--checkpoint-every", "often"], "is not an interval"),
+        (["{x}", "{y}", "--name", "../away"], "cannot be a name"),
+        (["{x}", "{y}", "--lr", "nan"], "--lr"),
+        (["{x}", "{y}", "--epochz", "3"], "--epochs"),
+        (["{x}"], "Y_DIR"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    arguments: list[str],
+    expected: str,
+    folders: tuple[str, str],
+    tmp_path: Path,
+    home: Path,
+    errors: Callable[[], str],
+) -> None:
+    one = make_pictures(tmp_path / "one", 1, 3)
+    filled = [a.format(x=folders[0], y=folders[1], one=one) for a in arguments]
+    assert main(["train", *filled]) == 2
+    assert expected in errors()
+    assert not home.exists()
+
+
+def test_a_run_or_style_that_exists_is_refused(
+    folders: tuple[str, str], errors: Callable[[], str], home: Path
+) -> None:
+    assert main(["train", *folders, *SMALL, "--max-steps", "1", "-q"]) == 0
+    assert main(["train", *folders, *SMALL, "--max-steps", "1"]) == 2
+    said = errors()
+    assert "cyclegan resume cats2dogs" in said
+    assert "--name" in said
+    shutil.rmtree(home / "runs")
+    assert main(["train", *folders, *SMALL, "--max-steps", "1"]) == 2
+    assert "A style named 'cats2dogs' exists" in errors()
+
+
+def test_too_little_disk_is_refused(
+    folders: tuple[str, str], errors: Callable[[], str], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    class Usage:
+        free = 10 * 2**20
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
+    assert main(["train", *folders, *SMALL, "--max-steps", "1"]) == 2
+    assert "10 free" in errors()
+    assert not home.exists()
+
+
+def test_a_dry_run_checks_and_writes_nothing(
+    folders: tuple[str, str], home: Path, errors: Callable[[], str]
+) -> None:
+    assert main(["train", *folders, *SMALL, "--dry-run"]) == 0
+    said = errors()
+    for word in ("memory", "disk", "device", "mobile", "cats2dogs"):
+        assert word in said
+    assert not home.exists()
+
+
+def test_the_config_file_is_read_the_line_wins_and_what_is_printed_can_be_read(
+    folders: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = tmp_path / "train.toml"
+    config.write_text('epochs = 40\nlambda-cycle = 5.0\ngenerator = "resnet6"\nflip = false\n')
+    command = ["train", *folders, "--config", str(config), "--lambda-cycle", "10"]
+    assert main([*command, "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    for line in ("epochs = 40", "lambda-cycle = 10.0", 'generator = "resnet6"', "flip = false"):
+        assert line in printed
+    config.write_text(printed)
+    assert main(["train", *folders, "--config", str(config), "--print-config"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    "text", ["epochs = ", "epoch = 3", "epochs = 'many'", "generator = 3", "batch_size = true"]
+)
+def test_a_wrong_config_file_is_a_usage_error(
+    text: str, folders: tuple[str, str], tmp_path: Path, errors: Callable[[], str]
+) -> None:
+    config = tmp_path / "train.toml"
+    config.write_text(text)
+    assert main(["train", *folders, "--config", str(config), "--print-config"]) == 2
+    assert "error" in errors()
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint_named(
+    folders: tuple[str, str],
+    errors: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+    home: Path,
+) -> None:
+    step = cyclegan.CycleGAN.step
+    count = 0
+
+    def poisoned(
+        self: cyclegan.CycleGAN, x: torch.Tensor, y: torch.Tensor, rate: float
+    ) -> dict[str, torch.Tensor]:
+        nonlocal count
+        count += 1
+        return step(self, x * (math.nan if count == 4 else 1), y, rate)
+
+    monkeypatch.setattr(cyclegan.CycleGAN, "step", poisoned)
+    code = main(["train", *folders, *SMALL, "--max-steps", "9", "--checkpoint-every", "3steps"])
+    assert code == 1
+    said = errors()
+    assert "nan" in said
+    assert "step-000000003.safetensors" in said
+    assert "--lr" in said
+    assert "cyclegan resume cats2dogs" in said
+    kept = [path.name for path in (home / "runs/cats2dogs/checkpoints").iterdir()]
+    assert kept == ["step-000000003.safetensors"]
+    assert not (home / "styles").exists()
+
+
+def test_json_is_one_object_a_line_and_nothing_else(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", *folders, *SMALL, "--max-steps", "2", "--log-every", "1steps", "--json"]
+    assert main([*command, "-q"]) == 0
+    output = capsys.readouterr()
+    records = [json.loads(line) for line in output.out.splitlines()]
+    assert [record.get("step") for record in records[:2]] == [1, 2]
+    assert records[-1]["style"] == "cats2dogs"
+    assert output.err == ""

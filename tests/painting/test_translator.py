@@ -1,0 +1,161 @@
+"""Arrays in, arrays out: sizes, types, rounding, memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from cyclegan_cli.errors import PictureError, WeightsError
+from cyclegan_cli.painting import translator as module
+from cyclegan_cli.painting.pixels import reflected, to_pixels, to_tensor
+from cyclegan_cli.painting.streaming import Plan
+from cyclegan_cli.painting.translator import Translator
+from cyclegan_cli.settings import GeneratorSpec
+from tests.painting.common import KINDS, network, random_pixels, whole
+
+NETWORK = network(KINDS["mobile"])
+
+
+def expected(generator, pixels: np.ndarray) -> np.ndarray:
+    """The definition, naively: pad with numpy, run the network, crop; float in [−1, 1]."""
+    height, width = pixels.shape[:2]
+    more = [(0, max(16, -(-n // 4) * 4) - n) for n in (height, width)]
+    padded = np.pad(pixels, (*more, (0, 0)), mode="reflect")
+    if pixels.dtype != np.float32:
+        padded = padded.astype(np.float64) / np.iinfo(pixels.dtype).max * 2 - 1
+    x = torch.from_numpy(padded).float().permute(2, 0, 1)[None]
+    return whole(generator, x)[0, :, :height, :width].permute(1, 2, 0).double().numpy()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 45), st.integers(1, 45), st.sampled_from(["uint8", "uint16", "float32"]))
+def test_any_size_and_type(height: int, width: int, dtype: str) -> None:
+    assume(height * width > 1)  # flat: there torch itself paints noise
+    pixels = random_pixels(height, width, dtype=dtype)
+    before = pixels.copy()
+    painted = Translator(NETWORK).paint(pixels)
+    assert np.array_equal(pixels, before)
+    assert painted.shape == pixels.shape
+    assert painted.dtype == pixels.dtype
+    exact = expected(NETWORK, pixels)
+    if dtype == "float32":
+        assert np.abs(painted - exact).max() <= 1e-4
+    else:  # rounded: never further than half a level, and the tolerance of the computation
+        top = np.iinfo(dtype).max
+        off = np.abs(painted.astype(np.float64) - (exact + 1) * top / 2)
+        assert off.max() <= 0.5 + 1e-4 * top / 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (1, 40), (17, 16)])
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_flat_and_tiny_pictures_give_numbers(size: tuple[int, int], value: int) -> None:
+    flat = np.full((*size, 3), value / 127.5 - 1, dtype=np.float32)
+    assert np.isfinite(Translator(NETWORK).paint(flat)).all()
+
+
+def test_padding_is_numpy_reflection() -> None:
+    for size in range(1, 9):
+        for padded in range(size, 30):
+            wanted = np.pad(np.arange(size), (0, padded - size), mode="reflect")
+            assert reflected(size, padded).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_every_level_survives_the_way_in_and_out(dtype: str) -> None:
+    levels = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
+    pixels = levels.reshape(-1, 1, 1).repeat(3, axis=2)
+    x = to_tensor(pixels, 3)
+    assert x.min() == -1.0
+    assert x.max() == pytest.approx(1.0, abs=1e-6)
+    assert np.array_equal(to_pixels(x, pixels.dtype), pixels)
+
+
+def test_rounded_not_truncated_and_clipped() -> None:
+    values = torch.tensor([-1.5, -1.0, 0.0, 0.999, 1.5]).repeat(1, 3, 1, 1)
+    assert to_pixels(values, np.dtype("uint8"))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_grey_networks() -> None:
+    generator = network(KINDS["grey"])
+    pixels = random_pixels(20, 24)
+    painted = Translator(generator).paint(pixels)
+    assert (painted[..., 0] == painted[..., 1]).all()
+    assert (painted[..., 0] == painted[..., 2]).all()
+    luma = pixels @ np.array([0.299, 0.587, 0.114]) / 127.5 - 1
+    y = whole(generator, torch.from_numpy(luma).float()[None, None])[0, 0].numpy()
+    assert np.abs(painted[..., 0] - (y + 1) * 127.5).max() <= 0.51
+
+
+def test_what_cannot_be_painted_is_refused() -> None:
+    for spec in (GeneratorSpec(width=1, in_channels=2), GeneratorSpec(width=1, out_channels=4)):
+        with pytest.raises(WeightsError, match="channels"):
+            Translator(network(spec))
+    for pixels in (
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 3), np.int16),
+        np.zeros((4, 4, 3), np.float64),
+    ):
+        with pytest.raises(PictureError, match="cannot be painted"):
+            Translator(NETWORK).paint(pixels)
+
+
+def test_half_precision_is_close() -> None:
+    pixels = random_pixels(32, 40, dtype="float32")
+    exact = Translator(NETWORK).paint(pixels)
+    half = Translator(NETWORK, dtype=torch.bfloat16).paint(pixels)
+    assert half.dtype == np.float32
+    assert np.abs(half - exact).mean() < 0.03
+
+
+def test_the_network_that_was_given_is_left_alone() -> None:
+    generator = network(KINDS["mobile"])
+    generator.train().requires_grad_(True)
+    Translator(generator, dtype=torch.bfloat16)
+    assert generator.training
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in generator.parameters())
+
+
+def test_short_memory_is_met_with_a_smaller_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory on the first plan: the second gives the same picture, and it is noted."""
+    pixels = random_pixels(40, 36)
+    translator = Translator(NETWORK)
+    reference = translator.paint(pixels)
+    assert translator.notes == []
+    tried: list[Plan] = []
+    real = module.evaluate
+
+    def evaluate(net, source, plan, device, write, *, settle=None):
+        tried.append(plan)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        real(net, source, plan, device, write, settle=settle)
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    again = translator.paint(pixels)
+    assert len(tried) == 2
+    assert tried[1] != tried[0]
+    assert np.abs(again.astype(int) - reference).max() <= 1
+    assert len(translator.notes) == 1
+    assert "memory" in translator.notes[0]
+
+
+def test_no_memory_at_all_and_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(module, "evaluate", full)
+    with pytest.raises(PictureError, match="too small") as caught:
+        Translator(NETWORK).paint(random_pixels(16, 16))
+    assert caught.value.hint
+
+    def broken(*_, **__):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(module, "evaluate", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        Translator(NETWORK).paint(random_pixels(16, 16))

@@ -9,6 +9,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -116,6 +117,7 @@ def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.I
             yield image
 
 
+@lru_cache(maxsize=1)
 def _known_formats() -> list[str]:
     """Those of FORMATS that this Pillow has; HEIF where the plug-in pillow-heif is installed."""
     Image.init()

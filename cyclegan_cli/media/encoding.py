@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from cyclegan_cli.errors import PictureError
@@ -159,7 +159,9 @@ def _encode_tiff(frames: tuple[Frame, ...], look: _Look, file: BinaryIO) -> None
     if look.metadata.dpi is not None:
         options["dpi"] = look.metadata.dpi
     deep = [_is_deep(frame) for frame in frames]
-    if not any(deep):
+    # libtiff, which compresses, cannot write the nested parts of EXIF.
+    nested = any(exif.get_ifd(part) for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo))
+    if not any(deep) and not nested:
         options["compression"] = "tiff_adobe_deflate"
     pages = [
         _double_width(f) if d else _image(f, "TIFF") for f, d in zip(frames, deep, strict=True)

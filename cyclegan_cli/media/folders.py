@@ -11,9 +11,19 @@ from pathlib import Path
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.media.formats import PICTURE_EXTENSIONS
 
-__all__ = ["PlaceKeys", "find_pictures", "natural_key", "walk"]
+__all__ = ["PlaceKeys", "exists", "find_pictures", "is_folder", "natural_key", "walk"]
 
 _DIGITS = re.compile(r"(\d+)")
+
+
+def exists(path: Path | str) -> bool:
+    """Whether something is there; False too for what may not be looked at or can be no name."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for those
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether a folder is there; False as ``exists`` is."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -118,7 +128,7 @@ def ignores_case(folder: Path) -> bool:
     Nothing is written to find out: an entry of the folder, or of one above it on the same device,
     is looked up in the other case. True where nothing there can tell.
     """
-    while not folder.is_dir():
+    while not is_folder(folder):
         if folder == folder.parent:
             return True
         folder = folder.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from cyclegan_cli.errors import UsageError
@@ -89,9 +90,8 @@ def default_extension(path: Path) -> str:
     suffix = path.suffix
     if suffix.lower() in _FORMATS:
         return _REPLACED.get(suffix.lower(), suffix)
-    try:
-        with path.open("rb") as file:
+    found = None
+    if path.is_file():  # a pipe would lose these bytes
+        with contextlib.suppress(OSError), path.open("rb") as file:
             found = sniff(file.read(16))
-    except OSError:
-        found = None
     return _EXTENSIONS[found or "PNG"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +22,7 @@ from cyclegan_cli.media.profiles import deep_to_srgb, is_srgb
 
 __all__ = ["PICTURE_EXTENSIONS", "Array", "Frame", "Picture", "read_picture", "read_rgb"]
 
+_Open: TypeAlias = Callable[[], AbstractContextManager[Image.Image]]
 Array: TypeAlias = NDArray[Any]  # uint8 in 0..255, or uint16 in 0..65535
 
 
@@ -65,10 +68,9 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     Raises PictureError, naming the file and the reason, for anything that cannot be read: missing,
     empty, cut short, not a picture, more than ``max_pixels`` pixels.
     """
-    with decoding(str(path)), contextlib.ExitStack() as files:
-        image = files.enter_context(opened(path, str(path), max_pixels))
-        second = files.enter_context(opened(path, str(path), max_pixels))
-        pixels, alpha = _decode(image, second)
+    name = str(path)
+    with decoding(name), opened(path, name, max_pixels) as image:
+        pixels, alpha = _decode(image, partial(opened, path, name, max_pixels))
         return on_white(to_8_bits(pixels), None if alpha is None else to_8_bits(alpha))
 
 
@@ -81,9 +83,11 @@ def read_picture(
     (MPO) the first is read. Raises PictureError for anything that cannot be read.
     """
     called = name or (str(source) if isinstance(source, Path) else "stdin")
-    with decoding(called), contextlib.ExitStack() as files:
-        image = files.enter_context(opened(source, called, max_pixels))
-        second = files.enter_context(opened(source, called, max_pixels))
+    if isinstance(source, Path) and source.is_fifo():
+        with decoding(called):
+            source = source.read_bytes()  # it can be read once only
+    with decoding(called), opened(source, called, max_pixels) as image:
+        again = partial(opened, source, called, max_pixels)
         name_of_format, mode = image.format or "", image.mode
         many = name_of_format in ANIMATED | PAGED
         count = max(1, getattr(image, "n_frames", 1)) if many else 1
@@ -96,7 +100,7 @@ def read_picture(
                 image.seek(index)
             check_size(image, called, max_pixels - total)
             total += image.width * image.height
-            pixels, alpha = _decode(image, second, index)
+            pixels, alpha = _decode(image, again, index)
             if index == 0:
                 metadata = read_metadata(image)
             frames.append(Frame(pixels, alpha, _duration(image, count, poster and index == 0)))
@@ -125,15 +129,19 @@ def _plays(image: Image.Image) -> int:
     return int(loop or 0)
 
 
-def _decode(image: Image.Image, second: Image.Image, index: int = 0) -> tuple[Array, Array | None]:
-    """(H×W×3 sRGB, H×W alpha or None) of the frame that ``image`` is at, upright."""
+def _decode(image: Image.Image, again: _Open, index: int = 0) -> tuple[Array, Array | None]:
+    """(H×W×3 sRGB, H×W alpha or None) of the frame that ``image`` is at, upright.
+
+    ``again`` opens the file anew: 16-bit colour is decoded in two parts.
+    """
     profile = image.info.get("icc_profile")
     pixels: Array
     alpha: Array | None = None
     if deep_channels(image) is not None:
-        if index:
-            second.seek(index)
-        values = read_deep(image, second)
+        with again() as second:
+            if index:
+                second.seek(index)
+            values = read_deep(image, second)
         pixels = _deep_srgb(values[..., :3], profile)
         transparent = image.info.get("transparency")
         if values.shape[2] == 4:

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from cyclegan_cli.errors import UsageError
-from cyclegan_cli.media.folders import PlaceKeys, find_pictures, natural_key, walk
+from cyclegan_cli.media.folders import (
+    PlaceKeys,
+    exists,
+    find_pictures,
+    is_folder,
+    natural_key,
+    walk,
+)
 from cyclegan_cli.media.formats import (
     PICTURE_EXTENSIONS,
     default_extension,
@@ -136,7 +143,7 @@ def _find(tokens: Sequence[str], output: Path | None) -> tuple[list[_Found], int
     ignored = 0
     any_folder = False
     for path in paths:
-        if not path.is_dir():
+        if not is_folder(path):
             found.append(_Found(path, None, False))
             continue
         any_folder = True
@@ -158,13 +165,13 @@ def _expand(tokens: Sequence[str]) -> list[Path]:
     missing: list[str] = []
     for token in tokens:
         path = Path(token)
-        if token and os.path.exists(token):  # noqa: PTH110 - never raises, whatever the name
+        if token and exists(token):
             paths.append(path)
         elif isinstance(token, _Literal) or not token:
             missing.append(token)
         elif token.startswith("@"):
             paths += (entries := read_list(Path(token[1:])))
-            missing += [str(entry) for entry in entries if not entry.exists()]
+            missing += [str(entry) for entry in entries if not exists(entry)]
         elif glob.has_magic(token):
             matches = sorted(glob.glob(token, recursive=True), key=natural_key)  # noqa: PTH207
             paths += (Path(match) for match in matches)
@@ -212,9 +219,9 @@ def _format_of(target: Path | None) -> str | None:
 
 def _refuse_file(output: Path) -> None:
     """Raise UsageError where ``output`` is or looks like a file, and a folder is wanted."""
-    if output.is_dir():
+    if is_folder(output):
         return
-    if output.exists() or format_of(output) is not None:
+    if exists(output) or format_of(output) is not None:
         raise UsageError(
             f"-o {output} is a file: several inputs, or a folder, want a folder.", hint="-o FOLDER"
         )
@@ -224,7 +231,7 @@ def _means_folder(output: str) -> bool:
     """An existing folder, a name that ends in a separator, or one without an extension."""
     separators = tuple(s for s in (os.sep, os.altsep) if s)
     path = Path(output)
-    return path.is_dir() or output.endswith(separators) or (not path.suffix and not path.exists())
+    return is_folder(path) or output.endswith(separators) or (not path.suffix and not exists(path))
 
 
 def _known_format(target: Path) -> str:
@@ -294,12 +301,12 @@ def _check_place(target: Path) -> None:
     """Raise UsageError where no file of that name can be written."""
     if len(os.fsencode(target.name)) > _NAME_LIMIT:
         raise UsageError(f"{target}: the name is too long.", hint="-o FILE names it otherwise.")
-    if target.is_dir():
+    if is_folder(target):
         raise UsageError(f"{target} is a folder, where a file would be written.")
     parent = target.parent
-    while not parent.exists() and parent != parent.parent:
+    while not exists(parent) and parent != parent.parent:
         parent = parent.parent
-    if not parent.is_dir():
+    if not is_folder(parent):
         raise UsageError(f"{parent} is a file, where a folder is wanted.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UsageError(f"The folder {parent} cannot be written to.", hint="-o FOLDER")

@@ -1,0 +1,249 @@
+"""What cannot be read says why; what can is seen as a viewer shows it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cyclegan_cli.errors import PictureError
+from cyclegan_cli.media.animation import whole_steps
+from cyclegan_cli.media.encoding import write_picture
+from cyclegan_cli.media.metadata import Metadata
+from cyclegan_cli.media.pictures import Frame, Picture, read_picture, read_rgb
+from tests.media import rawfiles as raw
+from tests.media.matrix import base, cases, deep, saved
+
+
+def picture(*frames: Frame, kind: str = "PNG") -> Picture:
+    return Picture(frames, "RGB", kind, 0, False, False, Metadata())
+
+
+def still(pixels: object, alpha: object = None) -> Frame:
+    return Frame(pixels, alpha, None)  # type: ignore[arg-type]
+
+
+PNG = saved(Image.fromarray(base()), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is empty"),
+        (b"hello, this is text", "not a picture"),
+        (PNG[:60], "cut short"),
+        (saved(Image.fromarray(base()), "JPEG")[:300], "cut short"),
+        (PNG[:12], "is a PNG file that is damaged"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 16, "HEIC"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"II*\0\x08\0\0\0\0\0", "is a TIFF file that is damaged"),
+        (b"P6 0 5 255\n", "damaged"),
+    ],
+)
+def test_unreadable(tmp_path: Path, data: bytes, said: str) -> None:
+    path = tmp_path / "odd name.png"
+    path.write_bytes(data)
+    for read in (read_rgb, read_picture):
+        with pytest.raises(PictureError) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+        assert said in str(caught.value)
+
+
+def test_heic_has_a_hint() -> None:
+    with pytest.raises(PictureError) as caught:
+        read_picture(b"\0\0\0\x18ftypheic" + b"\0" * 16)
+    assert caught.value.hint == "pip install pillow-heif"
+
+
+def test_missing_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="no such file"):
+        read_rgb(tmp_path / "no.png")
+    with pytest.raises(PictureError, match="is a folder"):
+        read_rgb(tmp_path)
+
+
+def test_bombs(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + raw.png_chunk(b"IHDR", header) + raw.png_chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(data)
+    with pytest.raises(PictureError, match="60000×60000") as caught:
+        read_rgb(tmp_path / "bomb.png")
+    assert caught.value.hint is not None
+    assert "--max-pixels" in caught.value.hint
+    pages = [Image.fromarray(base())] * 3
+    data = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    assert len(read_picture(data, base()[..., 0].size * 3).frames) == 3
+    with pytest.raises(PictureError, match="are allowed"):
+        read_picture(data, base()[..., 0].size * 3 - 1)
+
+
+def test_more_pixels_than_pillow_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    path = tmp_path / "a.png"
+    path.write_bytes(PNG)
+    assert np.array_equal(read_rgb(path), base())
+    assert Image.MAX_IMAGE_PIXELS == 10  # the process's own limit is as it was
+
+
+def test_viewers_see_transparency_on_white(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[..., 0] = 200
+    pixels[..., 3] = [[0, 255], [128, 51]]
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    share = pixels[..., 3:] / 255
+    expected = pixels[..., :3] * share + 255 * (1 - share)
+    assert np.abs(read_rgb(path) - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_rgb_of_everything(case: object, tmp_path: Path) -> None:
+    """The training data's reader gives 8 bits of every file of the matrix, upright."""
+    path = tmp_path / case.name  # type: ignore[attr-defined]
+    path.write_bytes(case.data)  # type: ignore[attr-defined]
+    expected = case.frames[0].astype(float)  # type: ignore[attr-defined]
+    expected = expected / 257 if case.frames[0].dtype == np.uint16 else expected  # type: ignore[attr-defined]
+    if case.alpha is not None and not case.extra.get("poster"):  # type: ignore[attr-defined]
+        alpha = case.alpha[0][..., None]  # type: ignore[attr-defined]
+        share = alpha / np.iinfo(alpha.dtype).max
+        expected = expected * share + 255 * (1 - share)
+    found = read_rgb(path)
+    assert found.dtype == np.uint8
+    assert found.shape == expected.shape
+    mean = case.mean  # type: ignore[attr-defined]
+    difference = np.abs(found - expected)
+    assert difference.mean() <= mean if mean else difference.max() <= 2.01
+
+
+def test_threads_leave_warnings_as_they_were() -> None:
+    truncated = saved(Image.fromarray(base()), "TIFF")[:-40]
+    before, limit = list(warnings.filters), Image.MAX_IMAGE_PIXELS
+
+    def work() -> None:
+        for _ in range(20):
+            for data in (PNG, truncated):
+                try:
+                    read_picture(data)
+                except PictureError:
+                    continue
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(warnings.filters) == before
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+# -- writing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("quality", "sampling"), [(None, (1, 1)), (90, (1, 1)), (89, (2, 2))])
+def test_jpeg_keeps_full_colour_at_high_quality(
+    quality: int | None, sampling: tuple[int, int]
+) -> None:
+    buffer = io.BytesIO()
+    write_picture(picture(still(base())), buffer, "JPEG", quality=quality)
+    image = Image.open(buffer)
+    assert image.layer[0][1:3] == sampling  # type: ignore[attr-defined]
+
+
+def test_quality_is_heeded() -> None:
+    sizes = {}
+    for kind in ("JPEG", "WEBP", "AVIF"):
+        for quality in (20, 80):
+            buffer = io.BytesIO()
+            noise = (deep() >> 8).astype(np.uint8)
+            write_picture(picture(still(noise)), buffer, kind, quality=quality)
+            sizes[kind, quality] = len(buffer.getvalue())
+        assert sizes[kind, 20] < sizes[kind, 80]
+
+
+def test_webp_at_100_is_without_loss() -> None:
+    buffer = io.BytesIO()
+    noise = (deep() >> 8).astype(np.uint8)
+    write_picture(picture(still(noise)), buffer, "WEBP", quality=100)
+    assert np.array_equal(np.asarray(Image.open(buffer)), noise)
+
+
+def test_where_there_is_no_alpha_white_shows_through() -> None:
+    alpha = np.zeros(base().shape[:2], np.uint8)
+    for kind in ("BMP", "PPM", "JPEG"):
+        buffer = io.BytesIO()
+        write_picture(picture(still(base(), alpha)), buffer, kind)
+        assert (np.asarray(Image.open(buffer)) == 255).all()
+
+
+def test_sixteen_bits_are_rounded_not_cut() -> None:
+    values = np.array([[[0, 128, 129], [65535, 65406, 65407]]], np.uint16)
+    buffer = io.BytesIO()
+    write_picture(picture(still(values)), buffer, "BMP")
+    assert np.asarray(Image.open(buffer)).tolist() == [[[0, 0, 1], [255, 254, 255]]]
+
+
+def test_pages_and_animations_are_not_cut_to_one() -> None:
+    moving = picture(Frame(base(), None, 10.0), Frame(base(), None, 10.0))
+    pages = picture(still(base()), still(base()), kind="TIFF")
+    for what, kind, said in ((moving, "JPEG", "2 frames"), (moving, "TIFF", "2 frames"),
+                             (pages, "PNG", "2 pages"), (pages, "GIF", "2 pages")):  # fmt: skip
+        with pytest.raises(PictureError, match=said):
+            write_picture(what, io.BytesIO(), kind)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "a.webp"
+    target.write_bytes(b"old")
+    wide = np.zeros((1, 20_000, 3), np.uint8)  # more than WebP can hold
+    with pytest.raises(PictureError, match=r"a\.webp cannot be written as WEBP"):
+        write_picture(picture(still(wide)), target, "WEBP")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.webp"]
+    assert target.read_bytes() == b"old"
+
+
+def test_equal_pictures_are_equal_files() -> None:
+    written = []
+    for _ in range(2):
+        buffer = io.BytesIO()
+        write_picture(picture(still(base())), buffer, "PNG")
+        written.append(buffer.getvalue())
+    assert written[0] == written[1]
+
+
+@given(st.integers(1, 9), st.integers(1, 600), st.booleans(), st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_deep_round_trip(width: int, height: int, alpha: bool, as_png: bool) -> None:
+    random = np.random.default_rng(width * 1000 + height)
+    pixels = random.integers(0, 65536, (height, width, 3), dtype=np.uint16)
+    mask = random.integers(0, 65536, (height, width), dtype=np.uint16) if alpha else None
+    buffer = io.BytesIO()
+    write_picture(picture(still(pixels, mask)), buffer, "PNG" if as_png else "TIFF")
+    data = buffer.getvalue()
+    own = raw.read_png16(data) if as_png else raw.read_tiff16(data)[0]
+    assert np.array_equal(own[..., :3], pixels)
+    frame = read_picture(data).frames[0]
+    assert np.array_equal(frame.pixels, pixels)
+    if mask is None:
+        assert frame.alpha is None
+    else:
+        assert frame.alpha is not None
+        assert np.array_equal(frame.alpha, mask)
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1, max_size=30), st.sampled_from([1, 10]))
+@settings(deadline=None)
+def test_rounding_of_durations_does_not_add_up(durations: list[float], step: int) -> None:
+    whole = whole_steps(durations, step)
+    assert all(time % step == 0 for time in whole)
+    assert all(time > 0 for time, exact in zip(whole, durations, strict=True) if exact > 0)
+    if min(durations) >= step:
+        assert abs(sum(whole) - sum(durations)) <= step / 2 + 1e-6

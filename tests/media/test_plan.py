@@ -1,0 +1,338 @@
+"""Inputs to outputs: nothing is lost, nothing is written over, nothing is decided twice."""
+
+from __future__ import annotations
+
+import os
+import string
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cyclegan_cli.errors import UsageError
+from cyclegan_cli.media import folders
+from cyclegan_cli.media.folders import PlaceKeys, find_pictures, ignores_case, natural_key
+from cyclegan_cli.media.plan import Job, Plan, make_plan, parse_list, read_list
+
+EXTENSIONS = (".jpg", ".PNG", ".tif", ".webp", ".gif", ".heic", ".txt", "")
+
+
+def touch(path: Path, data: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def targets(plan: Plan) -> list[str]:
+    return [str(job.target) for job in plan.jobs]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+# -- names -----------------------------------------------------------------------------------
+
+
+def test_one_file_is_written_beside_itself(here: Path) -> None:
+    touch(here / "a.b.JPG")
+    assert make_plan(["a.b.JPG"], style="monet").jobs == [
+        Job(Path("a.b.JPG"), Path("a.b_monet.JPG"), "JPEG")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "file_format", "target", "written_as"),
+    [
+        ("a.png", None, "a_s.png", "PNG"),
+        ("a.png", "jpg", "a_s.jpg", "JPEG"),
+        ("a.jpeg", "JPEG", "a_s.jpeg", "JPEG"),
+        ("a.heic", None, "a_s.jpg", "JPEG"),
+        ("a.pgm", None, "a_s.ppm", "PPM"),
+        ("a.apng", None, "a_s.apng", "PNG"),
+        ("-a.png", None, "-a_s.png", "PNG"),
+        ("ä 画.tif", "webp", "ä 画_s.webp", "WEBP"),
+    ],
+)
+def test_extension(
+    here: Path, name: str, file_format: str | None, target: str, written_as: str
+) -> None:
+    touch(here / name)
+    plan = make_plan([name], style="s", file_format=file_format)
+    assert plan.jobs == [Job(Path(name), Path(target), written_as)]
+
+
+def test_a_name_without_extension_takes_the_kind_of_its_bytes(here: Path) -> None:
+    touch(here / "v1.2", b"\xff\xd8\xff\xe0JFIF")
+    touch(here / "noise", b"....")
+    assert targets(make_plan(["v1.2", "noise"], style="s")) == ["v1.2_s.jpg", "noise_s.png"]
+
+
+def test_output_file_folder_and_stdout(here: Path) -> None:
+    touch(here / "a.png")
+    (here / "there").mkdir()
+    for output, target, written_as in (
+        ("b.webp", "b.webp", "WEBP"),
+        ("there", "there/a.png", "PNG"),
+        ("new/", "new/a.png", "PNG"),
+        ("new", "new/a.png", "PNG"),
+    ):
+        plan = make_plan(["a.png"], style="s", output=output)
+        assert plan.jobs == [Job(Path("a.png"), Path(target), written_as)]
+    assert make_plan(["a.png"], style="s", output="-").jobs == [Job(Path("a.png"), None, None)]
+    assert make_plan(["-"], style="s").jobs == [Job(None, None, None)]
+    assert make_plan(["-"], style="s", output="o.gif").jobs == [Job(None, Path("o.gif"), "GIF")]
+
+
+def test_a_folder_is_mirrored(here: Path) -> None:
+    for name in ("p/b.png", "p/x/a.jpg", "p/.h/a.jpg", "p/.a.jpg", "p/note.txt"):
+        touch(here / name)
+    plan = make_plan(["p"], style="s", output="o")
+    assert targets(plan) == ["o/b.png", "o/x/a.jpg"]
+    assert plan.ignored_files == 2  # the hidden folder was not looked into
+    touch(here / "q/c.png")
+    assert targets(make_plan(["p", "q"], style="s", output="o")) == [
+        "o/p/b.png",
+        "o/p/x/a.jpg",
+        "o/q/c.png",
+    ]
+
+
+def test_a_second_run_takes_no_results_for_inputs(here: Path) -> None:
+    for name in ("p/a.png", "p/a_s.png", "p/a_s.webp", "p/o_s.png"):
+        touch(here / name)
+    plan = make_plan(["p"], style="s", existing="skip")
+    assert [str(job.source) for job in plan.jobs] == ["p/o_s.png"]  # there is no p/o.*
+    assert [str(job.target) for job in plan.there_already] == ["p/a_s.png"]
+    touch(here / "p/out/a.png")
+    again = make_plan(["p"], style="s", output="p/out", existing="overwrite")
+    assert "p/out/a.png" not in [str(job.source) for job in again.jobs]
+
+
+def test_patterns_and_lists(here: Path) -> None:
+    for name in ("i10.png", "i2.png", "d/i3.png", "[x].png", "@y.png"):
+        touch(here / name)
+    (here / "l.txt").write_bytes(b"i2.png\r\n\n[x].png\n")
+    assert [str(j.source) for j in make_plan(["i*.png"], style="s").jobs] == ["i2.png", "i10.png"]
+    assert len(make_plan(["**/i*.png"], style="s").jobs) == 3
+    assert [str(j.source) for j in make_plan(["[x].png"], style="s").jobs] == ["[x].png"]
+    assert [str(j.source) for j in make_plan(["@l.txt"], style="s").jobs] == ["i2.png", "[x].png"]
+    assert [str(j.source) for j in make_plan(["@y.png"], style="s").jobs] == ["@y.png"]
+    listed = read_list(Path("l.txt"))
+    assert len(make_plan([], style="s", listed=listed, output="o").jobs) == 2
+
+
+# -- refusals --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "said"),
+    [
+        ([], {}, "Nothing to translate"),
+        (["no.png"], {}, "no.png"),
+        (["*.xyz"], {}, "*.xyz"),
+        (["@no.txt"], {}, "no.txt"),
+        ([""], {}, "There is no"),
+        (["a.png", "-"], {}, "stdin"),
+        (["-"], {"output": "d"}, "must name a file"),
+        (["a.png"], {"output": "a.png", "existing": "overwrite"}, "a.png is an input"),
+        (["a.png"], {"output": "./d/../a.png", "existing": "overwrite"}, "is an input"),
+        (["a.png"], {"output": "b.png"}, "b.png exists already"),
+        (["a.png", "b.png"], {"output": "x.png"}, "want a folder"),
+        (["d"], {"output": "b.png"}, "want a folder"),
+        (["a.png", "b.png"], {"output": "-"}, "one picture"),
+        (["a.png", "d/a.png"], {"output": "o"}, "a.png and d/a.png would both"),
+        (["a.png"], {"output": "x.xyz"}, "extension"),
+        (["a.png"], {"output": "x.heic"}, "HEIF"),
+        (["a.png"], {"file_format": "mp3"}, "mp3"),
+        (["a.png"], {"output": "a.png/b.png"}, "a.png is a file"),
+        (["empty"], {}, "no picture in empty"),
+        (["a.png"], {"output": "n" * 300 + ".png"}, "too long"),
+    ],
+)
+def test_refused_before_any_work(
+    here: Path, inputs: list[str], options: dict[str, str], said: str
+) -> None:
+    for name in ("a.png", "b.png", "d/a.png"):
+        touch(here / name)
+    (here / "empty").mkdir()
+    before = sorted(here.rglob("*"))
+    with pytest.raises(UsageError) as caught:
+        make_plan(inputs, style="s", **options)  # type: ignore[arg-type]
+    assert said in str(caught.value)
+    assert sorted(here.rglob("*")) == before
+
+
+def test_existing_outputs(here: Path) -> None:
+    for name in ("a.png", "b.png", "a_s.png"):
+        touch(here / name)
+    with pytest.raises(UsageError, match=r"a_s\.png exists already") as caught:
+        make_plan(["a.png", "b.png"], style="s")
+    assert caught.value.hint is not None
+    assert "--overwrite" in caught.value.hint
+    over = make_plan(["a.png", "b.png"], style="s", existing="overwrite")
+    assert targets(over) == ["a_s.png", "b_s.png"]
+    skip = make_plan(["a.png", "b.png"], style="s", existing="skip")
+    assert targets(skip) == ["b_s.png"]
+    (here / "b_s.png").mkdir()
+    for existing in ("overwrite", "skip"):
+        with pytest.raises(UsageError, match="is a folder"):
+            make_plan(["b.png"], style="s", existing=existing)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to(here: Path) -> None:
+    touch(here / "a.png")
+    (here / "locked").mkdir(mode=0o500)
+    with pytest.raises(UsageError, match="cannot be written to"):
+        make_plan(["a.png"], style="s", output="locked")
+
+
+def test_one_input_twice_is_one_job(here: Path) -> None:
+    touch(here / "p/a.png")
+    (here / "link").symlink_to("p")
+    for inputs in (["p/a.png", "./p/a.png"], ["p", "p/a.png"], ["p/a.png", "link/a.png"]):
+        assert len(make_plan(inputs, style="s", output="o").jobs) == 1
+
+
+# -- folders ---------------------------------------------------------------------------------
+
+
+def test_natural_order(tmp_path: Path) -> None:
+    names = [
+        "b/1.png",
+        "a2.png",
+        "a10.png",
+        "A1.png",
+        "b/02.png",
+        "a" + "9" * 30 + ".png",
+        "a١.png",
+    ]
+    for name in names:
+        touch(tmp_path / name)
+    found = [str(path.relative_to(tmp_path)) for path in find_pictures(tmp_path)]
+    assert found[:1] == ["A1.png"]
+    assert found.index("a2.png") < found.index("a10.png") < found.index(names[5])
+    assert found.index("b/1.png") < found.index("b/02.png")
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path / "p/q/a.png")
+    touch(tmp_path / "elsewhere/b.png")
+    (tmp_path / "p/q/up").symlink_to(tmp_path / "p")
+    (tmp_path / "p/again").symlink_to(tmp_path / "p/q")
+    (tmp_path / "p/far").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "p/dangling.png").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "p/pipe.png")
+    found = [str(path.relative_to(tmp_path)) for path in find_pictures(tmp_path / "p")]
+    assert sorted(found) == ["p/far/b.png", "p/q/a.png"]
+
+
+def test_case_is_told_from_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "Some.txt")
+    assert ignores_case(tmp_path / "not" / "yet") == (tmp_path / "sOME.TXT").exists()
+    touch(tmp_path / "in/a.png")
+    touch(tmp_path / "in/d/A.png")
+    inputs = [str(tmp_path / "in/a.png"), str(tmp_path / "in/d/A.png")]
+    monkeypatch.setattr(folders, "ignores_case", lambda folder: True)
+    with pytest.raises(UsageError, match="would both be written"):
+        make_plan(inputs, style="s", output=str(tmp_path / "o"))
+    keys = PlaceKeys()
+    assert keys.key(tmp_path / "STRASSE") == keys.key(tmp_path / "straße")
+    assert keys.key(tmp_path / "e\u0301") == keys.key(tmp_path / "\u00e9")
+    monkeypatch.setattr(folders, "ignores_case", lambda folder: False)
+    assert len(make_plan(inputs, style="s", output=str(tmp_path / "o")).jobs) == 2
+
+
+# -- by property -----------------------------------------------------------------------------
+
+PART = st.text(
+    st.one_of(
+        st.sampled_from(string.ascii_letters + string.digits + "-_ .@*[?]{}'\"%\\\n"),
+        st.characters(codec="utf-8", exclude_characters="/\0"),
+        st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"]),
+    ),
+    min_size=1,
+    max_size=8,
+).filter(lambda part: part not in (".", ".."))
+NAME = st.tuples(st.lists(PART, max_size=2), PART, st.sampled_from(EXTENSIONS))
+
+
+@given(
+    names=st.lists(NAME, min_size=1, max_size=8),
+    output=st.sampled_from([None, "out", "out/", "in/out", "in"]),
+    file_format=st.sampled_from([None, "png", "jpg"]),
+    existing=st.sampled_from(["refuse", "overwrite", "skip"]),
+    as_files=st.booleans(),
+)
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_plan_never_destroys(
+    tmp_path_factory: pytest.TempPathFactory,
+    names: list[tuple[list[str], str, str]],
+    output: str | None,
+    file_format: str | None,
+    existing: str,
+    as_files: bool,
+) -> None:
+    root = tmp_path_factory.mktemp("plan")
+    made: list[Path] = []
+    for parents, stem, extension in names:
+        path = root.joinpath("in", *parents, stem + extension)
+        try:
+            if not path.exists():
+                made.append(touch(path))
+        except OSError:
+            continue  # a file where a folder is wanted, or the other way round
+    if not made:
+        return
+    where = None if output is None else os.path.join(root, output)  # noqa: PTH118
+    try:
+        plan = make_plan(
+            [] if as_files else [str(root / "in")],
+            listed=made if as_files else [],
+            style="s",
+            output=where,
+            file_format=file_format,
+            existing=existing,  # type: ignore[arg-type]
+        )
+    except UsageError:
+        return
+    outputs = [os.path.normcase(job.target or "") for job in plan.jobs]
+    sources = {os.path.normcase(job.source or "") for job in plan.jobs}
+    assert len(set(outputs)) == len(outputs)
+    assert not set(outputs) & sources
+    assert {job.source for job in plan.jobs} <= set(made)
+    for job in plan.jobs:
+        assert job.source is not None
+        assert job.target is not None
+        if existing != "overwrite":
+            assert not os.path.lexists(job.target)
+        if where is None:
+            assert job.target.parent == job.source.parent
+        elif not as_files:
+            inside = job.source.relative_to(root / "in").parent
+            assert job.target.parent == Path(where) / inside
+
+
+@given(st.lists(st.binary(min_size=1, max_size=12).filter(lambda b: b"\0" not in b), max_size=6))
+@settings(deadline=None)
+def test_null_lists_are_literal(names: list[bytes]) -> None:
+    data = b"".join(name + b"\0" for name in names)
+    assert [os.fsencode(path) for path in parse_list(data, null=True)] == [
+        os.fsencode(Path(os.fsdecode(name))) for name in names
+    ]
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=2, max_size=6))
+@settings(deadline=None)
+def test_numbers_sort_as_numbers(numbers: list[int]) -> None:
+    names = sorted((f"img{n}.png" for n in numbers), key=natural_key)
+    assert [int(name[3:-4]) for name in names] == sorted(numbers)

@@ -2,7 +2,7 @@
 
 Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981, with a = −1/2; where a
 picture becomes smaller, the kernel is as much wider, so that nothing aliases. The values are those
-of Pillow's BICUBIC and of torch's antialiased bicubic interpolation.
+of Pillow's BICUBIC, in float32.
 """
 
 from __future__ import annotations

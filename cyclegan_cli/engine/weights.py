@@ -54,8 +54,10 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> Generator:
         )
     try:
         spec = GeneratorSpec.from_json(json.loads(metadata["generator"]))
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, RecursionError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} does not say which generator it holds.") from error
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
     with torch.device("meta"):
         network = Generator(spec)
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}

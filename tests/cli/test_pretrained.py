@@ -212,9 +212,8 @@ def test_export_refuses_before_any_work(say, tmp_path: Path) -> None:
     assert said.code == 2
     assert "no direction paint → photo" in said.err
     a_style(tmp_path, "mobile", both=False)
-    from tests.styles.make import weights
-
     from cyclegan_cli.styles.store import add_style
+    from tests.styles.make import weights
 
     files = {"xy": weights(tmp_path, 9, TINY_MOBILE)}
     add_style("phone", x="x", y="y", origin="trained", weights=files, card={})

@@ -49,7 +49,7 @@ def list_command(
     """Every style that is here, and those to be had.
 
     Trained, imported, bundled, downloaded, or available for download. On a pipe: one style a
-    line, tab-separated: name, domains, origin, generator, size, licence.
+    line, tab-separated: name, domains, origin, size, licence.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ def list_command(
     console = Console(as_json=json_, quiet=quiet)
     styles = list_styles(available=not local)
     console.table(
-        ("name", "domains", "origin", "generator", "size", "licence"),
+        ("name", "domains", "origin", "size", "licence"),
         [_row(style) for style in styles],
         [_record(style) for style in styles],
     )
@@ -397,11 +397,9 @@ def export(
 
 
 def _row(style: Style) -> tuple[str, ...]:
-    generators = {plain(d.generator.name) for d in style.directions.values()}
     size = _size(style.size) if style.directions else "-"
     licence = _shown(style.card.get("licence")) or "-"
-    generator = ", ".join(sorted(generators)) or "-"
-    return (style.name, _domains(style), style.origin, generator, size, licence)
+    return (style.name, _domains(style), style.origin, size, licence)
 
 
 def _record(style: Style) -> dict[str, Any]:

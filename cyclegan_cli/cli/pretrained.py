@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cyclegan_cli.cli.common import Debug, Json, Quiet
 from cyclegan_cli.cli.completion import complete_local_style, complete_style
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.styleview import domains, record_of, row, shown, size_text
 from cyclegan_cli.errors import CycleganError, UsageError
 from cyclegan_cli.styles.cards import Style, Way, plain
 from cyclegan_cli.styles.store import (
@@ -57,7 +58,7 @@ def list_command(
     """Every style that is here, and those to be had.
 
     Trained, imported, bundled, downloaded, or available for download. On a pipe: one style a
-    line, tab-separated: name, domains, origin, generator, size, licence.
+    line, tab-separated: name, domains, origin, size, licence.
 
     \b
     Examples:
@@ -67,9 +68,9 @@ def list_command(
     console = Console(as_json=json_, quiet=quiet)
     styles = list_styles(available=not local)
     console.table(
-        ("name", "domains", "origin", "generator", "size", "licence"),
-        [_row(style) for style in styles],
-        [_record(style) for style in styles],
+        ("name", "domains", "origin", "size", "licence"),
+        [row(style) for style in styles],
+        [record_of(style) for style in styles],
     )
     for style in styles:
         for origin in style.hides:
@@ -92,18 +93,18 @@ def show(style: StyleName, json_: Json = False, debug: Debug = False) -> None:
       cyclegan pretrained show ./monet.safetensors --json
     """
     found = find_style(style)
-    rows = [("name", found.name), ("domains", _domains(found)), ("origin", found.origin)]
+    rows = [("name", found.name), ("domains", domains(found)), ("origin", found.origin)]
     for way, direction in found.directions.items():
         spec = direction.generator
         arrow = f"{found.x} → {found.y}" if way == "xy" else f"{found.y} → {found.x}"
         what = f"{plain(spec.name)}, {spec.blocks} blocks, width {spec.width}"
-        rows += [(arrow, f"{what}, {_size(direction.size)}"), ("  sha256", direction.sha256)]
-    rows += [(key, _shown(value)) for key, value in found.card.items() if value not in (None, "")]
+        rows += [(arrow, f"{what}, {size_text(direction.size)}"), ("  sha256", direction.sha256)]
+    rows += [(key, shown(value)) for key, value in found.card.items() if value not in (None, "")]
     if found.folder is not None:
         rows.append(("folder", str(found.folder)))
     if found.hides:
         rows.append(("hides", ", ".join(found.hides)))
-    Console(as_json=json_).table((), rows, [_record(found)])
+    Console(as_json=json_).table((), rows, [record_of(found)])
 
 
 @app.command()
@@ -290,7 +291,7 @@ def download(
     results = download_all(console, names, force=force)
     for result in results:
         if (style := result.style) is not None:
-            record = {**_record(style), "fetched": list(result.fetched)}
+            record = {**record_of(style), "fetched": list(result.fetched)}
             console.result(str(style.folder), record)
     failures = [error for result in results for error in result.errors]
     for error in failures:
@@ -361,7 +362,7 @@ def import_command(
         card={"licence": licence or "unknown", "source": source or ""},
         replace=overwrite,
     )
-    console.result(str(style.folder), _record(style))
+    console.result(str(style.folder), record_of(style))
     console.note(f"To try it: cyclegan translate img.jpg --style {shlex.quote(style.name)}")
 
 
@@ -399,52 +400,3 @@ def export(
     way = f"{found.y} → {found.x}" if reverse else f"{found.x} → {found.y}"
     record = {"name": found.name, "direction": way, "path": str(file)}
     Console(as_json=json_, quiet=quiet).result(str(file), record)
-
-
-# -- how a style is shown --------------------------------------------------------------------
-
-
-def _row(style: Style) -> tuple[str, ...]:
-    generators = {plain(d.generator.name) for d in style.directions.values()}
-    size = _size(style.size) if style.directions else "-"
-    licence = _shown(style.card.get("licence")) or "-"
-    generator = ", ".join(sorted(generators)) or "-"
-    return (style.name, _domains(style), style.origin, generator, size, licence)
-
-
-def _record(style: Style) -> dict[str, Any]:
-    directions = {
-        way: {
-            "path": str(direction.file),
-            "sha256": direction.sha256,
-            "size": direction.size,
-            "generator": direction.generator.to_json(),
-        }
-        for way, direction in style.directions.items()
-    }
-    return {
-        **style.card,
-        **{"name": style.name, "x": style.x, "y": style.y, "origin": style.origin},
-        **{"path": str(style.folder) if style.folder else None, "size": style.size},
-        **{"directions": directions, "hides": list(style.hides)},
-    }
-
-
-def _domains(style: Style) -> str:
-    arrow = "↔" if len(style.ways) == 2 else "→" if "xy" in style.ways else "←"
-    return f"{style.x} {arrow} {style.y}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
-
-
-def _shown(value: object) -> str:
-    """A card's value in one line; what a stranger wrote must not steer the terminal."""
-    if isinstance(value, dict):
-        value = ", ".join(f"{key}: {_shown(inner)}" for key, inner in value.items())
-    elif isinstance(value, list):
-        value = ", ".join(_shown(inner) for inner in value)
-    elif value is None:
-        value = ""
-    return "".join(c for c in str(value) if c.isprintable())[:2000]

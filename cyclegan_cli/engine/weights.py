@@ -57,6 +57,8 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> Generator:
         spec = GeneratorSpec.from_json(json.loads(metadata["generator"]))
     except (KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} does not say which generator it holds.") from error
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
     with torch.device("meta"):
         network = Generator(spec)
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}

@@ -142,15 +142,18 @@ def read_generator_header(path: Path) -> tuple[GeneratorSpec, dict[str, Any]]:
     """
     try:
         metadata, _ = read_safetensors_header(path)
-        if metadata.get("format") != WEIGHTS_FORMAT:
-            raise WeightsError(
-                f"{path} is a safetensors file, but not a generator of this program.",
-                hint=f"cyclegan pretrained import {path} --name NAME",
-            )
+        ours = metadata.get("format") == WEIGHTS_FORMAT
         about = json.loads(metadata.get("about", "{}"))
-        spec = GeneratorSpec.from_json(json.loads(metadata["generator"]))
+        spec = GeneratorSpec.from_json(json.loads(metadata["generator"]) if ours else {})
     except (ValueError, KeyError, RecursionError) as error:
         raise WeightsError(f"{path} is not a whole weights file: {error}.") from error
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    if not ours:
+        raise WeightsError(
+            f"{path} is a safetensors file, but not a generator of this program.",
+            hint=f"cyclegan pretrained import {path} --name NAME",
+        )
     return spec, about if isinstance(about, dict) else {}
 
 

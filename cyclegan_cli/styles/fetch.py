@@ -207,18 +207,13 @@ class _Job:
 
     def _receive(self, answer: http.client.HTTPResponse, start: int, total: int | None) -> None:
         count = start
-        with _disk(self.part):
-            file = self.part.open("ab" if start else "wb")
-        with file:
+        with _disk(self.part), self.part.open("ab" if start else "wb") as file:
             for block in self._blocks(answer):
                 count += len(block)
                 if count > self.size_limit:
                     break
-                with _disk(self.part):
-                    file.write(block)
+                file.write(block)
                 self.tell(Received(count, total))
-            with _disk(self.part):
-                file.flush()
         if count > self.size_limit:
             self.drop()
             raise _FinalError(f"the file is larger than {self.size_limit} bytes")
@@ -230,7 +225,7 @@ class _Job:
     def _blocks(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
         """The answer's bytes as they come; a drip is cut off."""
         since, gathered = time.monotonic(), 0
-        while block := answer.read1(_BLOCK):
+        while block := _read(answer):
             gathered += len(block)
             passed = time.monotonic() - since
             if passed >= self.patience.window:
@@ -256,6 +251,13 @@ class _Job:
         reason = f"what it sent has the digest {found[:12]}…, and not {self.digest.hex[:12]}…"
         # A part of an older file may be to blame: once more, from the start.
         raise (_PassingError if resumed else _FinalError)(reason)
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    try:
+        return answer.read1(_BLOCK)
+    except OSError as error:
+        raise _PassingError(_reason(error)) from error
 
 
 @contextlib.contextmanager

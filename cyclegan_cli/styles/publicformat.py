@@ -152,13 +152,16 @@ def _architecture(tensors: dict[str, Tensor], path: Path) -> tuple[GeneratorSpec
     first, last = tensors.get("model.1.weight"), tensors.get(f"model.{17 + blocks}.weight")
     if first is None or last is None or first.ndim != 4 or last.ndim != 4:
         raise _not_it(path, "its first or last convolution is not where it should be")
-    spec = GeneratorSpec(
-        name=f"resnet{blocks}",
-        blocks=blocks,
-        width=first.shape[0],
-        in_channels=first.shape[1],
-        out_channels=last.shape[0],
-    )
+    try:
+        spec = GeneratorSpec(
+            name=f"resnet{blocks}",
+            blocks=blocks,
+            width=first.shape[0],
+            in_channels=first.shape[1],
+            out_channels=last.shape[0],
+        )
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
     return spec, second == {6}
 
 

@@ -275,7 +275,7 @@ def add_style(
             recover(root)
             _refuse_taken(root, name, replace)
             swap_in(temporary, root / name)
-        return read_style(root / name, origin if origin == "downloaded" else None, name=name)
+            return read_style(root / name, origin if origin == "downloaded" else None, name=name)
     except OSError as error:
         raise _store_error(error, root, "written") from error
     finally:

@@ -1,0 +1,53 @@
+"""A style in words: the row of a list, and the record of --json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cyclegan_cli.styles.cards import Style
+
+__all__ = ["domains", "record_of", "row", "shown", "size_text"]
+
+
+def row(style: Style) -> tuple[str, ...]:
+    size = size_text(style.size) if style.directions else "-"
+    licence = shown(style.card.get("licence")) or "-"
+    return (style.name, domains(style), style.origin, size, licence)
+
+
+def record_of(style: Style) -> dict[str, Any]:
+    directions = {
+        way: {
+            "path": str(direction.file),
+            "sha256": direction.sha256,
+            "size": direction.size,
+            "generator": direction.generator.to_json(),
+        }
+        for way, direction in style.directions.items()
+    }
+    return {
+        **style.card,
+        **{"name": style.name, "x": style.x, "y": style.y, "origin": style.origin},
+        **{"path": str(style.folder) if style.folder else None, "size": style.size},
+        **{"directions": directions, "hides": list(style.hides)},
+    }
+
+
+def domains(style: Style) -> str:
+    arrow = "↔" if len(style.ways) == 2 else "→" if "xy" in style.ways else "←"
+    return f"{style.x} {arrow} {style.y}"
+
+
+def size_text(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
+def shown(value: object) -> str:
+    """A card's value in one line; what a stranger wrote must not steer the terminal."""
+    if isinstance(value, dict):
+        value = ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items())
+    elif isinstance(value, list):
+        value = ", ".join(shown(inner) for inner in value)
+    elif value is None:
+        value = ""
+    return "".join(c for c in str(value) if c.isprintable())[:2000]

@@ -55,6 +55,14 @@ def test_a_hundred_megapixels_fit_into_16_gb(resnet9: Generator) -> None:
     assert 12.5 * GB < cost.kept + cost.strips < 14.4 * GB
 
 
+@pytest.mark.parametrize("width", [1000, 4000, 11548])
+def test_strips_of_wide_pictures_are_not_all_halo(resnet9: Generator, width: int) -> None:
+    row = 64 * width * 4  # bytes, after the first convolution
+    plans = choose(resnet9, (2000, width), CPU, 16 * GB)
+    assert plans[0].strip == max(2**24, 32 * row)
+    assert plans[-1].strip == max(2**20, row)
+
+
 def test_what_does_not_fit_is_refused_with_the_figures(resnet9: Generator) -> None:
     with pytest.raises(PictureError, match=r"4000×3000 pixels needs at least 0\.\d\d GB") as caught:
         choose(resnet9, (3000, 4000), CPU, 2**20)

@@ -101,7 +101,10 @@ _INTERVAL = re.compile(
     r"\s*(\d+(?:\.\d+)?)\s*(epochs?|steps?|min(?:utes?)?|s(?:ec(?:onds?)?)?|h(?:ours?)?)\s*"
 )
 
-_INTERVAL_LIMIT = 1e12  # of any unit: 30,000 years of seconds
+_COUNTED = ("epoch", "epochs", "step", "steps")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+# Epochs, steps or seconds; in between, no float needs an exponent. 1e12 seconds: 30,000 years.
+_INTERVAL_LEAST, _INTERVAL_LIMIT = 1e-3, 1e12
 
 
 @dataclass(frozen=True)
@@ -118,20 +121,18 @@ class Interval:
         Raises UsageError for anything else.
         """
         match = _INTERVAL.fullmatch(text + "epochs" if text.strip().isdigit() else text)
-        count = float(match[1]) if match else 0.0
-        if match is None or not 0 < count <= _INTERVAL_LIMIT:
+        unit = match[2] if match else ""
+        factor = _SECONDS.get(unit[:1], 1.0) if unit not in _COUNTED else 1.0
+        count = float(match[1]) * factor if match else 0.0
+        if not _INTERVAL_LEAST <= count <= _INTERVAL_LIMIT:
             raise UsageError(
                 f"'{text}' is not an interval.", hint="Write 1epoch, 500steps or 10min."
             )
-        unit = match[2]
-        if unit.startswith(("epoch", "step")):
-            if count != int(count):
-                raise UsageError(
-                    f"'{text}' is not an interval: {unit} are counted in whole numbers."
-                )
-            return cls(int(count), "epoch" if unit.startswith("epoch") else "step")
-        seconds = {"m": 60.0, "s": 1.0, "h": 3600.0}[unit[0]]
-        return cls(count * seconds, "second")
+        if unit not in _COUNTED:
+            return cls(count, "second")
+        if count != int(count):
+            raise UsageError(f"'{text}' is not an interval: {unit} are counted in whole numbers.")
+        return cls(int(count), "epoch" if unit.startswith("epoch") else "step")
 
     def __str__(self) -> str:
         if self.unit == "second":
@@ -142,7 +143,7 @@ class Interval:
 
 def _digits(count: float) -> str:
     """Every digit and no exponent, so that ``Interval.parse`` reads it again."""
-    return str(int(count)) if count == int(count) else f"{count:.9f}".rstrip("0")
+    return str(int(count)) if count == int(count) else repr(float(count))
 
 
 @dataclass(frozen=True)

@@ -204,13 +204,15 @@ class ProgressBar:
                 TextColumn,
                 TimeRemainingColumn,
             )
+            from rich.table import Column
 
+            # At 80 columns the counts come first: only the note gives way.
             self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=8),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+                TextColumn("{task.fields[note]}", table_column=Column(overflow="ellipsis")),
                 console=self._console.rich(),
                 transient=True,
             )

@@ -179,7 +179,7 @@ class _Renderer:
         cycle = losses["cycle_X"] + losses["cycle_Y"]
         self._text = (
             f"G {losses['G']:.2f} F {losses['F']:.2f} D {losses['D_X']:.2f}/{losses['D_Y']:.2f} "
-            f"cycle {cycle:.2f}, {event.pictures_per_second:.1f} pictures/s"
+            f"cycle {cycle:.1f} {event.pictures_per_second:.1f}/s"
         )
 
     def _sampled(self, event: Sampled) -> None:

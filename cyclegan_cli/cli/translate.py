@@ -20,6 +20,7 @@ from cyclegan_cli.styles.store import find_style, weights_file
 
 if TYPE_CHECKING:
     from cyclegan_cli.painting.pipeline import Done, Event, Failed, Paint
+    from cyclegan_cli.styles.cards import Style
 
 __all__ = ["translate"]
 
@@ -142,7 +143,10 @@ def translate(
             "No style was named.", hint="--style NAME; cyclegan pretrained list shows the names."
         )
     found = find_style(style)
-    weights = weights_file(found, reverse)
+    if found.origin != "available":
+        weights_file(found, reverse)  # a direction that is missing is said before any work
+    for hidden in found.hides:
+        console.note(f"'{found.name}' is your {found.origin} style; it hides the {hidden} one.")
     plan = make_plan(
         inputs or [],
         style=found.name,
@@ -158,6 +162,7 @@ def translate(
         return
     _check_streams(plan, json_)
     if plan.jobs:
+        weights = _weights(console, found, reverse)
         _run(console, plan, weights, settings, gpu)
 
 
@@ -218,6 +223,15 @@ def _say_left_out(console: Console, plan: Plan) -> None:
         console.detail(f"{plan.ignored_files} files that are hidden or no pictures are left out.")
     if plan.there_already:
         console.note(f"{len(plan.there_already)} outputs exist already and are left as they are.")
+
+
+def _weights(console: Console, style: Style, reverse: bool) -> Path:
+    """The file to paint with; a style that is not here yet is downloaded, and that is said."""
+    if style.origin == "available":
+        from cyclegan_cli.cli.downloading import download_one
+
+        style = download_one(console, style.name)
+    return weights_file(style, reverse)
 
 
 # -- the work --------------------------------------------------------------------------------

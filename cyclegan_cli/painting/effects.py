@@ -2,50 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
-from torch.nn import functional
 
+from cyclegan_cli.painting.color import with_colors_of
+from cyclegan_cli.painting.detail import Enlarger
 from cyclegan_cli.painting.pixels import Pixels, check, to_pixels, to_tensor
+from cyclegan_cli.painting.resample import resized
 from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import TranslateSettings
 
 __all__ = ["paint_picture"]
 
+_STRIP = 2**20  # pixels that are worked on at once
+
 
 def paint_picture(translator: Translator, pixels: Pixels, settings: TranslateSettings) -> Pixels:
-    """Paint ``pixels`` as ``settings`` ask: resolution, strength, keep_color, compare.
+    """Paint ``pixels`` as ``settings`` ask: resolution, keep_color, strength, compare, in order.
 
     pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype; with
     ``compare`` H×2W×3: the original on the left, the result on the right, with no gap.
-    Raises PictureError for arrays of another shape or type.
+    ``strength`` blends sRGB values, as the opacity of a layer does.
+    Raises PictureError for arrays of another shape or type, and where memory does not suffice.
     """
     check(pixels)
-    height, width = pixels.shape[:2]
-    long_side = max(height, width)
-    if settings.resolution is not None and settings.resolution < long_side:
-        scale = settings.resolution / long_side
-        small = (max(1, round(height * scale)), max(1, round(width * scale)))
-        painted = _resize(translator.paint(_resize(pixels, small)), (height, width))
-    else:
-        painted = translator.paint(pixels)
-    if settings.keep_color:
-        painted = _with_colors_of(pixels, painted)
-    if settings.strength < 1.0:
-        original = to_tensor(pixels, 3)
-        mixed = original.lerp_(to_tensor(painted, 3), settings.strength)
-        painted = to_pixels(mixed, pixels.dtype)
+    strength = settings.strength
+    painted = pixels.copy() if strength == 0 else _painted(translator, pixels, settings)
     return np.concatenate([pixels, painted], axis=1) if settings.compare else painted
 
 
-def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    picture = functional.interpolate(
-        to_tensor(pixels, 3), size, mode="bicubic", align_corners=False, antialias=True
-    )
-    return to_pixels(picture.clamp_(-1.0, 1.0), pixels.dtype)
+@torch.inference_mode()
+def _painted(translator: Translator, pixels: Pixels, settings: TranslateSettings) -> Pixels:
+    height, width = pixels.shape[:2]
+    enlarger = _at_resolution(translator, pixels, settings.resolution)
+    if enlarger is None:
+        result = translator.paint(pixels)
+        if settings.strength == 1.0 and not settings.keep_color:
+            return result
+    else:
+        result = np.empty_like(pixels, order="C")
+    for start, stop in _strips(height, width):
+        photo = to_tensor(pixels[start:stop], 3)
+        if enlarger is None:
+            painting = to_tensor(result[start:stop], 3)
+        else:
+            painting = enlarger.rows(start, stop, photo)
+        if settings.keep_color:
+            painting = with_colors_of(photo, painting)
+        painting = photo.lerp_(painting, settings.strength)
+        result[start:stop] = to_pixels(painting, pixels.dtype)
+    return result
 
 
-def _with_colors_of(photo: Pixels, painting: Pixels) -> Pixels:
-    luma, own = to_tensor(painting, 1), to_tensor(photo, 1)
-    picture = torch.add(to_tensor(photo, 3), luma - own).clamp_(-1.0, 1.0)
-    return to_pixels(picture, photo.dtype)
+def _at_resolution(
+    translator: Translator, pixels: Pixels, resolution: int | None
+) -> Enlarger | None:
+    """``pixels`` painted with their long side at ``resolution``; None where that is their own."""
+    height, width = pixels.shape[:2]
+    if resolution is None or resolution == max(height, width):
+        return None
+    scale = resolution / max(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    photo = resized(lambda a, b: to_tensor(pixels[a:b], 3), 3, (height, width), size)
+    photo.clamp_(-1.0, 1.0)
+    painted = translator.paint(photo[0].permute(1, 2, 0).numpy())
+    return Enlarger(photo, to_tensor(painted, 3), (height, width))
+
+
+def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
+    step = max(1, _STRIP // width)
+    for start in range(0, height, step):
+        yield start, min(start + step, height)

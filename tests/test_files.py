@@ -1,0 +1,95 @@
+"""The one writer of files, and the header reader."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from cyclegan_cli.files import atomic_path, read_safetensors_header, write_bytes, write_text
+
+
+def test_a_file_appears_whole_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "één\n")
+    assert path.read_bytes() == "één\n".encode()
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_interrupted_write_leaves_the_old_file(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "a.txt"
+    write_bytes(path, b"old")
+    with pytest.raises(error), atomic_path(path) as temporary:
+        temporary.write_bytes(b"half of the n")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_readers_never_see_the_temporary_name_as_a_picture(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "picture.png") as temporary:
+        assert temporary.suffix == ".png"
+        assert temporary.name.startswith(".")
+        temporary.write_bytes(b"x")
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_bytes(path, b"old")
+    path.chmod(0o640)
+    write_bytes(path, b"new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_long_names_fit(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 240 + ".bin")
+    write_bytes(path, b"x")
+    assert path.read_bytes() == b"x"
+
+
+def test_the_header_is_read_without_the_data(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"a": np.zeros((2, 3), np.float32)}, path, {"who": "me"})
+    metadata, tensors = read_safetensors_header(path)
+    assert metadata == {"who": "me"}
+    assert tensors["a"]["shape"] == [2, 3]
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_other_bytes_are_a_value_error(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "odd.safetensors"
+    kind = data.draw(st.sampled_from(["bytes", "json", "cut"]))
+    if kind == "bytes":
+        content = data.draw(st.binary(max_size=64))
+    elif kind == "json":
+        value = data.draw(
+            st.recursive(
+                st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+                lambda inner: (
+                    st.lists(inner, max_size=3)
+                    | st.dictionaries(st.text(max_size=12), inner, max_size=3)
+                ),
+            )
+        )
+        text = json.dumps(value).encode()
+        content = len(text).to_bytes(8, "little") + text + b"trailing"
+    else:
+        save_file({"a": np.zeros(4, np.float32)}, path)
+        whole = path.read_bytes()
+        content = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"safetensors|cut short"):
+        read_safetensors_header(path)

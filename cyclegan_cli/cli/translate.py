@@ -12,7 +12,7 @@ import typer
 
 from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, Stopped, Verbose
 from cyclegan_cli.cli.completion import complete_style
-from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.console import SIGPIPE, Console
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, parse_list, read_list
 from cyclegan_cli.settings import Precision, TranslateSettings
@@ -259,8 +259,11 @@ def _run(
                     failures.append(event)
                 _report(console, event)
                 bar.advance(text=f"{len(failures)} failed" if failures else "")
-    except Stopped:
-        console.note(f"{done} of {total} were done; --skip-existing goes on from there.")
+    except BrokenPipeError:
+        raise Stopped(SIGPIPE) from None  # the reader of -o - has what it wanted
+    except Stopped as stop:
+        if stop.signum != SIGPIPE:
+            console.note(f"{done} of {total} were done; --skip-existing goes on from there.")
         raise
     if failures:
         if total > 1:

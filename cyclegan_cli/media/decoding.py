@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 import threading
 import warnings
@@ -38,7 +39,7 @@ FORMATS = (
 _lock = threading.Lock()
 _users = 0
 _limit_before: int | None = None
-_quiet = ("ignore", None, Warning, None, 0)
+_quiet = ("ignore", re.compile("(?s).*", re.IGNORECASE), Warning, None, 0)
 
 
 @contextlib.contextmanager
@@ -52,8 +53,7 @@ def held_pillow() -> Iterator[None]:
     with _lock:
         if _users == 0:
             _limit_before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            warnings.filters.insert(0, _quiet)  # type: ignore[attr-defined]
-            warnings._filters_mutated()  # type: ignore[attr-defined]
+            warnings.filterwarnings("ignore", "(?s).*")  # a pattern of our own, to be found again
         _users += 1
     try:
         yield
@@ -64,7 +64,6 @@ def held_pillow() -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS = _limit_before
                 with contextlib.suppress(ValueError):
                     warnings.filters.remove(_quiet)  # type: ignore[attr-defined]
-                warnings._filters_mutated()  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

@@ -97,7 +97,7 @@ def png_of(pixels: NDArray[np.uint16], metadata: dict[str, Any], file: BinaryIO)
     for kind, data in _chunks(carrier.getvalue()):
         if kind not in (b"IHDR", b"IDAT", b"IEND"):
             _chunk(file, kind, data)
-    compressor = zlib.compressobj(6)
+    compressor = zlib.compressobj(4)
     above = np.zeros((1, width * channels * 2), np.uint8)
     for top in range(0, height, _STRIP):
         rows = pixels[top : top + _STRIP].astype(">u2")

@@ -21,6 +21,17 @@ def png16(pixels: Array, extra: list[tuple[bytes, bytes]] | None = None) -> byte
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
+def png4(levels: Array) -> bytes:
+    """A grey PNG of 4 bits a pixel, from H×W values of 0 to 15."""
+    height, width = levels.shape
+    padded = np.pad(levels, ((0, 0), (0, width % 2)))
+    packed = (padded[:, ::2] << 4 | padded[:, 1::2]).astype(np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+    header = struct.pack(">IIBBBBB", width, height, 4, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

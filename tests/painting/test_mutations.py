@@ -38,7 +38,9 @@ for event in translate_pictures(plan.jobs, lambda pixels: pixels, settings):
     said = None if isinstance(event, Done) else str(event.error)
     result[event.job.source.name] = (said, now - last)
     last = now
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not getrusage: its ru_maxrss counts what the parent held when it started this process.
+status = Path("/proc/self/status").read_text().split()
+peak = int(status[status.index("VmHWM:") + 1]) * 1024
 print(json.dumps({"events": result, "peak": peak}))
 """
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 from cyclegan_cli.cli.console import Console, ProgressBar
 from cyclegan_cli.errors import CycleganError, DownloadError
 from cyclegan_cli.styles.cards import Style, Way
-from cyclegan_cli.styles.download import Learned, Waiting, download_style
+from cyclegan_cli.styles.download import Learned, Waiting, download_style, ensure
 from cyclegan_cli.styles.fetch import Event, Failed, Received, Trying
 
-__all__ = ["Result", "download_all", "download_one"]
+__all__ = ["Result", "download_all", "ensure_weights"]
 
 _UNIT = 1_000_000  # progress counts megabytes
 
@@ -26,16 +27,13 @@ class Result:
     errors: tuple[CycleganError, ...]
 
 
-def download_one(console: Console, name: str) -> Style:
-    """The style of that name, in the cache; what happens is said on stderr.
+def ensure_weights(console: Console, style: Style, reverse: bool) -> Path:
+    """The file of one direction of ``style``; if it must be downloaded, stderr says so.
 
-    Raises UnknownNameError, DownloadError, StoreError. A direction that did not come is a warning.
+    Raises UsageError where there is no such direction, DownloadError, StoreError.
     """
     with _Teller(console) as teller:
-        done = download_style(name, tell=teller.tell)
-    for error in done.failed.values():
-        console.warn(str(error))
-    return done.style
+        return ensure(style, reverse, teller.tell)
 
 
 def download_all(console: Console, names: Sequence[str], *, force: bool) -> list[Result]:

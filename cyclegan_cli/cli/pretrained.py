@@ -35,7 +35,6 @@ app = typer.Typer(
     Examples:
       cyclegan pretrained list
       cyclegan pretrained download monet
-      cyclegan pretrained import latest_net_G.pth --name mine
     """,
 )
 
@@ -291,8 +290,7 @@ def download(
     results = download_all(console, names, force=force)
     for result in results:
         if (style := result.style) is not None:
-            record = {**record_of(style), "fetched": list(result.fetched)}
-            console.result(str(style.folder), record)
+            console.result(str(style.folder), record_of(style) | {"fetched": result.fetched})
     failures = [error for result in results for error in result.errors]
     for error in failures:
         console.error(error)
@@ -383,8 +381,7 @@ def export(
     """Write one direction of a style to a file.
 
     .safetensors is this program's own format, .pth the public PyTorch CycleGAN's, key for key.
-    .onnx takes pictures of any size, values in [-1, 1], and gives back the same size (it needs the
-    extra: pip install 'cyclegan[onnx]').
+    .onnx takes pictures of any size, in [-1, 1] (it needs pip install 'cyclegan[onnx]').
 
     \b
     Examples:
@@ -392,11 +389,12 @@ def export(
       cyclegan pretrained export monet monet2photo.safetensors --reverse
       cyclegan pretrained export monet monet.onnx
     """
+    from cyclegan_cli.cli.downloading import ensure_weights
     from cyclegan_cli.styles.exporting import check_target, export_style
 
     check_target(file, overwrite=overwrite)
     found = find_style(style)
-    export_style(found, file, reverse=reverse)
+    console = Console(as_json=json_, quiet=quiet)
+    export_style(found, ensure_weights(console, found, reverse), file, reverse=reverse)
     way = f"{found.y} → {found.x}" if reverse else f"{found.x} → {found.y}"
-    record = {"name": found.name, "direction": way, "path": str(file)}
-    Console(as_json=json_, quiet=quiet).result(str(file), record)
+    console.result(str(file), {"name": found.name, "direction": way, "path": str(file)})

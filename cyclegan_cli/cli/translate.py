@@ -20,7 +20,6 @@ from cyclegan_cli.styles.store import find_style, weights_file
 
 if TYPE_CHECKING:
     from cyclegan_cli.painting.pipeline import Done, Event, Failed, Paint
-    from cyclegan_cli.styles.cards import Style
 
 __all__ = ["translate"]
 
@@ -162,7 +161,9 @@ def translate(
         return
     _check_streams(plan, json_)
     if plan.jobs:
-        weights = _weights(console, found, reverse)
+        from cyclegan_cli.cli.downloading import ensure_weights
+
+        weights = ensure_weights(console, found, reverse)
         _run(console, plan, weights, settings, gpu)
 
 
@@ -223,15 +224,6 @@ def _say_left_out(console: Console, plan: Plan) -> None:
         console.detail(f"{plan.ignored_files} files that are hidden or no pictures are left out.")
     if plan.there_already:
         console.note(f"{len(plan.there_already)} outputs exist already and are left as they are.")
-
-
-def _weights(console: Console, style: Style, reverse: bool) -> Path:
-    """The file to paint with; a style that is not here yet is downloaded, and that is said."""
-    if style.origin == "available":
-        from cyclegan_cli.cli.downloading import download_one
-
-        style = download_one(console, style.name)
-    return weights_file(style, reverse)
 
 
 # -- the work --------------------------------------------------------------------------------

@@ -9,15 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError, WeightsError
+from cyclegan_cli.errors import (
+    DownloadError,
+    StoreError,
+    UnknownNameError,
+    UsageError,
+    WeightsError,
+)
 from cyclegan_cli.files import write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
 from cyclegan_cli.styles.cards import Style, Way, digest_of
 from cyclegan_cli.styles.catalogue import Digest, Entry, Row, entries
 from cyclegan_cli.styles.fetch import Event, Patience, fetch, file_digests
-from cyclegan_cli.styles.store import downloaded_style
+from cyclegan_cli.styles.store import downloaded_style, weights_file
 
-__all__ = ["Downloaded", "Learned", "Tell", "Waiting", "download_style"]
+__all__ = ["Downloaded", "Learned", "Tell", "Waiting", "download_style", "ensure"]
 
 _LOCK_SECONDS = 3600.0
 
@@ -87,6 +93,32 @@ def download_style(
         return _download(entry, wanted, here, tell, patience or Patience())
 
 
+def ensure(
+    style: Style, reverse: bool, tell: Tell | None = None, patience: Patience | None = None
+) -> Path:
+    """The file of G: X→Y (F: Y→X with ``reverse``); downloaded first if the catalogue has it.
+
+    A file that is here touches no network. Raises UsageError where there is no such direction,
+    and what ``download_style`` raises.
+    """
+    way: Way = "yx" if reverse else "xy"
+    if way in style.directions or style.origin not in ("available", "downloaded"):
+        return weights_file(style, reverse)
+    entry = entries().get(style.name)
+    if entry is not None and way in entry.rows:
+        done = download_style(style.name, tell=tell, patience=patience)
+        if way in done.failed:
+            raise done.failed[way]
+        return weights_file(done.style, reverse)
+    if style.origin == "downloaded" or entry is None:
+        return weights_file(style, reverse)  # raises what there is
+    source, target = (style.x, style.y) if reverse else (style.y, style.x)
+    raise UsageError(
+        f"The style '{style.name}' has only the direction {source} → {target}.",
+        hint=f"{'Leave out' if reverse else 'Add'} --reverse.",
+    )
+
+
 def _ignore(event: Event | Waiting | Learned) -> None:
     """What happens on the way is of no interest."""
 
@@ -154,25 +186,30 @@ def _fetch(row: Row, part: Path, tell: Tell, patience: Patience) -> str:
     """Fill ``part`` with a file that is what it should be, and a generator; its address."""
     from cyclegan_cli.styles.publicformat import read_generator
 
+    def wrong(file: Path) -> str:
+        try:
+            read_generator(file)
+        except WeightsError as error:
+            return str(error).replace(str(file), "what it sent").rstrip(".")
+        return ""
+
     known = row.digest or _recorded(row)
     base = mirror()
     addresses = [*([f"{base}/{row.file}"] if base else []), *row.addresses]
     try:
         address = fetch(
-            addresses, part, digest=known, size_limit=row.size_limit, tell=tell, patience=patience
+            addresses,
+            part,
+            digest=known,
+            size_limit=row.size_limit,
+            wrong=wrong,
+            tell=tell,
+            patience=patience,
         )
     except DownloadError as error:
         recorded = known and not row.digest
         note = f" (Its digest was recorded in {_digests_file()}.)" if recorded else ""
         raise DownloadError(f"{row.file}: {error}{note}", hint=_way_round(row.style)) from error
-    try:
-        read_generator(part)
-    except WeightsError as error:
-        _forget(part)
-        reason = str(error).replace(str(part), "it")
-        raise DownloadError(
-            f"{row.file} from {address}: {reason}", hint=_way_round(row.style)
-        ) from error
     if known is None:
         sha256 = file_digests(part)["sha256"]
         _record(row, sha256)

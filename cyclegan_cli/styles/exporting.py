@@ -8,7 +8,6 @@ from pathlib import Path
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.files import atomic_path
 from cyclegan_cli.styles.cards import Style
-from cyclegan_cli.styles.store import weights_file
 
 __all__ = ["check_target", "export_style"]
 
@@ -28,13 +27,12 @@ def check_target(file: Path, *, overwrite: bool) -> None:
         raise UsageError(f"The folder {file.parent} is not there.", hint=f"mkdir -p {file.parent}")
 
 
-def export_style(style: Style, file: Path, *, reverse: bool = False) -> None:
-    """Write one direction of ``style`` to ``file``, in the format that its extension names.
+def export_style(style: Style, source: Path, file: Path, *, reverse: bool = False) -> None:
+    """Write ``source``, one direction of ``style``, to ``file`` in the format of its extension.
 
-    Raises UsageError where that direction is not there or the format has no such generator,
-    WeightsError, StoreError, OSError.
+    Raises UsageError where the format has no such generator, or its package is not installed;
+    WeightsError, OSError.
     """
-    source = weights_file(style, reverse)
     if file.suffix.lower() == ".safetensors":
         with atomic_path(file) as temporary:
             shutil.copyfile(source, temporary)

@@ -27,6 +27,7 @@ from cyclegan_cli.version import __version__
 __all__ = ["Event", "Failed", "Patience", "Received", "Trying", "fetch", "file_digests"]
 
 _BLOCK = 1 << 16
+_PROGRESS = 1 << 16  # bytes that make an attempt worth while
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -34,6 +35,7 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504}
 class Patience:
     """How long a server is waited for; times in seconds.
 
+    ``attempts``: in a row that brought less than ``_PROGRESS`` bytes more than there ever were.
     ``slowest``: bytes per second, over ``window`` seconds, below which an answer counts as none.
     """
 
@@ -86,20 +88,23 @@ def fetch(
     *,
     digest: Digest | None,
     size_limit: int,
+    wrong: Callable[[Path], str],
     tell: Callable[[Event], None],
     patience: Patience,
 ) -> str:
     """Fill ``part`` with the file that one of ``addresses`` gives, and return that address.
 
     What ``part`` holds already is kept if the server can go on from there. On return the file is
-    whole and has ``digest``; where there is no digest, it has the length that the server said.
+    whole, has ``digest`` (where there is none, the length that the server said), and ``wrong``
+    says nothing of it: a sentence from it sends us to the next address.
     Raises DownloadError, naming each address and what it answered; StoreError of the disk.
     """
-    job = _Job(part, digest, size_limit, tell, patience, _opener())
+    job = _Job(part, digest, size_limit, wrong, tell, patience, _opener())
     reasons: dict[str, str] = {}
     left = list(dict.fromkeys(addresses))
-    for attempt in range(patience.attempts):
-        last = attempt + 1 == patience.attempts
+    most, failures = job.size(), 0
+    while left and failures < patience.attempts:
+        last = failures + 1 == patience.attempts
         for address in list(left):
             try:
                 job.get(address)
@@ -109,13 +114,15 @@ def fetch(
                 tell(Failed(address, reasons[address], again=False))
             except _PassingError as error:
                 reasons[address] = str(error)
-                tell(Failed(address, reasons[address], again=not last))
+                gained = job.size() >= most + _PROGRESS
+                tell(Failed(address, reasons[address], again=gained or not last))
             else:
                 return address
-        if not left:
-            break
-        if not last:
-            time.sleep(patience.first_wait * 2**attempt)
+        # A line that breaks again and again still brings the file, as long as each try adds to it.
+        failures = 0 if job.size() >= most + _PROGRESS else failures + 1
+        most = max(most, job.size())
+        if left and failures < patience.attempts:
+            time.sleep(patience.first_wait * 2 ** max(0, failures - 1))
     listed = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
     raise DownloadError(f"No address gave the file. {listed}.")
 
@@ -127,22 +134,23 @@ class _Job:
     part: Path
     digest: Digest | None
     size_limit: int
+    wrong: Callable[[Path], str]
     tell: Callable[[Event], None]
     patience: Patience
     opener: urllib.request.OpenerDirector
 
     @property
     def tag(self) -> Path:
-        """Beside the part: the server's word for which version of the file it is of."""
+        """Beside the part: its address, and the server's word for which version it is of."""
         return self.part.with_name(self.part.name + ".tag")
 
     def get(self, address: str) -> None:
         """One request and its check. Raises _PassingError, _FinalError, StoreError."""
-        start = self._start()
+        start = self._start(address)
         self.tell(Trying(address, start))
         try:
             with self._open(address, start) as answer:
-                start, total = self._begin(answer, start)
+                start, total = self._begin(answer, address, start)
                 self._receive(answer, start, total)
         except urllib.error.HTTPError as error:
             error.close()
@@ -153,14 +161,30 @@ class _Job:
             raise _PassingError(_reason(error)) from error
         self._check(resumed=start > 0)
 
-    def _start(self) -> int:
-        """How much of the file is here and worth keeping, in bytes."""
+    def size(self) -> int:
+        """How many bytes of the file are here."""
         with _disk(self.part):
-            size = self.part.stat().st_size if self.part.exists() else 0
-        if 0 < size <= self.size_limit and (self.digest or self.tag.exists()):
+            return self.part.stat().st_size if self.part.exists() else 0
+
+    def _start(self, address: str) -> int:
+        """How much of the file is here and worth keeping, in bytes.
+
+        Where no digest will tell, only a piece from the same address, of a version that the server
+        can name, is gone on from: two servers may call two files by one tag.
+        """
+        size = self.size()
+        if 0 < size <= self.size_limit and (self.digest or self._version(address)):
             return size
         self.drop()
         return 0
+
+    def _version(self, address: str) -> str:
+        """What ``address`` calls the version of the piece that is here, if it is from there."""
+        try:
+            written, _, version = self.tag.read_text(encoding="latin-1").partition("\n")
+        except FileNotFoundError:
+            return ""
+        return version if written == address else ""
 
     def drop(self) -> None:
         """Forget what is here."""
@@ -172,13 +196,15 @@ class _Job:
         headers = {"User-Agent": f"cyclegan/{__version__}", "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
-            if self.tag.exists():
-                headers["If-Range"] = self.tag.read_text(encoding="latin-1")
+            if version := self._version(address):
+                headers["If-Range"] = version
         request = urllib.request.Request(address, headers=headers)
         answer: http.client.HTTPResponse = self.opener.open(request, timeout=self.patience.timeout)
         return answer
 
-    def _begin(self, answer: http.client.HTTPResponse, start: int) -> tuple[int, int | None]:
+    def _begin(
+        self, answer: http.client.HTTPResponse, address: str, start: int
+    ) -> tuple[int, int | None]:
         """From which byte the answer goes on, and how long the whole file is, if it says."""
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise _FinalError("it sends the file compressed, which was not asked for")
@@ -202,7 +228,7 @@ class _Job:
         tag = answer.headers.get("ETag", "") or answer.headers.get("Last-Modified", "")
         if tag and not tag.startswith("W/") and len(tag) < 200:
             with _disk(self.tag):
-                self.tag.write_text(tag, encoding="latin-1")
+                self.tag.write_text(f"{address}\n{tag}", encoding="latin-1")
         return start, total
 
     def _receive(self, answer: http.client.HTTPResponse, start: int, total: int | None) -> None:
@@ -242,15 +268,18 @@ class _Job:
         raise (_PassingError if error.code in _PASSING else _FinalError)(reason) from error
 
     def _check(self, *, resumed: bool) -> None:
-        if self.digest is None:
-            return
-        found = file_digests(self.part)[self.digest.kind]
-        if found == self.digest.hex:
-            return
-        self.drop()
-        reason = f"what it sent has the digest {found[:12]}…, and not {self.digest.hex[:12]}…"
-        # A part of an older file may be to blame: once more, from the start.
-        raise (_PassingError if resumed else _FinalError)(reason)
+        reason = ""
+        if self.digest is not None:
+            found = file_digests(self.part)[self.digest.kind]
+            if found != self.digest.hex:
+                reason = (
+                    f"what it sent has the digest {found[:12]}…, and not {self.digest.hex[:12]}…"
+                )
+        reason = reason or self.wrong(self.part)
+        if reason:
+            self.drop()
+            # A part of an older file may be to blame: once more, from the start.
+            raise (_PassingError if resumed else _FinalError)(reason)
 
 
 def _read(answer: http.client.HTTPResponse) -> bytes:

@@ -292,9 +292,11 @@ def _call(function: Any, arguments: Any) -> Any:
     if called not in _CALLS or not isinstance(arguments, tuple):
         raise _RefusedError("holds Python objects, not only tensors: it is refused")
     if called == "collections OrderedDict":
-        if arguments not in ((), ([],)):
+        # Python 2 hands over its items, as a list of pairs; Python 3 sets them one by one.
+        pairs = arguments[0] if len(arguments) == 1 else []
+        if len(arguments) > 1 or not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
             raise _RefusedError("is damaged: its contents make no sense")
-        return _Built()
+        return _Built(pairs)
     if called == "torch._utils _rebuild_parameter":
         if not arguments or not isinstance(arguments[0], _Tensor):
             raise _RefusedError("is damaged: its contents make no sense")
@@ -302,6 +304,11 @@ def _call(function: Any, arguments: Any) -> Any:
     if len(arguments) > 6:
         raise _RefusedError("holds tensors with more to them than numbers: it is refused")
     return _tensor(*arguments[:4])
+
+
+def _is_pair(item: Any) -> bool:
+    """[name, value], as Python 2 writes the items of an OrderedDict."""
+    return isinstance(item, list) and len(item) == 2 and type(item[0]) in (str, int)
 
 
 def _tensor(storage: Any = None, offset: Any = 0, size: Any = (), stride: Any = ()) -> _Tensor:

@@ -18,9 +18,9 @@ import torch
 
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.engine.weights import load_generator
-from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError
+from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError, UsageError
 from cyclegan_cli.places import cache_dir, home_dir
-from cyclegan_cli.styles.download import Downloaded, Learned, Waiting, download_style
+from cyclegan_cli.styles.download import Downloaded, Learned, Waiting, download_style, ensure
 from cyclegan_cli.styles.fetch import Failed, Patience, Received, Trying
 from cyclegan_cli.styles.store import find_style, list_styles, remove_style, weights_file
 from cyclegan_cli.styles.verification import verify_style
@@ -564,3 +564,106 @@ def test_the_command_asks_nothing_before_every_name_is_known(
     assert "Did you mean vangogh" in err
     assert command(capsys)[0] == 2
     assert command(capsys, "ab", "--all")[0] == 2
+
+
+# -- lines that break, mirrors that lie ------------------------------------------------------
+
+
+def test_a_line_that_breaks_again_and_again_still_brings_the_file(server: Server) -> None:
+    buffer = io.BytesIO()
+    torch.save(public_generator(0, blocks=2, ngf=16).state_dict(), buffer)
+    server.files["/a.pth"] = buffer.getvalue()
+    catalogue(server, both=False)
+    pieces = len(buffer.getvalue()) // 100_000
+    assert pieces > SOON.attempts
+    server.acts["/a.pth"] = [cut(100_000)] * pieces
+    _, events = fetch_ab()
+    assert len(server.requests) == pieces + 1
+    assert all(event.again for event in events if isinstance(event, Failed))
+    assert find_style("ab").directions["xy"].generator.width == 16
+
+
+def test_a_server_that_takes_back_what_it_gave_is_given_up(server: Server) -> None:
+    server.files["/a.pth"] = bytes(1_000_000)
+    catalogue(server, both=False)
+    server.acts["/a.pth"] = [cut(100_000), status(416)] * 20
+    with pytest.raises(DownloadError, match="No address gave the file"):
+        fetch_ab()
+    assert len(server.requests) <= SOON.attempts + 1
+    assert nothing_landed()
+
+
+def test_pieces_of_two_servers_are_not_mixed_without_a_digest(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Both call their file '"one"', and the files are of one length.
+    with running(Server(files={"/a.pth": server.files["/b.pth"]})) as mirror:
+        catalogue(server, digests=False, both=False)
+        monkeypatch.setenv("CYCLEGAN_MIRROR", mirror.base)
+        mirror.acts["/a.pth"] = [cut(5000)]
+        fetch_ab()
+        assert mirror.ranges_asked() == [None]
+    assert server.ranges_asked() == [None]
+    assert_right(server)
+
+
+def test_without_a_digest_too_the_next_address_is_tried(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(Server(files={"/a.pth": b"<html>please log in</html>"})) as mirror:
+        catalogue(server, digests=False, both=False)
+        monkeypatch.setenv("CYCLEGAN_MIRROR", mirror.base)
+        _, events = fetch_ab()
+        assert mirror.paths() == server.paths() == ["/a.pth"]
+        assert find_style("ab").card["sources"]["xy"]["address"] == f"{server.base}/a.pth"
+    assert_right(server)
+    failed = [event for event in events if isinstance(event, Failed)]
+    assert [event.reason for event in failed] == ["what it sent is not a PyTorch file"]
+
+
+# -- what translate asks for ------------------------------------------------------------------
+
+
+def test_ensure_downloads_what_is_only_available(server: Server) -> None:
+    catalogue(server)
+    file = ensure(find_style("ab"), True, patience=SOON)
+    assert file == find_style("ab").directions["yx"].file
+    server.requests.clear()
+    assert ensure(find_style("ab"), True) == file
+    assert ensure(find_style("ab"), False).name == "xy.safetensors"
+    assert server.requests == []
+
+
+def test_ensure_fetches_the_direction_that_is_missing(server: Server) -> None:
+    catalogue(server)
+    server.acts["/b.pth"] = [status(404)] * 2
+    ensure(find_style("ab"), False, patience=SOON)
+    assert set(find_style("ab").directions) == {"xy"}
+    with pytest.raises(DownloadError, match="404"):
+        ensure(find_style("ab"), True, patience=SOON)
+    assert ensure(find_style("ab"), True, patience=SOON).name == "yx.safetensors"
+
+
+def test_ensure_knows_what_nobody_has(server: Server, tmp_path: Path) -> None:
+    catalogue(server, both=False)
+    with pytest.raises(UsageError, match="has only the direction a → b") as caught:
+        ensure(find_style("ab"), True)
+    assert caught.value.hint == "Leave out --reverse."
+    ensure(find_style("ab"), False, patience=SOON)
+    with pytest.raises(UsageError, match="no direction b → a"):
+        ensure(find_style("ab"), True)
+    own = a_style(tmp_path, "monet", both=False)
+    with pytest.raises(UsageError, match="no direction"):
+        ensure(own, True)  # the catalogue's other direction is no part of it
+
+
+def test_export_downloads_and_says_so(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalogue(server)
+    assert main(["pretrained", "export", "ab", str(tmp_path / "G.pth")]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'G.pth'}\n"
+    assert f"Downloading {server.base}/a.pth" in said.err
+    state = torch.load(tmp_path / "G.pth", weights_only=True)
+    assert list(state) == list(public_generator(0, blocks=2, ngf=4).state_dict())

@@ -123,6 +123,30 @@ def test_a_file_saved_by_python_2_is_read(tmp_path: Path) -> None:
     assert_same(network, path)
 
 
+class Python2Dict:
+    """Pickles as Python 2 pickled an OrderedDict: called with a list of its items as lists."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self.items = [[name, value] for name, value in state.items()]
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return OrderedDict, (self.items,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_an_ordered_dict_of_python_2_is_read(zipped: bool, tmp_path: Path) -> None:
+    network = public_generator(blocks=2, ngf=4)
+    assert_same(network, saved(Python2Dict(network.state_dict()), tmp_path, zipped=zipped))
+
+
+@pytest.mark.parametrize("items", [[["w"]], [["w", 1, 2]], [("w", 1)], [[(), 1]], "ab", [3]])
+def test_an_ordered_dict_of_other_things_is_refused(items: object, tmp_path: Path) -> None:
+    made = Python2Dict({})
+    made.items = items  # type: ignore[assignment]
+    with pytest.raises(WeightsError):
+        read_generator(saved(made, tmp_path))
+
+
 def test_public_tensors_as_safetensors_are_read(tmp_path: Path) -> None:
     network = public_generator(blocks=2, ngf=4)
     path = tmp_path / "G.safetensors"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Quiet
+from cyclegan_cli.cli.common import Debug, Quiet, Stopped
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.errors import UsageError
 
@@ -76,7 +76,11 @@ def _run(console: Console, folder: Path, arguments: list[str]) -> None:
     before = os.environ.get("CYCLEGAN_HOME")
     os.environ["CYCLEGAN_HOME"] = str(folder / "cyclegan-home")
     try:
+        # Not standalone: an error or a stop ends the demo, too.
         app(args=arguments, prog_name="cyclegan", standalone_mode=False)
+    except Stopped:
+        console.note(f"To try again: rm -r {shlex.quote(str(folder))}; cyclegan demo")
+        raise
     finally:
         if before is None:
             del os.environ["CYCLEGAN_HOME"]

@@ -12,7 +12,7 @@ import typer
 from cyclegan_cli.cli.common import Debug, Json, Quiet
 from cyclegan_cli.cli.completion import complete_local_style, complete_style
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.styleview import domains, record_of, row, shown, size_text
+from cyclegan_cli.cli.styleview import domains, options_text, record_of, row, shown, size_text
 from cyclegan_cli.errors import CycleganError, UsageError
 from cyclegan_cli.styles.cards import Style, Way, plain
 from cyclegan_cli.styles.store import (
@@ -98,7 +98,11 @@ def show(style: StyleName, json_: Json = False, debug: Debug = False) -> None:
         arrow = f"{found.x} → {found.y}" if way == "xy" else f"{found.y} → {found.x}"
         what = f"{plain(spec.name)}, {spec.blocks} blocks, width {spec.width}"
         rows += [(arrow, f"{what}, {size_text(direction.size)}"), ("  sha256", direction.sha256)]
-    rows += [(key, shown(value)) for key, value in found.card.items() if value not in (None, "")]
+    for key, value in found.card.items():
+        if key == "settings":
+            rows.append(("options", options_text(value)))
+        elif value not in (None, ""):
+            rows.append((key, shown(value)))
     if found.folder is not None:
         rows.append(("folder", str(found.folder)))
     if found.hides:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+from cyclegan_cli.errors import CycleganError
+from cyclegan_cli.settings import TrainSettings
 from cyclegan_cli.styles.cards import Style
 
-__all__ = ["domains", "record_of", "row", "shown", "size_text"]
+__all__ = ["domains", "options_text", "record_of", "row", "shown", "size_text"]
 
 
 def row(style: Style) -> tuple[str, ...]:
@@ -40,6 +43,28 @@ def domains(style: Style) -> str:
 
 def size_text(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
+def options_text(settings: object) -> str:
+    """The options of a training that are not the defaults, as they would be typed."""
+    try:
+        chosen = TrainSettings.from_json(settings) if isinstance(settings, dict) else None
+    except CycleganError:
+        chosen = None
+    if chosen is None:
+        return shown(settings)
+    usual, words = TrainSettings(), []
+    if chosen.generator != usual.generator:
+        words.append(f"--generator {shown(chosen.generator.name)}")
+    for field in dataclasses.fields(chosen):
+        value, flag = getattr(chosen, field.name), field.name.replace("_", "-")
+        if field.name == "generator" or value == getattr(usual, field.name):
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words.append(f"--{flag} {shown(value)}")
+    return " ".join(words) or "all as the defaults"
 
 
 def shown(value: object) -> str:

@@ -77,6 +77,17 @@ def test_a_training_leaves_a_style_metrics_samples_and_checkpoints(
     assert not torch.equal(forward.state_dict()[weight], back.state_dict()[weight])
 
 
+def test_show_tells_the_options_as_they_were_typed(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["--generator", "mobile", "--crop-size", "32", "--load-size", "36", "--max-steps", "1"]
+    assert main(["train", *folders, *typed, "--no-flip", "-q"]) == 0
+    capsys.readouterr()
+    assert main(["pretrained", "show", "cats2dogs"]) == 0
+    options = "--generator mobile --load-size 36 --crop-size 32 --no-flip --max-steps 1"
+    assert f"options\t{options}\n" in capsys.readouterr().out
+
+
 def test_the_style_translates(folders: tuple[str, str], tmp_path: Path) -> None:
     assert main(["train", *folders, *SMALL, "--max-steps", "1", "-q"]) == 0
     picture, out = Path(folders[0], "00.png"), tmp_path / "out.png"

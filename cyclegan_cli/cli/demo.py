@@ -19,6 +19,7 @@ NAME = "demo"
 
 
 def demo(
+    ctx: typer.Context,
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Where the pictures go; it must not exist.")
     ] = Path("cyclegan-demo"),
@@ -46,9 +47,12 @@ def demo(
     train = ["train", str(folder / "photos"), str(folder / "paintings"), "--name", NAME]
     style = folder / "cyclegan-home" / "styles" / NAME
     result = folder / "painted.png"
-    _run(console, folder, [*train, *options.split(), *saving.split(), "--log-every", "25steps"])
+    _run(
+        console, ctx, folder, [*train, *options.split(), *saving.split(), "--log-every", "25steps"]
+    )
     _run(
         console,
+        ctx,
         folder,
         ["translate", str(folder / "photo.png"), "--style", str(style), "-o", str(result)],
     )
@@ -66,18 +70,17 @@ def _render(folder: Path) -> None:
     photograph(10_000, (480, 360)).save(folder / "photo.png")
 
 
-def _run(console: Console, folder: Path, arguments: list[str]) -> None:
+def _run(console: Console, ctx: typer.Context, folder: Path, arguments: list[str]) -> None:
     """The command as a user would type it, with its runs and styles kept inside ``folder``."""
     import os
 
-    from cyclegan_cli.cli.app import app
-
+    program = ctx.find_root().command
     console.note(f"$ cyclegan {shlex.join(arguments)}")
     before = os.environ.get("CYCLEGAN_HOME")
     os.environ["CYCLEGAN_HOME"] = str(folder / "cyclegan-home")
     try:
         # Not standalone: an error or a stop ends the demo, too.
-        app(args=arguments, prog_name="cyclegan", standalone_mode=False)
+        program.main(args=arguments, prog_name="cyclegan", standalone_mode=False)
     except Stopped:
         console.note(f"To try again: rm -r {shlex.quote(str(folder))}; cyclegan demo")
         raise

@@ -12,9 +12,9 @@ import typer
 from cyclegan_cli.cli.common import Debug, Json, Quiet
 from cyclegan_cli.cli.completion import complete_local_style, complete_style
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.styleview import domains, options_text, record_of, row, shown, size_text
+from cyclegan_cli.cli.styleview import facts, record_of, row
 from cyclegan_cli.errors import CycleganError, UsageError
-from cyclegan_cli.styles.cards import Style, Way, plain
+from cyclegan_cli.styles.cards import Style, Way
 from cyclegan_cli.styles.store import (
     damaged_styles,
     find_style,
@@ -92,22 +92,7 @@ def show(style: StyleName, json_: Json = False, debug: Debug = False) -> None:
       cyclegan pretrained show ./monet.safetensors --json
     """
     found = find_style(style)
-    rows = [("name", found.name), ("domains", domains(found)), ("origin", found.origin)]
-    for way, direction in found.directions.items():
-        spec = direction.generator
-        arrow = f"{found.x} → {found.y}" if way == "xy" else f"{found.y} → {found.x}"
-        what = f"{plain(spec.name)}, {spec.blocks} blocks, width {spec.width}"
-        rows += [(arrow, f"{what}, {size_text(direction.size)}"), ("  sha256", direction.sha256)]
-    for key, value in found.card.items():
-        if key == "settings":
-            rows.append(("options", options_text(value)))
-        elif value not in (None, ""):
-            rows.append((key, shown(value)))
-    if found.folder is not None:
-        rows.append(("folder", str(found.folder)))
-    if found.hides:
-        rows.append(("hides", ", ".join(found.hides)))
-    Console(as_json=json_).table((), rows, [record_of(found)])
+    Console(as_json=json_).table((), facts(found), [record_of(found)])
 
 
 @app.command()

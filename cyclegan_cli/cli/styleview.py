@@ -1,4 +1,4 @@
-"""A style in words: the row of a list, and the record of --json."""
+"""A style in words: the row of a list, all its facts, and the record of --json."""
 
 from __future__ import annotations
 
@@ -7,15 +7,35 @@ from typing import Any
 
 from cyclegan_cli.errors import CycleganError
 from cyclegan_cli.settings import TrainSettings
-from cyclegan_cli.styles.cards import Style
+from cyclegan_cli.styles.cards import Style, plain
 
-__all__ = ["domains", "options_text", "record_of", "row", "shown", "size_text"]
+__all__ = ["domains", "facts", "options_text", "record_of", "row", "shown", "size_text"]
 
 
 def row(style: Style) -> tuple[str, ...]:
     size = size_text(style.size) if style.directions else "-"
     licence = shown(style.card.get("licence")) or "-"
     return (style.name, domains(style), style.origin, size, licence)
+
+
+def facts(style: Style) -> list[tuple[str, str]]:
+    """All that is known of a style, as (what, value) rows."""
+    rows = [("name", style.name), ("domains", domains(style)), ("origin", style.origin)]
+    for way, direction in style.directions.items():
+        spec = direction.generator
+        arrow = f"{style.x} → {style.y}" if way == "xy" else f"{style.y} → {style.x}"
+        what = f"{plain(spec.name)}, {spec.blocks} blocks, width {spec.width}"
+        rows += [(arrow, f"{what}, {size_text(direction.size)}"), ("  sha256", direction.sha256)]
+    for key, value in style.card.items():
+        if key == "settings":
+            rows.append(("options", options_text(value)))
+        elif value not in (None, ""):
+            rows.append((key, shown(value)))
+    if style.folder is not None:
+        rows.append(("folder", str(style.folder)))
+    if style.hides:
+        rows.append(("hides", ", ".join(style.hides)))
+    return rows
 
 
 def record_of(style: Style) -> dict[str, Any]:

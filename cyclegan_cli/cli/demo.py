@@ -69,7 +69,7 @@ def _render(folder: Path) -> None:
     for number in range(PICTURES):
         photograph(number).save(folder / "photos" / f"{number:03}.png")
         painting(PICTURES + number).save(folder / "paintings" / f"{number:03}.png")
-    photograph(10_000, (480, 360)).save(folder / "photo.png")
+    photograph(10_000, (240, 180)).save(folder / "photo.png")
 
 
 def _run(console: Console, ctx: typer.Context, folder: Path, arguments: list[str]) -> None:

@@ -21,7 +21,7 @@ __all__ = ["Steady"]
 _SECONDS = 0.4  # the time constant of the average
 _GRID = 12  # a frame is compared with the one before by the means of 12×12 fields
 _CUT = 0.09  # of the range of values: by how much fields change, on average, at a cut
-_OUTLIER = 4.0  # and how many times what they changed by before
+_OUTLIER = 3.0  # and how many times what they changed by before
 
 
 class Steady:
@@ -42,7 +42,7 @@ class Steady:
         """Take the next frame: H×W×3, uint8 or uint16. Whether a scene begins with it.
 
         A cut is where the frame's 12×12 mean colours differ from the frame before by 9% of the
-        range on average, and by 4 times what is usual in this scene: noise has no share in such
+        range on average, and by 3 times what is usual in this scene: noise has no share in such
         means, and a pan changes them by a little in every frame.
         """
         fields = _fields(pixels)

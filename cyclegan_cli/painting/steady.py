@@ -18,7 +18,7 @@ from cyclegan_cli.painting.pixels import Pixels
 
 __all__ = ["Steady"]
 
-_SECONDS = 0.4  # the time constant of the average
+_SECONDS = 1.0  # the time constant of the average
 _GRID = 12  # a frame is compared with the one before by the means of 12×12 fields
 _CUT = 0.09  # of the range of values: by how much fields change, on average, at a cut
 _OUTLIER = 3.0  # and how many times what they changed by before

@@ -57,6 +57,8 @@ def demo(
         ["translate", str(folder / "photo.png"), "--style", str(style), "-o", str(result)],
     )
     console.note(f"Compare {folder / 'photo.png'} with {result}.")
+    console.note("Then paint a photograph of yours:")
+    console.note(f"  cyclegan translate PHOTO.jpg --style {shlex.quote(str(style))}")
 
 
 def _render(folder: Path) -> None:

@@ -157,7 +157,10 @@ def test_a_tensor_too_many(tmp_path: Path) -> None:
 )
 def test_numbers_of_a_kind_that_weights_never_are(tmp_path: Path, dtype: torch.dtype) -> None:
     weight = torch.zeros(2, 3, 7, 7).to(dtype)
-    path = forge(tmp_path / "a.safetensors", **{"encoder.1.weight": weight})
+    try:
+        path = forge(tmp_path / "a.safetensors", **{"encoder.1.weight": weight})
+    except KeyError:
+        pytest.skip(f"this version of safetensors has no {dtype}")
     with pytest.raises(WeightsError):
         load_generator(path)
 

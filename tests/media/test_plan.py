@@ -260,7 +260,8 @@ PART = st.text(
     ),
     min_size=1,
     max_size=8,
-).filter(lambda part: part not in (".", ".."))
+).map(lambda part: os.fsdecode(os.fsencode(part)))  # as a file system gives it back
+PART = PART.filter(lambda part: part not in (".", ".."))
 NAME = st.tuples(st.lists(PART, max_size=2), PART, st.sampled_from(EXTENSIONS))
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -317,12 +318,20 @@ def test_a_read_only_home_can_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     style = a_style(tmp_path)
     (styles_dir() / ".tiny.abc.swap").mkdir()  # what an interrupted replacement left
 
-    def denied(*_: object) -> None:
+    def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(styles_dir()))
+
+    make = Path.mkdir
+
+    def mkdir(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.is_relative_to(styles_dir()):
+            denied()
+        make(path, *arguments, **options)
 
     # The tests may run as root, whom no mode stops: so the system calls are made to refuse.
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr(os, "mkdir", denied)
+    monkeypatch.setattr(Path, "mkdir", mkdir)  # Python 3.10's keeps an os.mkdir of its own
     monkeypatch.setattr(os, "rename", denied)
     assert find_style("tiny") == style
     assert list_styles(available=False) == [style]

@@ -253,7 +253,8 @@ class TranslateSettings:
 
     ``resolution``: the long side, in pixels, at which a picture is painted (None: its own).
     ``strength``: 0 gives the original back, 1 the painting. ``max_memory``: bytes, None for what
-    the machine has free. ``quality``: 1 to 100 for formats that lose something.
+    the machine has free. ``quality``: 1 to 100 for formats that lose something. ``steady``: the
+    frames of a video share their InstanceNorm statistics, so that it does not flicker.
     """
 
     precision: Precision = "auto"
@@ -261,6 +262,7 @@ class TranslateSettings:
     strength: float = 1.0
     keep_color: bool = False
     compare: bool = False
+    steady: bool = True
     format: str | None = None
     quality: int | None = None
     strip_metadata: bool = False

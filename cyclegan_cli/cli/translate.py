@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -19,7 +20,9 @@ from cyclegan_cli.settings import Precision, TranslateSettings
 from cyclegan_cli.styles.store import find_style, weights_file
 
 if TYPE_CHECKING:
-    from cyclegan_cli.painting.pipeline import Done, Event, Failed, Paint
+    from cyclegan_cli.painting.moments import Settle
+    from cyclegan_cli.painting.pipeline import Done, Event, Failed
+    from cyclegan_cli.painting.video import FramePainted, PaintFrame
 
 __all__ = ["translate"]
 
@@ -85,6 +88,10 @@ def translate(
     compare: Annotated[
         bool, typer.Option("--compare", help="Original and result side by side.")
     ] = False,
+    steady: Annotated[
+        bool,
+        typer.Option("--steady/--no-steady", help="Keep videos from flickering, frame to frame."),
+    ] = True,
     format: Annotated[
         str | None, typer.Option(metavar="EXT", help="jpg, png, webp, tif, gif, avif...")
     ] = None,
@@ -109,7 +116,7 @@ def translate(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Translate pictures with a style: any kind, any size, the same size out.
+    """Translate pictures and videos with a style, at their size.
 
     The paths written go to stdout, everything else to stderr. All outputs are
     decided before any work; one bad picture never stops the others.
@@ -120,6 +127,7 @@ def translate(
       cyclegan translate photos/ --style monet -o paintings/
       cyclegan translate painting.png --style monet --reverse -o photo.png
       cyclegan translate '*.tif' --style monet --resolution 1024 --compare
+      cyclegan translate film.mp4 --style monet -o film-by-monet.mp4
       cat img.jpg | cyclegan translate - --style monet > out.jpg
       find . -name '*.png' -print0 |
         cyclegan translate --from-file - -0 --style monet -o out/
@@ -131,6 +139,7 @@ def translate(
         strength=strength,
         keep_color=keep_color,
         compare=compare,
+        steady=steady,
         format=format,
         quality=quality,
         strip_metadata=strip_metadata,
@@ -232,7 +241,8 @@ def _say_left_out(console: Console, plan: Plan) -> None:
 def _run(
     console: Console, plan: Plan, weights: Path, settings: TranslateSettings, gpu: str
 ) -> None:
-    from cyclegan_cli.painting.pipeline import Done, translate_pictures
+    from cyclegan_cli.painting.pipeline import Done
+    from cyclegan_cli.painting.video import FramePainted, Sounds, translate_media
 
     stdin = b""
     if any(job.source is None for job in plan.jobs):
@@ -240,11 +250,18 @@ def _run(
     paint = _painter(console, weights, settings, gpu)
     failures: list[Failed] = []
     done = 0
-    pictures = translate_pictures(plan.jobs, paint, settings, stdin=stdin, stdout=sys.stdout.buffer)
+    events = translate_media(plan.jobs, paint, settings, stdin=stdin, stdout=sys.stdout.buffer)
+    pace = _Pace()
     total = len(plan.jobs)
     try:
-        with contextlib.closing(pictures), console.progress("Translating", total) as bar:
-            for event in pictures:
+        with contextlib.closing(events), console.progress("Translating", total) as bar:
+            for event in events:
+                if isinstance(event, FramePainted):
+                    bar.advance(0, pace.text(event))
+                    continue
+                if isinstance(event, Sounds):
+                    console.note(f"{_source(event.job)}: its sound becomes {event.codec}.")
+                    continue
                 if isinstance(event, Done):
                     done += 1
                 else:
@@ -265,7 +282,23 @@ def _run(
         raise typer.Exit(1)
 
 
-def _painter(console: Console, weights: Path, settings: TranslateSettings, gpu: str) -> Paint:
+class _Pace:
+    """How far a video is, and how fast it goes."""
+
+    def __init__(self) -> None:
+        self._job: Job | None = None
+        self._since = 0.0
+
+    def text(self, event: FramePainted) -> str:
+        now = time.monotonic()
+        if event.job is not self._job:
+            self._job, self._since = event.job, now
+        spent = now - self._since  # since the first frame, which tells nothing yet
+        rate = f", {(event.number - 1) / spent:.1f} frames/s" if spent > 0 else ""
+        return f"frame {event.number}/{event.frames}{rate}"
+
+
+def _painter(console: Console, weights: Path, settings: TranslateSettings, gpu: str) -> PaintFrame:
     from cyclegan_cli.engine.device import resolve, resolve_precision
     from cyclegan_cli.engine.weights import load_generator
     from cyclegan_cli.painting.effects import paint_picture
@@ -282,8 +315,8 @@ def _painter(console: Console, weights: Path, settings: TranslateSettings, gpu: 
         network, device=device.torch, dtype=dtype, max_memory=settings.max_memory
     )
 
-    def paint(pixels: Any) -> Any:
-        painted = paint_picture(translator, pixels, settings)
+    def paint(pixels: Any, settle: Settle | None = None) -> Any:
+        painted = paint_picture(translator, pixels, settings, settle=settle)
         for note in translator.notes:
             console.note(note)
         return painted

@@ -44,8 +44,10 @@ def find_pictures(folder: Path) -> list[Path]:
     return walk(folder)[0]
 
 
-def walk(folder: Path, without: Path | None = None) -> tuple[list[Path], int]:
-    """``find_pictures``, and the number of files that it skipped.
+def walk(
+    folder: Path, without: Path | None = None, kinds: frozenset[str] = PICTURE_EXTENSIONS
+) -> tuple[list[Path], int]:
+    """``find_pictures``, with these extensions, and the number of files that it skipped.
 
     ``without``: a folder below ``folder`` that is left out, such as the one that is written to.
     """
@@ -70,7 +72,7 @@ def walk(folder: Path, without: Path | None = None) -> tuple[list[Path], int]:
             if entry.is_dir():
                 if not hidden:
                     (links if entry.is_symlink() else folders).append(current / entry.name)
-            elif hidden or not _is_picture(entry):
+            elif hidden or not _is_one_of(kinds, entry):
                 skipped += 1
             else:
                 found.append(current / entry.name)
@@ -95,8 +97,8 @@ def _identity(folder: Path) -> set[tuple[int, int]]:
     return {(about.st_dev, about.st_ino)}
 
 
-def _is_picture(entry: os.DirEntry[str]) -> bool:
-    return Path(entry.name).suffix.lower() in PICTURE_EXTENSIONS and entry.is_file()
+def _is_one_of(kinds: frozenset[str], entry: os.DirEntry[str]) -> bool:
+    return Path(entry.name).suffix.lower() in kinds and entry.is_file()
 
 
 class PlaceKeys:

@@ -11,10 +11,12 @@ __all__ = [
     "ANIMATED",
     "PAGED",
     "PICTURE_EXTENSIONS",
+    "VIDEO_EXTENSIONS",
     "default_extension",
     "extension_of",
     "format_by_name",
     "format_of",
+    "is_video",
     "sniff",
 ]
 
@@ -29,6 +31,11 @@ _FORMATS = {
 }
 # fmt: on
 PICTURE_EXTENSIONS = frozenset(_FORMATS)
+
+_VIDEOS = {
+    ".mp4": "MP4", ".m4v": "MP4", ".mov": "MOV", ".mkv": "MKV", ".webm": "WEBM", ".avi": "AVI",
+}  # fmt: skip
+VIDEO_EXTENSIONS = frozenset(_VIDEOS)
 
 ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})  # formats that hold frames in time
 PAGED = frozenset({"TIFF"})  # formats that hold pages
@@ -62,7 +69,13 @@ def sniff(head: bytes) -> str | None:
 
 def format_of(path: Path) -> str | None:
     """The format that ``path``'s extension means, or None where it means none."""
-    return _FORMATS.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    return _FORMATS.get(suffix) or _VIDEOS.get(suffix)
+
+
+def is_video(path: Path | None) -> bool:
+    """Whether ``path``'s extension is that of a video (stdin, None, never is)."""
+    return path is not None and path.suffix.lower() in VIDEO_EXTENSIONS
 
 
 def format_by_name(name: str) -> str:
@@ -88,7 +101,7 @@ def default_extension(path: Path) -> str:
     of the file decide, and PNG where they say nothing.
     """
     suffix = path.suffix
-    if suffix.lower() in _FORMATS:
+    if format_of(path) is not None:
         return _REPLACED.get(suffix.lower(), suffix)
     found = None
     if path.is_file():  # a pipe would lose these bytes

@@ -20,15 +20,18 @@ from cyclegan_cli.media.folders import (
 )
 from cyclegan_cli.media.formats import (
     PICTURE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
     default_extension,
     extension_of,
     format_by_name,
     format_of,
+    is_video,
 )
 
 __all__ = ["PICTURE_EXTENSIONS", "Existing", "Job", "Plan", "find_pictures", "make_plan"]
 
 Existing = Literal["refuse", "overwrite", "skip"]
+_READ = PICTURE_EXTENSIONS | VIDEO_EXTENSIONS
 _SHOWN = 5  # names in one error
 _NAME_LIMIT = 255  # bytes of a file name, on nearly every file system
 
@@ -37,7 +40,7 @@ _NAME_LIMIT = 255  # bytes of a file name, on nearly every file system
 class Job:
     """One translation. ``source`` None: stdin; ``target`` None: stdout; ``format`` None: as read.
 
-    ``format`` is Pillow's name of the format to write.
+    ``format`` is Pillow's name of the format to write, or MP4, MOV, MKV, WEBM or AVI.
     """
 
     source: Path | None
@@ -77,6 +80,7 @@ def make_plan(
     ``inputs``: files, folders, patterns, ``@list.txt``, ``-`` for stdin. ``listed``: paths that are
     taken literally. ``output``: a file, a folder, ``-`` for stdout, or None: beside the input, as
     ``<stem>_<style>.<ext>``. Beneath an output folder, a folder's tree is mirrored with its names.
+    ``file_format`` speaks of pictures: videos keep their kind, or get that of ``output``.
 
     Raises UsageError, naming files, where an input is missing, two inputs would write one output,
     an output is an input, or an output exists (unless ``existing`` says otherwise).
@@ -91,6 +95,8 @@ def make_plan(
     if output == "-":
         if many or len(found) != 1:
             raise UsageError("-o - takes one picture, not several.", hint="-o FOLDER")
+        if is_video(found[0].path):
+            raise UsageError("A video cannot be written to stdout.", hint="-o FILE")
         return Plan([Job(found[0].path, None, wanted)], [], ignored)
     if output is None:
         results = _earlier_results(found, style)
@@ -147,7 +153,7 @@ def _find(tokens: Sequence[str], output: Path | None) -> tuple[list[_Found], int
             found.append(_Found(path, None, False))
             continue
         any_folder = True
-        pictures, skipped = walk(path, without=output)
+        pictures, skipped = walk(path, output, _READ)
         ignored += skipped
         # One folder alone is mirrored as it is; among others each keeps its name.
         top = Path() if len(paths) == 1 else Path(path.resolve().name)
@@ -208,13 +214,26 @@ def _targets(
         _refuse_file(Path(output))
         jobs = [Job(f.path, Path(output) / _within(f, file_format), file_format) for f in found]
     else:
-        target = Path(output)
-        return [Job(found[0].path, target, file_format or _known_format(target))]
-    return [replace(job, format=file_format or _format_of(job.target)) for job in jobs]
+        source, target = found[0].path, Path(output)
+        _refuse_other_kind(source, target)
+        if is_video(source):
+            file_format = format_of(target)
+        return [Job(source, target, file_format or _known_format(target))]
+    return [replace(job, format=_format_of(job, file_format)) for job in jobs]
 
 
-def _format_of(target: Path | None) -> str | None:
-    return None if target is None else format_of(target)
+def _format_of(job: Job, file_format: str | None) -> str | None:
+    if job.target is None:
+        return None
+    return format_of(job.target) if is_video(job.source) else file_format or format_of(job.target)
+
+
+def _refuse_other_kind(source: Path, target: Path) -> None:
+    """Raise UsageError where a video would become a picture, or a picture a video."""
+    if is_video(source) and not is_video(target):
+        raise UsageError(f"{target} holds no video.", hint="-o FILE.mp4, .mov, .mkv, .webm, .avi")
+    if is_video(target) and not is_video(source):
+        raise UsageError(f"{source} is no video, and {target} is one.", hint="-o FILE.png")
 
 
 def _refuse_file(output: Path) -> None:
@@ -245,19 +264,19 @@ def _known_format(target: Path) -> str:
 
 
 def _extension(path: Path, file_format: str | None) -> str:
-    if file_format is None:
+    if file_format is None or is_video(path):
         return default_extension(path)
     return path.suffix if format_of(path) == file_format else extension_of(file_format)
 
 
 def _beside(path: Path, style: str, file_format: str | None) -> Path:
-    stem = path.stem if path.suffix.lower() in PICTURE_EXTENSIONS else path.name
+    stem = path.stem if path.suffix.lower() in _READ else path.name
     return path.with_name(f"{stem}_{style}{_extension(path, file_format)}")
 
 
 def _within(item: _Found, file_format: str | None) -> Path:
     below = item.below or Path(item.path.name)
-    stem = below.stem if below.suffix.lower() in PICTURE_EXTENSIONS else below.name
+    stem = below.stem if below.suffix.lower() in _READ else below.name
     return below.with_name(stem + _extension(item.path, file_format))
 
 

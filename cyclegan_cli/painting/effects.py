@@ -9,6 +9,7 @@ import torch
 
 from cyclegan_cli.painting.color import with_colors_of
 from cyclegan_cli.painting.detail import Enlarger
+from cyclegan_cli.painting.moments import Settle
 from cyclegan_cli.painting.pixels import Pixels, check, to_pixels, to_tensor
 from cyclegan_cli.painting.resample import resized
 from cyclegan_cli.painting.translator import Translator
@@ -19,26 +20,35 @@ __all__ = ["paint_picture"]
 _STRIP = 2**20  # pixels that are worked on at once
 
 
-def paint_picture(translator: Translator, pixels: Pixels, settings: TranslateSettings) -> Pixels:
+def paint_picture(
+    translator: Translator,
+    pixels: Pixels,
+    settings: TranslateSettings,
+    *,
+    settle: Settle | None = None,
+) -> Pixels:
     """Paint ``pixels`` as ``settings`` ask: resolution, keep_color, strength, compare, in order.
 
     pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype; with
     ``compare`` H×2W×3: the original on the left, the result on the right, with no gap.
-    ``strength`` blends sRGB values, as the opacity of a layer does.
+    ``strength`` blends sRGB values, as the opacity of a layer does. ``settle``: as for
+    ``Translator.paint``.
     Raises PictureError for arrays of another shape or type, and where memory does not suffice.
     """
     check(pixels)
     strength = settings.strength
-    painted = pixels.copy() if strength == 0 else _painted(translator, pixels, settings)
+    painted = pixels.copy() if strength == 0 else _painted(translator, pixels, settings, settle)
     return np.concatenate([pixels, painted], axis=1) if settings.compare else painted
 
 
 @torch.inference_mode()
-def _painted(translator: Translator, pixels: Pixels, settings: TranslateSettings) -> Pixels:
+def _painted(
+    translator: Translator, pixels: Pixels, settings: TranslateSettings, settle: Settle | None
+) -> Pixels:
     height, width = pixels.shape[:2]
-    enlarger = _at_resolution(translator, pixels, settings.resolution)
+    enlarger = _at_resolution(translator, pixels, settings.resolution, settle)
     if enlarger is None:
-        result = translator.paint(pixels)
+        result = translator.paint(pixels, settle=settle)
         if settings.strength == 1.0 and not settings.keep_color:
             return result
     else:
@@ -57,7 +67,7 @@ def _painted(translator: Translator, pixels: Pixels, settings: TranslateSettings
 
 
 def _at_resolution(
-    translator: Translator, pixels: Pixels, resolution: int | None
+    translator: Translator, pixels: Pixels, resolution: int | None, settle: Settle | None
 ) -> Enlarger | None:
     """``pixels`` painted with their long side at ``resolution``; None where that is their own."""
     height, width = pixels.shape[:2]
@@ -67,7 +77,7 @@ def _at_resolution(
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     photo = resized(lambda a, b: to_tensor(pixels[a:b], 3), 3, (height, width), size)
     photo.clamp_(-1.0, 1.0)
-    painted = translator.paint(photo[0].permute(1, 2, 0).numpy())
+    painted = translator.paint(photo[0].permute(1, 2, 0).numpy(), settle=settle)
     return Enlarger(photo, to_tensor(painted, 3), (height, width))
 
 

@@ -348,11 +348,11 @@ def test_a_signal_leaves_whole_pictures_and_nothing_else(
     calls = []
     paint = effects.paint_picture
 
-    def stop_in_the_third(*arguments: Any) -> Any:
+    def stop_in_the_third(*arguments: Any, **chosen: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 3:
             signal.raise_signal(signum)
-        return paint(*arguments)
+        return paint(*arguments, **chosen)
 
     monkeypatch.setattr(effects, "paint_picture", stop_in_the_third)
     assert user.types("photos", "-s", "monet", "-o", "out") == code

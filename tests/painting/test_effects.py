@@ -13,6 +13,7 @@ from cyclegan_cli.errors import PictureError
 from cyclegan_cli.painting import effects
 from cyclegan_cli.painting.detail import Enlarger
 from cyclegan_cli.painting.effects import paint_picture
+from cyclegan_cli.painting.moments import Settle
 from cyclegan_cli.painting.pixels import Pixels, to_tensor
 from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import TranslateSettings
@@ -25,7 +26,7 @@ class Painter:
     def __init__(self, function: Any = lambda x: x) -> None:
         self.function, self.sizes = function, []
 
-    def paint(self, pixels: Pixels) -> Pixels:
+    def paint(self, pixels: Pixels, *, settle: Settle | None = None) -> Pixels:
         self.sizes.append(pixels.shape[:2])
         if pixels.dtype == np.float32:
             return self.function(pixels).astype(np.float32)

@@ -224,7 +224,7 @@ def _publish(console: Console, run: Run, model: CycleGAN, place: Place, seconds:
             about = {"style": run.name, "x": x, "y": y, "direction": way, "steps": place.step}
             save_generator(files[way], network, about)
         add_style(run.name, x=x, y=y, origin="trained", weights=files, card=card, replace=True)
-    console.note(f"Done: {place.step} steps, {seconds / 60:.1f} min in this session. Try it:")
+    console.note(f"Done: {place.step} steps, {seconds / 60:.1f} min this time. Try it:")
     console.note(f"  cyclegan translate PHOTO.jpg --style {_quoted(run.name)}")
     console.result(run.name, {"style": run.name, "run": str(run.folder), "steps": place.step})
 

@@ -5,11 +5,26 @@ from __future__ import annotations
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-__all__ = ["Debug", "Gpu", "Json", "Quiet", "Stopped", "Verbose", "debugging", "stop_on_signals"]
+from cyclegan_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from cyclegan_cli.engine.device import Device
+
+__all__ = [
+    "Debug",
+    "Gpu",
+    "Json",
+    "Quiet",
+    "Stopped",
+    "Verbose",
+    "debugging",
+    "one_device",
+    "stop_on_signals",
+]
 
 _state = {"debug": False}
 
@@ -31,6 +46,19 @@ def stop_on_signals() -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+
+
+def one_device(gpu: str) -> Device:
+    """The device that ``--gpu`` means. Raises UsageError where it means several."""
+    from cyclegan_cli.engine.device import resolve
+
+    devices = resolve(gpu)
+    if len(devices) > 1:
+        raise UsageError(
+            f"--gpu {gpu}: this version computes on one device at a time.",
+            hint=f"--gpu {gpu.split(',', maxsplit=1)[0]}",
+        )
+    return devices[0]
 
 
 def debugging() -> bool:

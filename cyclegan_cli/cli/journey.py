@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from cyclegan_cli.cli.common import Stopped
+from cyclegan_cli.cli.common import Stopped, one_device
 from cyclegan_cli.cli.console import Console, ProgressBar
 from cyclegan_cli.engine.run import Place, Run, checkpoint_files, remove_leftovers
 from cyclegan_cli.errors import CycleganError, TrainingError, UsageError
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.cyclegan import CycleGAN
-    from cyclegan_cli.engine.device import Device
     from cyclegan_cli.engine.networks import Generator
     from cyclegan_cli.engine.training import Event, Measured, Sampled
     from cyclegan_cli.styles.cards import Way
 
-__all__ = ["Machine", "hold", "one_device", "train_run"]
+__all__ = ["Machine", "hold", "train_run"]
 
 
 @dataclass(frozen=True)
@@ -67,19 +66,6 @@ def hold(run: Run) -> FileLock:
     except Timeout as error:
         raise UsageError(f"The run '{run.name}' is being trained by another process.") from error
     return lock
-
-
-def one_device(gpu: str) -> Device:
-    """The device that ``--gpu`` means."""
-    from cyclegan_cli.engine.device import resolve
-
-    devices = resolve(gpu)
-    if len(devices) > 1:
-        raise UsageError(
-            f"--gpu {gpu}: this version computes on one device at a time.",
-            hint=f"--gpu {gpu.split(',', maxsplit=1)[0]}",
-        )
-    return devices[0]
 
 
 def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | None) -> None:
@@ -120,7 +106,7 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
         raise _with_way_back(run, error) from error
     if stop():
         console.note(f"Stopped after step {place.step}. To go on:")
-        console.note(f"  cyclegan resume {_quoted(run.name)}")
+        console.note(f"  cyclegan resume {shlex.quote(run.name)}")
         raise Stopped(stop.signum)
     _publish(console, run, model, place, time.monotonic() - started)
 
@@ -174,7 +160,8 @@ class _Renderer:
             **event.losses,
         }
         self._metrics.append(record)
-        self._console.result("", record) if self._console.as_json else None
+        if self._console.as_json:
+            self._console.result("", record)
         losses = event.losses
         cycle = losses["cycle_X"] + losses["cycle_Y"]
         self._text = (
@@ -197,7 +184,7 @@ def _with_way_back(run: Run, error: TrainingError) -> CycleganError:
     """``error`` with the last good checkpoint named."""
     files = checkpoint_files(run.checkpoints)
     kept = f" The last good checkpoint is {files[0]}." if files else ""
-    back = f"cyclegan resume {_quoted(run.name)}" if files else "cyclegan train …"
+    back = f"cyclegan resume {shlex.quote(run.name)}" if files else "cyclegan train …"
     hint = f"{error.hint or ''} Then: {back}".strip()
     return TrainingError(f"{error}{kept}", hint=hint)
 
@@ -225,10 +212,5 @@ def _publish(console: Console, run: Run, model: CycleGAN, place: Place, seconds:
             save_generator(files[way], network, about)
         add_style(run.name, x=x, y=y, origin="trained", weights=files, card=card, replace=True)
     console.note(f"Done: {place.step} steps, {seconds / 60:.1f} min this time. Try it:")
-    console.note(f"  cyclegan translate PHOTO.jpg --style {_quoted(run.name)}")
+    console.note(f"  cyclegan translate PHOTO.jpg --style {shlex.quote(run.name)}")
     console.result(run.name, {"style": run.name, "run": str(run.folder), "steps": place.step})
-
-
-def _quoted(name: str) -> str:
-    """``name`` as a shell wants it."""
-    return shlex.quote(name)

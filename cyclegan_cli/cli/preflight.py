@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cyclegan_cli.cli.common import one_device
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.engine.run import Run, now
+from cyclegan_cli.engine.run import Run, now, refuse_existing_run
 from cyclegan_cli.errors import DataError, UsageError
 from cyclegan_cli.places import styles_dir
 from cyclegan_cli.randomness import choices
@@ -43,11 +44,7 @@ def default_name(x_dir: Path, y_dir: Path) -> str:
 
 
 def refuse_existing(name: str, folder: Path) -> None:
-    if (folder / "run.json").exists():
-        raise UsageError(
-            f"The run '{name}' exists already, in {folder}.",
-            hint=f"cyclegan resume {name}   or give the new one another --name",
-        )
+    refuse_existing_run(name, folder)
     if (styles_dir() / name).exists():
         raise UsageError(
             f"A style named '{name}' exists already.",
@@ -122,7 +119,6 @@ def _hold_out(
 
 def present(console: Console, run: Run, gpu: str) -> None:
     """The table before the first step. Raises UsageError where device or disk are not enough."""
-    from cyclegan_cli.cli.journey import one_device
     from cyclegan_cli.engine.device import resolve_precision
     from cyclegan_cli.engine.estimate import training_needs
 

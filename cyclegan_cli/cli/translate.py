@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, Stopped, Verbose
+from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, Stopped, Verbose, one_device
 from cyclegan_cli.cli.completion import complete_style
 from cyclegan_cli.cli.console import SIGPIPE, Console
 from cyclegan_cli.errors import UsageError
@@ -299,15 +299,12 @@ class _Pace:
 
 
 def _painter(console: Console, weights: Path, settings: TranslateSettings, gpu: str) -> PaintFrame:
-    from cyclegan_cli.engine.device import resolve, resolve_precision
+    from cyclegan_cli.engine.device import resolve_precision
     from cyclegan_cli.engine.weights import load_generator
     from cyclegan_cli.painting.effects import paint_picture
     from cyclegan_cli.painting.translator import Translator
 
-    devices = resolve(gpu)
-    if len(devices) > 1:
-        raise UsageError(f"--gpu {gpu}: translate paints on one device.", hint="--gpu 0")
-    device = devices[0]
+    device = one_device(gpu)
     dtype = resolve_precision(settings.precision, device.torch)
     console.note(f"Painting on {device.label}.")
     network = load_generator(weights, "cpu")

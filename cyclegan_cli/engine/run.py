@@ -33,6 +33,7 @@ __all__ = [
     "list_runs",
     "now",
     "open_run",
+    "refuse_existing_run",
     "remove_leftovers",
     "run_state",
 ]
@@ -120,13 +121,18 @@ class RunState:
         )
 
 
+def refuse_existing_run(name: str, folder: Path) -> None:
+    """Raise UsageError where ``folder`` holds a run already."""
+    if (folder / "run.json").exists():
+        raise UsageError(
+            f"The run '{name}' exists already, in {folder}.",
+            hint=f"cyclegan resume {name}   or give the new one another --name",
+        )
+
+
 def create_run(run: Run) -> None:
     """Make the folder of a new run. Raises UsageError where a run of that name exists."""
-    if (run.folder / "run.json").exists():
-        raise UsageError(
-            f"The run '{run.name}' exists already, in {run.folder}.",
-            hint=f"cyclegan resume {run.name}   or give the new run another --name",
-        )
+    refuse_existing_run(run.name, run.folder)
     run.write()
 
 

@@ -53,13 +53,16 @@ def to_tensor(pixels: Pixels, channels: int) -> Tensor:
 
 
 def to_pixels(picture: Tensor, dtype: np.dtype[Any]) -> Pixels:
-    """1×C×H×W in [−1, 1] as H×W×3 pixels, rounded (not truncated); 1 channel is repeated."""
+    """1×C×H×W as H×W×3 pixels, clipped to [−1, 1] and rounded (not truncated).
+
+    1 channel is repeated.
+    """
     values = picture[0].float().permute(1, 2, 0).cpu().numpy()
     if values.shape[2] == 1:
         values = values.repeat(3, axis=2)
     top = _TOP.get(dtype.name)
     if top is None:
-        return np.ascontiguousarray(values)
+        return np.ascontiguousarray(values.clip(-1.0, 1.0))
     scaled = (values + np.float32(1.0)) * np.float32(top / 2.0)
     pixels: Pixels = np.rint(scaled).clip(0.0, top).astype(dtype)
     return pixels

@@ -200,7 +200,9 @@ class Console:
 
 def encodable(text: str) -> str:
     """Arrows and the like, replaced where stderr's encoding has none."""
-    encoding = sys.stderr.encoding or "ascii"
+    # While rich draws, sys.stderr is its own, which has no encoding.
+    stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+    encoding = stream.encoding or "ascii"
     for fancy, plain in (
         ("→", "->"),
         ("↔", "<->"),

@@ -22,15 +22,22 @@ class LiveLines(Live):
     """Shows ``draw(width)`` twice a second, and is gone at its end."""
 
     def __init__(self, console: Console, draw: Callable[[int], Text]) -> None:
-        self._lengths: list[int] = []
+        self._draw = draw
+        self._lengths: list[int] = []  # of the lines on the screen, in cells
+        self._next: list[int] = []  # of those that will be
         self._width = console.width
         super().__init__(
             console=console,
-            get_renderable=lambda: draw(console.width),
+            get_renderable=self._lines,
             refresh_per_second=2,
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # a pipe gets its results, not the terminal
         )
+
+    def _lines(self) -> Text:
+        text = self._draw(self.console.width)
+        self._next = [cell_len(line) for line in text.plain.split("\n")]
+        return text
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         """As ``Live`` does, but from the first row that the lines take now.
@@ -41,8 +48,5 @@ class LiveLines(Live):
         width, drawn = self.console.width, self._live_render.last_render_height
         if width < self._width and drawn:
             self._live_render._shape = (width, rows_of(self._lengths, width))
-        self._width = width
-        shown = self._live_render.renderable
-        if isinstance(shown, Text):
-            self._lengths = [cell_len(line.plain) for line in shown.split("\n")]
+        self._width, self._lengths = width, self._next
         return super().process_renderables(renderables)

@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,16 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--disable-dev-shm-usage", "--mute-audio", "--remote-debugging-pipe"),
 )
+
+
+# The pipe is to be on 3 and 4, whatever numbers it has here.
+LAUNCH = """
+import fcntl, os, sys
+pipe = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+os.dup2(pipe[0], 3)
+os.dup2(pipe[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_browser() -> str | None:
@@ -118,6 +129,12 @@ class Page:
         return [url for url in urls if not url.startswith("data:")]
 
     @property
+    def refused(self) -> list[str]:
+        """Why requests were not even begun."""
+        failed = [e["params"] for e in self.events if e.get("method") == "Network.loadingFailed"]
+        return [reason for event in failed if (reason := event.get("blockedReason"))]
+
+    @property
     def complaints(self) -> list[dict[str, Any]]:
         """Everything in the console, and every exception."""
         kinds = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
@@ -129,9 +146,9 @@ def browser(program: str, profile: Path) -> Iterator[Page]:
     """A new browser with an empty profile, and its only page. Ended with the block."""
     out_read, out_write = os.pipe()
     in_read, in_write = os.pipe()
-    command = f'exec "$0" "$@" 3<&{out_read} 4>&{in_write}'
+    launch = [sys.executable, "-c", LAUNCH, str(out_read), str(in_write)]
     process = subprocess.Popen(
-        ["/bin/sh", "-c", command, program, *FLAGS, f"--user-data-dir={profile}"],
+        [*launch, program, *FLAGS, f"--user-data-dir={profile}"],
         pass_fds=(out_read, in_write),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -99,8 +99,11 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
     view = _view(console, run, place, pictures.steps_per_epoch, device)
     started = time.monotonic()
     try:
-        with _board(run, machine, place) as board, view.shown():
-            renderer = Renderer(console, run, place, view, board)
+        with (
+            _board(run, machine, place) as board,
+            view.shown(),
+            Renderer(console, run, place, view, board) as renderer,
+        ):
             for event in training.train(
                 model, pictures, _samples(run), run.checkpoints, place, stop=stop
             ):

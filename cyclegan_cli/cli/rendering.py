@@ -48,6 +48,15 @@ class Renderer:
             view.evaluated(line["epoch"], line["evaluation"])
         self._report = Report(run)
         self._next_page = 0.0  # time.monotonic()
+        self._page_failed = False
+
+    def __enter__(self) -> Renderer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """The page has what came last, after a failure, too; a second Ctrl-C ends at once."""
+        if kind is None or issubclass(kind, Exception):
+            self._write_page()
 
     def show(self, event: Event) -> None:
         """Render one event."""
@@ -65,8 +74,6 @@ class Renderer:
         elif isinstance(event, training.Saved):
             self._view.saved(event.place.step)
             self._console.detail(f"saved {event.path}")
-        elif isinstance(event, training.Ended):
-            self._write_page()
 
     def evaluated(self, place: Place, scores: Mapping[str, Any]) -> None:
         """An evaluation, in the form that metrics.jsonl has."""
@@ -118,6 +125,11 @@ class Renderer:
 
     def _write_page(self) -> None:
         began = time.monotonic()
-        self._report.write()
+        try:
+            self._report.write()
+        except Exception as error:  # whatever it is, it must not end a training
+            if not self._page_failed:
+                self._console.warn(f"{self._report.path} could not be written: {error}")
+            self._page_failed = True
         ended = time.monotonic()
         self._next_page = ended + max(_PAGE_EVERY, (ended - began) / _PAGE_SHARE)

@@ -13,7 +13,7 @@ __all__ = ["report"]
 
 
 def report(
-    run: Annotated[str, typer.Argument(help="A run's name or folder.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

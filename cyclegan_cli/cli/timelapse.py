@@ -24,7 +24,7 @@ _LINGER = 2.0  # seconds that the last frame stays
 
 
 def timelapse(
-    run: Annotated[str, typer.Argument(help="A run's name or folder.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="A gif, webp, png, mp4, mov, mkv, webm or avi."),

@@ -23,11 +23,15 @@ _SMOOTH_FROM = 20  # fewer points are shown as they are
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: (step, value) pairs. ``floor``: a reference, drawn thin and dotted."""
+    """One curve: (step, value) pairs.
+
+    ``floor``: a reference, drawn thin and dotted. ``exact``: known, not measured, so not smoothed.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     floor: bool = False
+    exact: bool = False
 
 
 def number(value: float) -> str:
@@ -68,7 +72,7 @@ def chart(key: str, title: str, lines: Sequence[Line], *, zero: bool = True) -> 
         colour += not line.floor
         kind = "floor" if line.floor else f"line-{colour}"
         body.append(_drawn(line, axes, kind))
-        last = number(smoothed(line.points)[-1][1] if _is_long(line) else line.points[-1][1])
+        last = number(smoothed(line.points)[-1][1] if _is_smoothed(line) else line.points[-1][1])
         legend.append(
             f'<li><svg class="key" viewBox="0 0 24 8" aria-hidden="true">'
             f'<path class="{kind}" d="M0 4H24"/></svg>{escape(line.name)} <b>{last}</b></li>'
@@ -129,14 +133,14 @@ class _Axes:
         return "".join(parts)
 
 
-def _is_long(line: Line) -> bool:
-    return not line.floor and len(line.points) >= _SMOOTH_FROM
+def _is_smoothed(line: Line) -> bool:
+    return not (line.floor or line.exact) and len(line.points) >= _SMOOTH_FROM
 
 
 def _drawn(line: Line, axes: _Axes, kind: str) -> str:
     """The line, smoothed where it is long, over the range of what was measured."""
     parts = []
-    if _is_long(line):
+    if _is_smoothed(line):
         buckets = _buckets(line.points)
         if len(buckets) < len(line.points):
             above = [(x, high) for x, _, _, high in buckets]

@@ -272,10 +272,10 @@ def _curves(run: Run, record: Record) -> str:
             lines.append(Line(f"real {domain}, the floor", floor, floor=True))
         return lines
 
-    rate = [Line("learning rate", record.losses("lr"))]
+    rate = [Line("learning rate", record.losses("lr"), exact=True)]
     charts = [
         chart("swd", "Sliced Wasserstein distance (lower is better)", scores("swd")),
-        chart("classifier", "Two-sample classifier", scores("classifier")),
+        chart("classifier", "Two-sample classifier (0.5: cannot tell)", scores("classifier")),
         chart("adversarial", "Generators: adversarial loss", losses("G", "F"), zero=False),
         chart(
             "discriminators",
@@ -327,8 +327,9 @@ def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) ->
         for cells in rows
     )
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>"
+        f'<p class="soft">{escape(caption)}</p>'
+        '<div class="wide" tabindex="0" role="region" aria-labelledby="evaluations"><table>'
+        f"<thead><tr>{top}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
 

@@ -106,16 +106,26 @@ def best_of(evaluations: Sequence[Line], *domains: str) -> Best | None:
 
 
 def smoothed(points: Points) -> list[tuple[float, float]]:
-    """An exponential moving average of the values, without a bias towards the first.
+    """Means of the values, those near a point weighing most, as many before it as after it.
 
-    It reaches over a fifteenth of the points, and over 50 at most.
+    The weights fall exponentially, over a fifteenth of the points, and over 50 at most.
     """
     weight = 1 - 1 / min(50.0, max(1.0, len(points) / 15))
+    values = [y for _, y in points]
+    before, after = _fading(values, weight), _fading(values[::-1], weight)[::-1]
+    return [
+        (x, (total + other) / (norm + rest))
+        for (x, _), (total, norm), (other, rest) in zip(points, before, after, strict=True)
+    ]
+
+
+def _fading(values: Sequence[float], weight: float) -> list[tuple[float, float]]:
+    """(sum of the values up to each, sum of their weights)."""
     total = norm = 0.0
     result = []
-    for x, y in points:
-        total, norm = weight * total + (1 - weight) * y, weight * norm + (1 - weight)
-        result.append((x, total / norm))
+    for value_ in values:
+        total, norm = weight * total + (1 - weight) * value_, weight * norm + (1 - weight)
+        result.append((total, norm))
     return result
 
 

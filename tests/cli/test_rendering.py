@@ -14,6 +14,7 @@ from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.liveview import TrainingView
 from cyclegan_cli.cli.rendering import Renderer
 from cyclegan_cli.engine.run import Place
+from cyclegan_cli.errors import NonFiniteLossError
 from cyclegan_cli.report.page import Report
 from tests.program import SMALL, make_pictures
 from tests.report.run_folder import evaluation, whole_run
@@ -91,6 +92,35 @@ def test_evaluations_and_warnings_reach_the_record_the_view_and_the_page(
     assert "The colours are inverted." in page
     assert "3 (step 35, SWD 45)" in page
     assert "warning at step 36" in str(view._drawn(80))
+
+
+def test_a_page_that_cannot_be_written_is_said_once_and_ends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = whole_run(tmp_path)
+    (run.folder / "report.html").mkdir()
+    console = Console()
+    view = TrainingView(console, run.name, Place(30, 3, 0), 40, 4)
+    monkeypatch.setattr("cyclegan_cli.cli.rendering._PAGE_EVERY", 0.0)
+    monkeypatch.setattr("cyclegan_cli.cli.rendering._PAGE_SHARE", 1e9)
+    with Renderer(console, run, Place(30, 3, 0), view, None) as renderer:
+        for step in (35, 36):
+            renderer.evaluated(Place(step, 3, 5), evaluation(0, 50.0, 40.0)["evaluation"])
+    assert capsys.readouterr().err.count("report.html could not be written") == 1
+
+
+def test_the_page_has_the_last_lines_when_a_training_fails(tmp_path: Path) -> None:
+    run = whole_run(tmp_path)
+    console = Console(quiet=True)
+    view = TrainingView(console, run.name, Place(30, 3, 0), 40, 4)
+    with (
+        pytest.raises(NonFiniteLossError),
+        Renderer(console, run, Place(30, 3, 0), view, None) as renderer,
+    ):
+        for step in (35, 36):  # the second comes too soon for a page of its own
+            renderer.warned(Place(step, 3, 5), "odd", f"Odd at {step}.", "")
+        raise NonFiniteLossError("At step 37 the loss G is nan.")
+    assert "Odd at 36." in (run.folder / "report.html").read_text()
 
 
 def test_tensorboard_gets_what_metrics_have(

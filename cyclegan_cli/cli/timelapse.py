@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,6 +104,8 @@ def _frame(run: Run, sheet: Sheet, last: int, picture: int | None) -> Image.Imag
 
 
 def _write(frames: list[Image.Image], target: Path, kind: str, fps: float) -> None:
+    from fractions import Fraction
+
     import numpy as np
 
     from cyclegan_cli.media.encoding import write_picture

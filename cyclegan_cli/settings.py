@@ -165,7 +165,10 @@ class TrainSettings:
 
     Lengths are pixels; ``lr`` is Adam's step size; ``decay_from`` is the number of epochs at the
     full learning rate (None: half of them). ``max_steps`` stops early and leaves
-    the schedule as it is.
+    the schedule as it is. Losses of weight 0 are not computed: ``lambda_gan`` weighs the
+    adversarial one, ``lambda_patch`` the sliced Wasserstein distance of patches (see
+    ``engine.patches``), ``lambda_self`` the L1 distance of output and input at a quarter of the
+    size (Shrivastava et al., CVPR 2017, section 2.1). ``init``: the style whose weights G and F start from.
     """
 
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
@@ -176,6 +179,10 @@ class TrainSettings:
     beta1: float = 0.5
     lambda_cycle: float = 10.0
     lambda_identity: float = 0.5
+    lambda_gan: float = 1.0
+    lambda_patch: float = 0.0
+    lambda_self: float = 0.0
+    init: str | None = None
     history: int = 50
     gan: GanLoss = "lsgan"
     load_size: int = 286
@@ -203,10 +210,20 @@ class TrainSettings:
         _require(self.batch_size >= 1, "--batch-size must be at least 1")
         _require(math.isfinite(self.lr) and self.lr >= 0, "--lr must be a number from 0 up")
         _require(0 <= self.beta1 < 1, "--beta1 must lie in [0, 1)")
-        for name in ("lambda_cycle", "lambda_identity"):
+        for name in (
+            "lambda_cycle",
+            "lambda_identity",
+            "lambda_gan",
+            "lambda_patch",
+            "lambda_self",
+        ):
             value = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
             _require(math.isfinite(value) and value >= 0, f"{flag} must be a number from 0 up")
+        _require(
+            self.lambda_patch == 0 or self.crop_size >= 64,
+            "--lambda-patch needs a --crop-size of at least 64",
+        )
         _require(self.history >= 0, "--history must be 0 (none) or more")
         _require(self.gan in get_args(GanLoss), "--gan must be lsgan, vanilla or hinge")
         _require(

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -92,6 +92,8 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
     if start is not None:
         model.load_state(start.tensors, start.plain)
         place = start.place
+    elif run.settings.init is not None:
+        _begin_from(model, run.settings.init)
     remove_leftovers(run)
     pictures = UnpairedPictures(
         run.paths("x"), run.paths("y"), run.settings, workers=machine.workers
@@ -147,6 +149,24 @@ def _board(run: Run, machine: Machine, place: Place) -> Iterator[Board | None]:
         yield board
     finally:
         board.close()
+
+
+def _begin_from(model: CycleGAN, name: str) -> None:
+    """Give G and F the weights of a style. Raises UsageError where it is of another shape."""
+    from cyclegan_cli.engine.weights import load_generator
+    from cyclegan_cli.styles.store import find_style, weights_file
+
+    style = find_style(name)
+    for reverse, network in ((False, model.G), (True, model.F)):
+        if reverse and "yx" not in style.directions:
+            continue  # F starts as it would without the style
+        source = load_generator(weights_file(style, reverse), model.device)
+        if replace(source.spec, name=network.spec.name) != network.spec:
+            raise UsageError(
+                f"'{name}' is a {source.spec.name} generator, not a {network.spec.name} one.",
+                hint=f"--generator {source.spec.name}",
+            )
+        network.load_state_dict(source.state_dict())
 
 
 def _samples(run: Run) -> tuple[Tensor, Tensor] | None:

@@ -72,6 +72,18 @@ def train(
         float,
         typer.Option(help="Identity loss, times lambda-cycle."),
     ] = _D.lambda_identity,
+    lambda_gan: Annotated[
+        float, typer.Option(help="Weight of the adversarial loss.")
+    ] = _D.lambda_gan,
+    lambda_patch: Annotated[
+        float, typer.Option(help="Weight of the distance of patches; 0: none.")
+    ] = _D.lambda_patch,
+    lambda_self: Annotated[
+        float, typer.Option(help="Weight of staying near the input; 0: none.")
+    ] = _D.lambda_self,
+    init: Annotated[
+        str | None, typer.Option(metavar="STYLE", help="Start from a style's weights.")
+    ] = None,
     history: Annotated[int, typer.Option(help="Generated images kept for each D.")] = _D.history,
     gan: Annotated[str, typer.Option(help="lsgan, vanilla or hinge.")] = _D.gan,
     generator: Annotated[

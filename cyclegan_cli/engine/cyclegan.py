@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cyclegan_cli.engine.history import History
 from cyclegan_cli.engine.networks import Discriminator, Generator, initialise
 from cyclegan_cli.engine.objective import discriminator_loss, generator_loss, l1
+from cyclegan_cli.engine.patches import PatchLoss
 from cyclegan_cli.errors import CheckpointError
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings
@@ -54,6 +56,10 @@ class CycleGAN:
         self.optimiser_D = self._adam(chain(self.D_X.parameters(), self.D_Y.parameters()))
         self.history_X = History(settings.history, seed, "X")
         self.history_Y = History(settings.history, seed, "Y")
+        self.patches: dict[str, PatchLoss] = {}
+        if settings.lambda_patch > 0:
+            channels = {"X": spec.in_channels, "Y": spec.out_channels}
+            self.patches = {d: PatchLoss(seed, d, n, self.device) for d, n in channels.items()}
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
     def _adam(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
@@ -70,13 +76,15 @@ class CycleGAN:
         x, y: float, N×3×H×W in [−1, 1], real pictures of X and Y on this device. The discriminators
         learn from the fakes that were made before the generators moved, through the histories.
         Returns every loss as a detached scalar (weighted as it enters the sum): ``G`` and ``F``
-        adversarial, ``cycle_X``, ``cycle_Y``, ``identity_X``, ``identity_Y``, ``D_X``, ``D_Y``.
+        adversarial, ``cycle_X``, ``cycle_Y``, ``identity_X``, ``identity_Y``, ``patch_X``,
+        ``patch_Y``, ``self_X``, ``self_Y``, ``D_X``, ``D_Y``: those whose weight is not 0.
         """
         for optimiser in (self.optimiser_G, self.optimiser_D):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate
         losses, fake_x, fake_y = self._step_generators(x, y)
-        losses.update(self._step_discriminators(x, y, fake_x, fake_y))
+        if self.settings.lambda_gan > 0:
+            losses.update(self._step_discriminators(x, y, fake_x, fake_y))
         self.scaler.update()
         return losses
 
@@ -85,18 +93,32 @@ class CycleGAN:
         self._freeze_discriminators(True)
         with self._autocast():
             fake_y, fake_x = self._G(x), self._F(y)
-            losses = {
-                "G": generator_loss(self._D_Y(fake_y), s.gan),
-                "F": generator_loss(self._D_X(fake_x), s.gan),
-                "cycle_X": s.lambda_cycle * l1(self._F(fake_y), x),
-                "cycle_Y": s.lambda_cycle * l1(self._G(fake_x), y),
-            }
-            if s.lambda_identity > 0:
+            losses = self._adversarial(fake_x, fake_y)
+            if s.lambda_cycle > 0:
+                losses["cycle_X"] = s.lambda_cycle * l1(self._F(fake_y), x)
+                losses["cycle_Y"] = s.lambda_cycle * l1(self._G(fake_x), y)
+            if s.lambda_cycle * s.lambda_identity > 0:
                 weight = s.lambda_cycle * s.lambda_identity
                 losses["identity_X"] = weight * l1(self._F(x), x)
                 losses["identity_Y"] = weight * l1(self._G(y), y)
+            if self.patches:
+                losses["patch_X"] = s.lambda_patch * self.patches["X"](x, fake_x)
+                losses["patch_Y"] = s.lambda_patch * self.patches["Y"](y, fake_y)
+            if s.lambda_self > 0:
+                losses["self_X"] = s.lambda_self * _coarse_l1(fake_x, y)
+                losses["self_Y"] = s.lambda_self * _coarse_l1(fake_y, x)
         self._descend(self.optimiser_G, _total(losses))
         return {k: v.detach() for k, v in losses.items()}, fake_x.detach(), fake_y.detach()
+
+    def _adversarial(self, fake_x: Tensor, fake_y: Tensor) -> dict[str, Tensor]:
+        s = self.settings
+        if s.lambda_gan == 0:
+            return {}
+        losses = {
+            "G": generator_loss(self._D_Y(fake_y), s.gan),
+            "F": generator_loss(self._D_X(fake_x), s.gan),
+        }
+        return {name: s.lambda_gan * loss for name, loss in losses.items()}
 
     def _step_discriminators(
         self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor
@@ -155,7 +177,10 @@ class CycleGAN:
         for name, history in self._histories().items():
             for index, image in enumerate(history.state()):
                 tensors[f"{name}.{index:04}"] = image
+        for domain, patches in self.patches.items():
+            tensors[f"patches_{domain}"] = patches.quantiles
         plain: dict[str, Any] = {"scaler": self.scaler.state_dict()}
+        plain |= {f"patches_{d}.steps": patches.steps for d, patches in self.patches.items()}
         plain |= {f"{name}.seen": history.seen for name, history in self._histories().items()}
         return tensors, plain
 
@@ -174,6 +199,9 @@ class CycleGAN:
                 held = sorted(_below(tensors, name).items())
                 images = [image.to(self.device, copy=True) for _, image in held]
                 history.load_state(images, int(plain[f"{name}.seen"]))
+            for domain, patches in self.patches.items():
+                patches.quantiles.copy_(tensors[f"patches_{domain}"])
+                patches.steps = int(plain[f"patches_{domain}.steps"])
             if plain["scaler"]:
                 self.scaler.load_state_dict(plain["scaler"])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -188,6 +216,11 @@ class CycleGAN:
 
 def _as_it_is(network: Any) -> Any:
     return network
+
+
+def _coarse_l1(a: Tensor, b: Tensor) -> Tensor:
+    """L1 at a quarter of the size: what a picture shows, not how it is drawn."""
+    return l1(functional.avg_pool2d(a, 4), functional.avg_pool2d(b, 4))
 
 
 def _total(losses: Mapping[str, Tensor]) -> Tensor:

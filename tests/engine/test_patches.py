@@ -1,0 +1,92 @@
+"""The patch loss: generated pictures are drawn to the real ones, all of them taken together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cyclegan_cli.engine.cyclegan import CycleGAN
+from cyclegan_cli.engine.patches import SETTLE, PatchLoss
+from cyclegan_cli.errors import UsageError
+from cyclegan_cli.settings import GENERATORS, TrainSettings
+
+CPU = torch.device("cpu")
+SPEC = replace(GENERATORS["brush"], blocks=1, width=4)
+
+
+def noise(seed: int, spread: float = 0.2, centre: float = 0.0) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return centre + spread * torch.randn(1, 3, 64, 64, generator=draw)
+
+
+def settled(real: float, made: float, steps: int = SETTLE + 60) -> tuple[PatchLoss, float]:
+    """The mean loss once the distributions are known, of noise with these deviations."""
+    loss = PatchLoss(0, "Y", 3, CPU)
+    values = [float(loss(noise(2 * i, real), noise(2 * i + 1, made))) for i in range(steps)]
+    return loss, sum(values[SETTLE:]) / (steps - SETTLE)
+
+
+def test_equal_distributions_are_near_and_others_far() -> None:
+    _, same = settled(0.2, 0.2)
+    _, flatter = settled(0.2, 0.1)
+    _, livelier = settled(0.2, 0.4)
+    assert flatter > 2 * same
+    assert livelier > 2 * same
+
+
+@pytest.mark.parametrize("centre", [-0.3, 0.3])
+def test_a_picture_is_drawn_to_the_real_palette(centre: float) -> None:
+    loss = PatchLoss(0, "Y", 3, CPU)
+    change = torch.zeros(3, 1, 1, requires_grad=True)
+    adam = torch.optim.Adam([change], 0.02)
+    for i in range(SETTLE + 150):
+        adam.zero_grad()
+        torch.autograd.backward(loss(noise(2 * i, centre=centre), noise(2 * i + 1) + change))
+        adam.step()
+    assert (change.detach() - centre).abs().max() < 0.1
+
+
+def test_nothing_is_said_before_the_distributions_are_known() -> None:
+    loss = PatchLoss(0, "Y", 3, CPU)
+    assert [float(loss(noise(i), noise(i + 9, 0.9))) for i in range(5)] == [0.0] * 5
+
+
+def test_the_loss_is_the_same_for_the_same_seed_and_survives_a_checkpoint() -> None:
+    settings = TrainSettings(
+        generator=SPEC, crop_size=64, load_size=64, lambda_gan=0, lambda_cycle=0, lambda_patch=10
+    )
+
+    def after(model: CycleGAN, first: int, last: int) -> CycleGAN:
+        for i in range(first, last):
+            model.step(noise(i), noise(1000 + i), 1e-3)
+        return model
+
+    whole = after(CycleGAN(settings), 0, SETTLE + 4)
+    half = after(CycleGAN(settings), 0, SETTLE + 2)
+    tensors, plain = half.state()
+    resumed = CycleGAN(settings)
+    resumed.load_state({k: v.clone() for k, v in tensors.items()}, plain)
+    after(resumed, SETTLE + 2, SETTLE + 4)
+    for (name, wanted), found in zip(
+        whole.G.named_parameters(), resumed.G.parameters(), strict=True
+    ):
+        assert torch.equal(wanted, found), name
+    first = CycleGAN(settings).G.decoder[-2].weight
+    assert not torch.equal(first, whole.G.decoder[-2].weight)
+
+
+def test_losses_of_weight_0_are_not_computed() -> None:
+    settings = TrainSettings(
+        generator=SPEC, crop_size=64, lambda_gan=0, lambda_cycle=0, lambda_self=0.5
+    )
+    model = CycleGAN(settings)
+    before = model.D_X.model[0].weight.clone()
+    assert set(model.step(noise(0), noise(1), 1e-3)) == {"self_X", "self_Y"}
+    assert torch.equal(before, model.D_X.model[0].weight)
+
+
+def test_crops_too_small_for_patches_are_refused() -> None:
+    with pytest.raises(UsageError, match="at least 64"):
+        TrainSettings(crop_size=32, load_size=36, lambda_patch=1)

@@ -168,7 +168,8 @@ class TrainSettings:
     the schedule as it is. Losses of weight 0 are not computed: ``lambda_gan`` weighs the
     adversarial one, ``lambda_patch`` the sliced Wasserstein distance of patches (see
     ``engine.patches``), ``lambda_self`` the L1 distance of output and input at a quarter of the
-    size (Shrivastava et al., CVPR 2017, section 2.1). ``init``: the style whose weights G and F start from.
+    size (Shrivastava et al., CVPR 2017, section 2.1). ``init``: the style whose weights G and F
+    start from.
     """
 
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)

@@ -70,6 +70,17 @@ class CycleGAN:
         """The four networks by the paper's names."""
         return {"G": self.G, "F": self.F, "D_X": self.D_X, "D_Y": self.D_Y}
 
+    @torch.no_grad()
+    def begin(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Show pictures to what must know some before the first step: the patch losses.
+
+        batches: x and y, as ``step`` takes them.
+        """
+        if self.patches:
+            pairs = [(x, y, self.F(y), self.G(x)) for x, y in batches]
+            self.patches["X"].begin([p[0] for p in pairs], [p[2] for p in pairs])
+            self.patches["Y"].begin([p[1] for p in pairs], [p[3] for p in pairs])
+
     def step(self, x: Tensor, y: Tensor, learning_rate: float) -> dict[str, Tensor]:
         """One step: Adam for G and F with both D frozen, then Adam for D_X and D_Y.
 

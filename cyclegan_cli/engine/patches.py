@@ -8,6 +8,8 @@ followed step by step: Robbins and Monro, Annals of Mathematical Statistics 1951
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,7 +25,7 @@ DRAWN = 128  # of them at each step
 STRIDES = (6, 3, 2, 1)  # between patches at each level: about as many of each
 KNOTS = 65  # quantiles that describe a distribution
 FOLLOW = 0.06  # how far a quantile moves at a step, in units of the distribution's spread
-SETTLE = 100  # steps before the quantiles mean something
+BEGIN = 96  # pictures from which the distributions are first known
 _LOW, _HIGH = 10, 54  # knots between which the spread is taken: the middle two thirds
 
 
@@ -35,7 +37,8 @@ class PatchLoss:
     rank: not to one painting, but to its place among all. One picture at a time is enough, since
     both distributions are remembered, as quantiles that follow what is seen.
 
-    ``name``: the domain, which names the random choices together with ``seed``.
+    ``name``: the domain, which names the random choices together with ``seed``. ``begin`` comes
+    before the first call.
     """
 
     def __init__(self, seed: int, name: str, channels: int, device: torch.device) -> None:
@@ -60,11 +63,6 @@ class PatchLoss:
             stream_seed(self._seed, "patch-draw", self._name, self.steps)
         )
         which = torch.randperm(DIRECTIONS, generator=draw)[:DRAWN].to(real.device)
-        if self.steps == 0:
-            which_now = torch.arange(DIRECTIONS, device=real.device)
-            with torch.no_grad():
-                self._begin(0, real.float(), which_now)
-                self._begin(1, generated.float(), which_now)
         total = generated.new_zeros(())
         reals = _pyramid(real.detach().float())
         for level, part in enumerate(_pyramid(generated.float())):
@@ -78,14 +76,22 @@ class PatchLoss:
                 wanted, spread = self._wanted(level, which, values.detach())
             total = total + functional.smooth_l1_loss(values / spread, wanted / spread, beta=0.1)
         self.steps += 1
-        return total / LEVELS if self.steps > SETTLE else 0.0 * total
+        return total / LEVELS
 
-    def _begin(self, side: int, pictures: Tensor, which: Tensor) -> None:
-        for level, part in enumerate(_pyramid(pictures)):
-            values = self._project(part, level, which, [0, 0])
-            ordered = values.sort(dim=1).values
-            places = (self._ranks * (values.shape[1] - 1)).round().long()
-            self.quantiles[side, level] = ordered[:, places]
+    @torch.no_grad()
+    def begin(self, real: Iterable[Tensor], generated: Iterable[Tensor]) -> None:
+        """Learn both distributions from pictures like those that will come: some ``BEGIN``."""
+        every = torch.arange(DIRECTIONS, device=self.quantiles.device)
+        for side, batches in enumerate((real, generated)):
+            seen: list[list[Tensor]] = [[] for _ in range(LEVELS)]
+            for pictures in batches:
+                for level, part in enumerate(_pyramid(pictures.float())):
+                    values = self._project(part, level, every, [0, 0])
+                    seen[level].append(values[:, :: -(-values.shape[1] // 64)])
+            for level, parts in enumerate(seen):
+                ordered = torch.cat(parts, 1).sort(dim=1).values
+                places = (self._ranks * (ordered.shape[1] - 1)).round().long()
+                self.quantiles[side, level] = ordered[:, places]
 
     def _project(self, part: Tensor, level: int, which: Tensor, offset: list[int]) -> Tensor:
         """The projections of evenly spread patches: directions × patches."""

@@ -10,12 +10,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cyclegan_cli.engine import checkpoint
+from cyclegan_cli.engine import checkpoint, patches
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.run import Place
 from cyclegan_cli.errors import NonFiniteLossError
@@ -99,6 +100,9 @@ def train(
     meter = _Meter()
     done = place.epoch >= s.epochs or place.step >= last_step
     stopped = False
+    if place.step == 0 and model.patches:
+        first = islice(pictures.batches(0), -(-patches.BEGIN // s.batch_size))
+        model.begin((x.to(model.device), y.to(model.device)) for x, y in first)
     while not (done or stopped):
         learning_rate = s.learning_rate(place.epoch)
         for x, y in pictures.batches(place.epoch, place.batch):

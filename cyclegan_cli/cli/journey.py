@@ -88,7 +88,11 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
         place = start.place
     remove_leftovers(run)
     pictures = UnpairedPictures(
-        run.paths("x"), run.paths("y"), run.settings, workers=machine.workers
+        run.paths("x"),
+        run.paths("y"),
+        run.settings,
+        workers=machine.workers,
+        pinned=device.torch.type == "cuda",
     )
     renderer = Renderer(console, run, place)
     total = run.settings.epochs * pictures.steps_per_epoch

@@ -29,6 +29,7 @@ GanLoss = Literal["lsgan", "vanilla", "hinge"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Resize = Literal["keep", "distort"]
 Upsample = Literal["transpose", "resize"]
+Norm = Literal["instance", "none"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class GeneratorSpec:
     ``width``: channels at full resolution (doubled at half, again at quarter resolution).
     ``separable``: 3×3 convolutions of the residual blocks and of the decoder are split into a
     depthwise and a pointwise one. ``upsample``: transposed convolutions (the paper's) or
-    nearest-neighbour enlargement before a convolution.
+    nearest-neighbour enlargement before a convolution. ``norm``: the paper's InstanceNorm, or
+    none, so that a pixel depends only on its surroundings. ``residual``: what the layers give is
+    added to the input, so that an untrained generator is nearly the identity.
     """
 
     name: str = "resnet9"
@@ -46,6 +49,8 @@ class GeneratorSpec:
     width: int = 64
     separable: bool = False
     upsample: Upsample = "transpose"
+    norm: Norm = "instance"
+    residual: bool = False
     in_channels: int = 3
     out_channels: int = 3
 
@@ -61,7 +66,12 @@ class GeneratorSpec:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise WeightsError(f"A generator with {name} = {value!r:.40} cannot be built.")
-        if not isinstance(self.separable, bool) or self.upsample not in get_args(Upsample):
+        if (
+            not (isinstance(self.separable, bool) and isinstance(self.residual, bool))
+            or self.upsample not in get_args(Upsample)
+            or self.norm not in get_args(Norm)
+            or (self.residual and self.in_channels != self.out_channels)
+        ):
             raise WeightsError("This generator is of a kind that this version cannot build.")
         # The name is printed: a file's must not carry control codes to the terminal.
         if not isinstance(self.name, str) or not re.fullmatch(r"[\w .+-]{1,100}", self.name):
@@ -95,6 +105,9 @@ GENERATORS: dict[str, GeneratorSpec] = {
     "resnet9": GeneratorSpec(),
     "resnet6": GeneratorSpec(name="resnet6", blocks=6),
     "mobile": GeneratorSpec(name="mobile", width=24, separable=True, upsample="resize"),
+    "brush": GeneratorSpec(
+        name="brush", width=24, separable=True, upsample="resize", norm="none", residual=True
+    ),
 }
 
 _INTERVAL = re.compile(

@@ -19,12 +19,12 @@ ARROWS: dict[str, set[str]] = {
     "engine": set(),
     "engine.training": {"media.dataset"},
     "media": set(),
-    "report": set(),
+    "report": {"engine.run"},  # a run's folder is what it tells of
     "styles": {"engine.weights", "engine.checkpoint"},  # weights, through the engine
     "styles.publicformat": {"engine.networks"},  # foreign weights become a generator
     "styles.onnxformat": {"engine.networks"},  # a generator becomes a graph
 }
-HEAVY = ("torch", "torchvision", "numpy", "PIL", "imageio")
+HEAVY = ("torch", "torchvision", "numpy", "PIL", "imageio", "rich.live", "tensorboard")
 
 
 def imports(tree: ast.AST, module: str) -> set[str]:

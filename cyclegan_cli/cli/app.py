@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cyclegan_cli.cli import demo, pretrained, resume, train, translate
+from cyclegan_cli.cli import demo, pretrained, report, resume, timelapse, train, translate
 from cyclegan_cli.cli.common import Debug, Stopped, debugging, stop_on_signals
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams
 from cyclegan_cli.errors import CycleganError
@@ -33,6 +33,8 @@ app.command(
     # Unknown options reach the command, which can say why they are refused.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(resume.resume)
+app.command("report", short_help="Write a training's page anew.")(report.report)
+app.command("timelapse", short_help="A training's samples as a GIF or video.")(timelapse.timelapse)
 app.command("demo", short_help="Try it all on rendered pictures.")(demo.demo)
 app.command("translate", short_help="Translate pictures with a style.")(translate.translate)
 app.add_typer(pretrained.app, name="pretrained")

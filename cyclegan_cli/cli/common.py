@@ -23,7 +23,9 @@ __all__ = [
     "Json",
     "Quiet",
     "Stopped",
+    "Tensorboard",
     "Verbose",
+    "check_tensorboard",
     "debugging",
     "importing",
     "one_device",
@@ -81,6 +83,14 @@ def one_device(gpu: str) -> Device:
     return devices[0]
 
 
+def check_tensorboard(wanted: bool) -> None:
+    """Raise UsageError where TensorBoard is wanted and not installed."""
+    if wanted:
+        from cyclegan_cli.report.tensorboard import require_tensorboard
+
+        require_tensorboard()
+
+
 def debugging() -> bool:
     """Whether tracebacks are wanted."""
     return _state["debug"] or "--debug" in sys.argv[1:]
@@ -108,6 +118,10 @@ Debug = Annotated[
         callback=_set_debug,
         is_eager=True,
     ),
+]
+Tensorboard = Annotated[
+    bool,
+    typer.Option("--tensorboard", help="Also write TensorBoard's files."),
 ]
 Gpu = Annotated[
     str,

@@ -10,8 +10,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.cli.common import Stopped
 from cyclegan_cli.errors import CycleganError
@@ -19,8 +19,9 @@ from cyclegan_cli.errors import CycleganError
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.progress import Progress, TaskID
+    from rich.text import Text
 
-__all__ = ["Console", "ProgressBar", "safe_streams"]
+__all__ = ["Console", "ProgressBar", "draws_live", "encodable", "safe_streams"]
 
 SIGPIPE = 13  # not every system's signal module has it
 PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where there is no terminal
@@ -39,6 +40,16 @@ def safe_streams() -> None:
             reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
 
 
+def draws_live() -> bool:
+    """Whether stderr is a terminal on which lines can be drawn anew.
+
+    A dumb one cannot; nor can a notebook's cell, though what a cell starts with ``!`` is given a
+    terminal: Jupyter names itself to it by JPY_PARENT_PID.
+    """
+    dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
+    return sys.stderr.isatty() and not dumb and "JPY_PARENT_PID" not in os.environ
+
+
 class Console:
     """How a command speaks. ``as_json``: stdout carries one JSON object per line."""
 
@@ -48,6 +59,7 @@ class Console:
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose and not quiet
+        self._drawing: RichConsole | None = None  # the one that now draws on stderr
 
     # -- results -----------------------------------------------------------------------------
 
@@ -141,7 +153,30 @@ class Console:
         """A rich console on stderr (or stdout); it honours NO_COLOR, TERM=dumb and COLUMNS."""
         from rich.console import Console as RichConsole
 
+        if stderr and self._drawing is not None:
+            return self._drawing  # which puts it above what it draws
         return RichConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    @property
+    def drawing(self) -> bool:
+        """Whether lines on stderr are being drawn anew."""
+        return self._drawing is not None
+
+    @contextlib.contextmanager
+    def live(self, draw: Callable[[int], Text]) -> Iterator[None]:
+        """Show what ``draw(width)`` gives, twice a second, under what is printed meanwhile."""
+        from cyclegan_cli.cli.livelines import LiveLines
+
+        with LiveLines(self.rich(), draw) as lines, self._drawn_by(lines.console):
+            yield
+
+    @contextlib.contextmanager
+    def _drawn_by(self, rich: RichConsole) -> Iterator[None]:
+        self._drawing = rich
+        try:
+            yield
+        finally:
+            self._drawing = None
 
     def _err(self, text: str, style: str | None = None) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -150,7 +185,7 @@ class Console:
 
                 self.rich().print(Text(text, style=style), soft_wrap=True)
             else:
-                sys.stderr.write(_encodable(text, sys.stderr) + "\n")
+                sys.stderr.write(encodable(text) + "\n")
                 sys.stderr.flush()
 
     # -- progress ----------------------------------------------------------------------------
@@ -163,8 +198,10 @@ class Console:
             yield bar
 
 
-def _encodable(text: str, stream: TextIO) -> str:
-    """Arrows and the like, replaced where the console's encoding has none."""
+def encodable(text: str) -> str:
+    """Arrows and the like, replaced where stderr's encoding has none."""
+    # While rich draws, sys.stderr is its own, which has no encoding.
+    stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
     encoding = stream.encoding or "ascii"
     for fancy, plain in (
         ("→", "->"),
@@ -173,6 +210,8 @@ def _encodable(text: str, stream: TextIO) -> str:
         ("×", "x"),
         ("²", "^2"),
         ("λ", "lambda"),
+        ("━", "#"),
+        ("╌", "-"),
     ):
         if fancy in text:
             try:
@@ -193,10 +232,10 @@ class ProgressBar:
         self._last_line = time.monotonic()
         self._live: Progress | None = None
         self._task: TaskID | None = None
+        self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> ProgressBar:
-        dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
-        if not self._console.quiet and sys.stderr.isatty() and not dumb:
+        if not self._console.quiet and draws_live():
             from rich.progress import (
                 BarColumn,
                 MofNCompleteColumn,
@@ -215,14 +254,15 @@ class ProgressBar:
                 TextColumn("{task.fields[note]}", table_column=Column(overflow="ellipsis")),
                 console=self._console.rich(),
                 transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # a pipe gets its results, not the terminal
             )
-            self._live.start()
+            self._closing.enter_context(self._live)
+            self._closing.enter_context(self._console._drawn_by(self._live.console))
             self._task = self._live.add_task(self._what, total=self._total, note="")
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._closing.close()
 
     def advance(self, count: int = 1, text: str = "") -> None:
         """``count`` more are done."""

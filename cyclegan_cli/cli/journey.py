@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from cyclegan_cli.cli.common import Stopped, one_device
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.liveview import TrainingView
 from cyclegan_cli.cli.rendering import Renderer
 from cyclegan_cli.engine.run import Place, Run, checkpoint_files, remove_leftovers
 from cyclegan_cli.errors import CycleganError, TrainingError, UsageError
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.cyclegan import CycleGAN
+    from cyclegan_cli.engine.device import Device
     from cyclegan_cli.engine.networks import Generator
+    from cyclegan_cli.report.tensorboard import Board
     from cyclegan_cli.styles.cards import Way
 
 __all__ = ["Machine", "hold", "train_run"]
@@ -36,6 +41,7 @@ class Machine:
 
     gpu: str
     workers: int
+    tensorboard: bool = False
 
 
 class _StopRequest:
@@ -94,16 +100,18 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
         workers=machine.workers,
         pinned=device.torch.type == "cuda",
     )
-    renderer = Renderer(console, run, place)
-    total = run.settings.epochs * pictures.steps_per_epoch
+    view = _view(console, run, place, pictures.steps_per_epoch, device)
     started = time.monotonic()
     try:
-        with console.progress("training", min(total, run.settings.max_steps or total)) as bar:
-            bar.advance(place.step)
+        with (
+            _board(run, machine, place) as board,
+            view.shown(),
+            Renderer(console, run, place, view, board) as renderer,
+        ):
             for event in training.train(
                 model, pictures, _samples(run), run.checkpoints, place, stop=stop
             ):
-                renderer.show(event, bar)
+                renderer.show(event)
                 place = event.place
     except TrainingError as error:
         raise _with_way_back(run, error) from error
@@ -112,6 +120,37 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
         console.note(f"  cyclegan resume {shlex.quote(run.name)}")
         raise Stopped(stop.signum)
     _publish(console, run, model, place, time.monotonic() - started)
+
+
+def _view(
+    console: Console, run: Run, place: Place, steps_per_epoch: int, device: Device
+) -> TrainingView:
+    from cyclegan_cli.engine.usage import memory_used
+
+    total = run.settings.epochs * steps_per_epoch
+    return TrainingView(
+        console,
+        run.name,
+        place,
+        min(total, run.settings.max_steps or total),
+        run.settings.epochs,
+        lambda: memory_used(device.torch),
+    )
+
+
+@contextlib.contextmanager
+def _board(run: Run, machine: Machine, place: Place) -> Iterator[Board | None]:
+    """TensorBoard's files in the run's folder, where they are wanted."""
+    if not machine.tensorboard:
+        yield None
+        return
+    from cyclegan_cli.report.tensorboard import Board
+
+    board = Board(run.folder / "tensorboard", place.step)
+    try:
+        yield board
+    finally:
+        board.close()
 
 
 def _samples(run: Run) -> tuple[Tensor, Tensor] | None:
@@ -138,6 +177,7 @@ def _with_way_back(run: Run, error: TrainingError) -> CycleganError:
 def _publish(console: Console, run: Run, model: CycleGAN, place: Place, seconds: float) -> None:
     """Put both generators into the store under the run's name."""
     from cyclegan_cli.engine.weights import save_generator
+    from cyclegan_cli.report.page import REPORT
     from cyclegan_cli.styles.store import add_style
 
     card = {
@@ -157,6 +197,7 @@ def _publish(console: Console, run: Run, model: CycleGAN, place: Place, seconds:
             about = {"style": run.name, "x": x, "y": y, "direction": way, "steps": place.step}
             save_generator(files[way], network, about)
         add_style(run.name, x=x, y=y, origin="trained", weights=files, card=card, replace=True)
+    console.note(f"The run as a page: {run.folder / REPORT}")
     console.note(f"Done: {place.step} steps, {seconds / 60:.1f} min this time. Try it:")
     console.note(f"  cyclegan translate PHOTO.jpg --style {shlex.quote(run.name)}")
     console.result(run.name, {"style": run.name, "run": str(run.folder), "steps": place.step})

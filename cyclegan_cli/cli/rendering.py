@@ -1,72 +1,135 @@
-"""What a training's events become: the terminal, metrics.jsonl, sample sheets."""
+"""What a training's events become: the view, metrics.jsonl, sample sheets, the page."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from cyclegan_cli.cli.console import Console, ProgressBar
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.liveview import TrainingView
 from cyclegan_cli.engine.run import Place, Run
 from cyclegan_cli.files import atomic_path
 
 if TYPE_CHECKING:
     from cyclegan_cli.engine.training import Event, Measured, Sampled
+    from cyclegan_cli.report.tensorboard import Board
 
 __all__ = ["Renderer"]
 
+_PAGE_EVERY = 30.0  # seconds, at least, between two pages
+_PAGE_SHARE = 0.02  # of the time, at most, that goes into pages
+
 
 class Renderer:
-    """Events -> the terminal, metrics.jsonl and sample sheets."""
+    """Events -> the terminal and the files of the run's folder that are for eyes.
 
-    def __init__(self, console: Console, run: Run, place: Place) -> None:
+    ``place``: where the training goes on from; what the files have of later steps, which will be
+    run again, goes.
+    """
+
+    def __init__(
+        self, console: Console, run: Run, place: Place, view: TrainingView, board: Board | None
+    ) -> None:
         from cyclegan_cli.report.metrics import MetricsLog
+        from cyclegan_cli.report.page import Report
+        from cyclegan_cli.report.record import read_record
+        from cyclegan_cli.report.samples import list_sheets
 
         self._console = console
         self._run = run
+        self._view = view
+        self._board = board
         self._metrics = MetricsLog(run.folder / "metrics.jsonl", place.step)
-        self._text = ""
+        for sheet in list_sheets(run.folder / "samples"):
+            if sheet.step > place.step:
+                sheet.path.unlink(missing_ok=True)
+        for line in read_record(run.folder).evaluations:
+            view.evaluated(line["epoch"], line["evaluation"])
+        self._report = Report(run)
+        self._next_page = 0.0  # time.monotonic()
+        self._page_failed = False
 
-    def show(self, event: Event, bar: ProgressBar) -> None:
+    def __enter__(self) -> Renderer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """The page has what came last, after a failure, too; a second Ctrl-C ends at once."""
+        if kind is None or issubclass(kind, Exception):
+            self._write_page()
+
+    def show(self, event: Event) -> None:
+        """Render one event."""
         from cyclegan_cli.engine import training
 
         if isinstance(event, training.StepDone):
-            bar.advance(1, self._text)
+            self._view.step(event.place)
         elif isinstance(event, training.Measured):
             self._measured(event)
         elif isinstance(event, training.Sampled):
             self._sampled(event)
         elif isinstance(event, training.EpochDone):
-            self._console.note(
-                f"epoch {event.place.epoch}/{self._run.settings.epochs} {self._text}"
-            )
+            epoch = f"epoch {event.place.epoch}/{self._run.settings.epochs}"
+            self._console.note(" ".join([epoch, *self._view.figures()]))
         elif isinstance(event, training.Saved):
+            self._view.saved(event.place.step)
             self._console.detail(f"saved {event.path}")
 
-    def _measured(self, event: Measured) -> None:
-        record = {
-            "step": event.place.step,
-            "epoch": event.place.epoch,
-            "time": round(time.time(), 3),
-            "lr": event.learning_rate,
-            "pictures_per_s": round(event.pictures_per_second, 4),
-            **event.losses,
-        }
+    def evaluated(self, place: Place, scores: Mapping[str, Any]) -> None:
+        """An evaluation, in the form that metrics.jsonl has."""
+        self._record(place, {"evaluation": scores})
+        self._view.evaluated(place.epoch, scores)
+        if self._board is not None:
+            self._board.evaluated(place.step, scores)
+        self._page_if_due()
+
+    def warned(self, place: Place, kind: str, message: str, hint: str) -> None:
+        """Something that looks wrong, and what usually helps."""
+        self._record(place, {"warning": {"kind": kind, "message": message, "hint": hint}})
+        self._view.warned(place.step, message, hint)
+        self._page_if_due()
+
+    def _record(self, place: Place, found: Mapping[str, Any]) -> None:
+        at = {"step": place.step, "epoch": place.epoch, "time": round(time.time(), 3)}
+        record = {**at, **found}
         self._metrics.append(record)
         if self._console.as_json:
             self._console.result("", record)
-        losses = event.losses
-        cycle = losses["cycle_X"] + losses["cycle_Y"]
-        self._text = (
-            f"G {losses['G']:.2f} F {losses['F']:.2f} D {losses['D_X']:.2f}/{losses['D_Y']:.2f} "
-            f"cycle {cycle:.1f} {event.pictures_per_second:.1f}/s"
-        )
+
+    def _measured(self, event: Measured) -> None:
+        rate, speed = event.learning_rate, event.pictures_per_second
+        self._record(event.place, {"lr": rate, "pictures_per_s": round(speed, 4), **event.losses})
+        self._view.measured(event.losses, rate, speed)
+        if self._board is not None:
+            self._board.measured(event.place.step, event.losses, rate, speed)
+        self._page_if_due()
 
     def _sampled(self, event: Sampled) -> None:
+        from cyclegan_cli.report.samples import sheet_name
         from cyclegan_cli.report.sheet import sample_sheet
 
         folder = self._run.folder / "samples"
         folder.mkdir(exist_ok=True)
-        path = folder / f"step-{event.place.step:09}.png"
+        path = folder / sheet_name(event.place.step)
+        sheet = sample_sheet(event.pictures)
         with atomic_path(path) as temporary:
-            sample_sheet(event.pictures).save(temporary)
+            sheet.save(temporary)
         self._console.detail(f"sampled {path}")
+        if self._board is not None:
+            self._board.sampled(event.place.step, sheet)
+        self._page_if_due()
+
+    def _page_if_due(self) -> None:
+        if time.monotonic() >= self._next_page:
+            self._write_page()
+
+    def _write_page(self) -> None:
+        began = time.monotonic()
+        try:
+            self._report.write()
+        except Exception as error:  # whatever it is, it must not end a training
+            if not self._page_failed:
+                self._console.warn(f"{self._report.path} could not be written: {error}")
+            self._page_failed = True
+        ended = time.monotonic()
+        self._next_page = ended + max(_PAGE_EVERY, (ended - began) / _PAGE_SHARE)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, Verbose
+from cyclegan_cli.cli.common import (
+    Debug,
+    Gpu,
+    Json,
+    Quiet,
+    Tensorboard,
+    Verbose,
+    check_tensorboard,
+)
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.errors import CheckpointError, DataError, UsageError
 from cyclegan_cli.settings import TrainSettings
@@ -37,6 +45,7 @@ def resume(
     y_dir: Annotated[Path | None, typer.Option(help="Where Y's pictures are now.")] = None,
     gpu: Gpu = "auto",
     workers: Annotated[int | None, typer.Option(help="Threads that prepare pictures.")] = None,
+    tensorboard: Tensorboard = False,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -63,6 +72,7 @@ def resume(
     from cyclegan_cli.engine.run import find_run, run_state
 
     found = find_run(run)
+    check_tensorboard(tensorboard)
     changed = _changed(found, epochs, max_steps, x_dir, y_dir)
     with hold(found):
         if checkpoint is None and run_state(changed).finished:
@@ -77,7 +87,7 @@ def resume(
         at = f"step {place.step}, epoch {place.epoch + 1}" if place else "the beginning"
         console.note(f"Going on with {found.name} from {at} of {changed.settings.epochs}.")
         count = changed.settings.workers if workers is None else workers
-        train_run(console, changed, Machine(gpu, count), start)
+        train_run(console, changed, Machine(gpu, count, tensorboard), start)
 
 
 def _refuse_changes(arguments: list[str]) -> None:

@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, Verbose
+from cyclegan_cli.cli.common import (
+    Debug,
+    Gpu,
+    Json,
+    Quiet,
+    Tensorboard,
+    Verbose,
+    check_tensorboard,
+)
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.preflight import default_name, examine, folders, present, refuse_existing
 from cyclegan_cli.errors import UsageError
@@ -88,6 +96,7 @@ def train(
     sample_every: Annotated[str, typer.Option(help="Sample sheets, likewise.")] = _D.sample_every,
     samples: Annotated[int, typer.Option(help="Held-out pictures shown each time.")] = _D.samples,
     log_every: Annotated[str, typer.Option(help="Lines in metrics.jsonl.")] = _D.log_every,
+    tensorboard: Tensorboard = False,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -114,6 +123,7 @@ def train(
     folder = runs_dir() / name
     if not dry_run:
         refuse_existing(name, folder)
+    check_tensorboard(tensorboard)
     run = examine(console, name, folder, settings, x_dir, y_dir, strict=strict)
     present(console, run, gpu)
     if dry_run:
@@ -124,7 +134,7 @@ def train(
 
     create_run(run)
     with hold(run):
-        train_run(console, run, Machine(gpu, settings.workers), None)
+        train_run(console, run, Machine(gpu, settings.workers, tensorboard), None)
 
 
 # -- settings ----------------------------------------------------------------------------------

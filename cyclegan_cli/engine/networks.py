@@ -4,17 +4,19 @@ Zhu et al., ICCV 2017, section 4 and appendix; the residual generator is that of
 ECCV 2016, the discriminator the 70×70 PatchGAN of Isola et al., CVPR 2017. ``mobile`` replaces the
 3×3 convolutions of the blocks by depthwise-separable ones, as Li et al. do in GAN Compression
 (CVPR 2020), and the transposed convolutions by resize-convolutions (Odena et al., Distill 2016),
-which leave no checkerboard.
+which leave no checkerboard. ``brush`` is ``mobile`` without InstanceNorm, which paints its change
+onto the input: whatever lies elsewhere in a picture leaves a pixel as it is.
 """
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from cyclegan_cli.settings import GeneratorSpec
+from cyclegan_cli.settings import GeneratorSpec, Norm
 
 __all__ = ["Discriminator", "Generator", "ResidualBlock", "count_parameters", "initialise"]
 
@@ -32,18 +34,22 @@ def _conv3(inputs: int, outputs: int, separable: bool) -> list[nn.Module]:
 
 
 class ResidualBlock(nn.Module):
-    """x + (reflect 1, conv 3, IN, ReLU, reflect 1, conv 3, IN)(x): no ReLU after the sum."""
+    """x + (reflect 1, conv 3, IN, ReLU, reflect 1, conv 3, IN)(x): no ReLU after the sum.
 
-    def __init__(self, channels: int, separable: bool) -> None:
+    ``separable`` and ``norm`` as in ``GeneratorSpec``.
+    """
+
+    def __init__(self, channels: int, separable: bool, norm: Norm = "instance") -> None:
         super().__init__()
+        norms = [_norm(channels) for _ in range(2)] if norm == "instance" else []
         self.branch = nn.Sequential(
             nn.ReflectionPad2d(1),
             *_conv3(channels, channels, separable),
-            _norm(channels),
+            *norms[:1],
             nn.ReLU(),
             nn.ReflectionPad2d(1),
             *_conv3(channels, channels, separable),
-            _norm(channels),
+            *norms[1:],
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,18 +67,28 @@ class Generator(nn.Module):
         super().__init__()
         self.spec = spec
         w = spec.width
+
+        def active(channels: int) -> list[nn.Module]:
+            return [_norm(channels), nn.ReLU()] if spec.norm == "instance" else [nn.ReLU()]
+
+        def halve(channels: int) -> list[nn.Module]:
+            if spec.norm == "instance":
+                return [nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)]
+            # Zeros at the border, which no normalisation evens out, would show as a frame.
+            return [nn.ReflectionPad2d(1), nn.Conv2d(channels, 2 * channels, 3, stride=2)]
+
         self.encoder = nn.Sequential(
             nn.ReflectionPad2d(3),
-            *(nn.Conv2d(spec.in_channels, w, 7), _norm(w), nn.ReLU()),
-            *(nn.Conv2d(w, 2 * w, 3, stride=2, padding=1), _norm(2 * w), nn.ReLU()),
-            *(nn.Conv2d(2 * w, 4 * w, 3, stride=2, padding=1), _norm(4 * w), nn.ReLU()),
+            *(nn.Conv2d(spec.in_channels, w, 7), *active(w)),
+            *(*halve(w), *active(2 * w)),
+            *(*halve(2 * w), *active(4 * w)),
         )
         self.trunk = nn.Sequential(
-            *(ResidualBlock(4 * w, spec.separable) for _ in range(spec.blocks))
+            *(ResidualBlock(4 * w, spec.separable, spec.norm) for _ in range(spec.blocks))
         )
         self.decoder = nn.Sequential(
-            *(*_upsample(4 * w, 2 * w, spec), _norm(2 * w), nn.ReLU()),
-            *(*_upsample(2 * w, w, spec), _norm(w), nn.ReLU()),
+            *(*_upsample(4 * w, 2 * w, spec), *active(2 * w)),
+            *(*_upsample(2 * w, w, spec), *active(w)),
             *(nn.ReflectionPad2d(3), nn.Conv2d(w, spec.out_channels, 7), nn.Tanh()),
         )
 
@@ -80,9 +96,11 @@ class Generator(nn.Module):
         """Translate a batch.
 
         x: float, N×in_channels×H×W in [−1, 1], H and W multiples of 4 and at least 16 (smaller or
-        odd pictures are padded by ``painting``). Returns N×out_channels×H×W in (−1, 1).
+        odd pictures are padded by ``painting``). Returns N×out_channels×H×W in (−1, 1), or, where
+        ``spec.residual``, x plus that, in (−2, 2): whoever shows it clips it.
         """
-        return cast(Tensor, self.decoder(self.trunk(self.encoder(x))))
+        y = cast(Tensor, self.decoder(self.trunk(self.encoder(x))))
+        return x + y if self.spec.residual else y
 
 
 def _upsample(inputs: int, outputs: int, spec: GeneratorSpec) -> list[nn.Module]:
@@ -120,12 +138,31 @@ class Discriminator(nn.Module):
 
 @torch.no_grad()
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Weights of convolutions from N(0, 0.02), biases 0 (paper, section 4)."""
+    """Weights of convolutions from N(0, 0.02), biases 0 (paper, section 4).
+
+    A generator without InstanceNorm has nothing that would bring such small weights to scale: its
+    deviation is √(2/fan-in) (He et al., ICCV 2015; √(1/fan-in) where depthwise), the last
+    convolution of a block a fifth and that of the generator a fiftieth of it, so that every block,
+    and a residual generator as a whole, starts near the identity (Zhang et al., ICLR 2019).
+    """
+    free = isinstance(network, Generator) and network.spec.norm == "none"
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.weight.normal_(0.0, 0.02, generator=generator)
+            deviation = 0.02
+            if free:
+                gain = 2.0 if module.groups == 1 else 1.0
+                deviation = math.sqrt(gain / module.weight[0].numel())
+            module.weight.normal_(0.0, deviation, generator=generator)
             if module.bias is not None:
                 module.bias.zero_()
+    if free and isinstance(network, Generator):
+        for block in network.trunk:
+            _last_convolution(block).weight.mul_(0.2)
+        _last_convolution(network.decoder).weight.mul_(0.02)
+
+
+def _last_convolution(network: nn.Module) -> nn.Conv2d:
+    return [module for module in network.modules() if isinstance(module, nn.Conv2d)][-1]
 
 
 def count_parameters(network: nn.Module) -> int:

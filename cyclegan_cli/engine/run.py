@@ -73,6 +73,11 @@ class Run:
         """The folder of checkpoints."""
         return self.folder / "checkpoints"
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return -(-max(len(self.x_files), len(self.y_files)) // self.settings.batch_size)
+
     def paths(self, domain: str, *, held: bool = False) -> list[Path]:
         """The pictures of domain ``x`` or ``y``: those that train, or those held out."""
         if domain == "x":

@@ -22,7 +22,7 @@ from cyclegan_cli.errors import PictureError
 from cyclegan_cli.files import atomic_path
 from cyclegan_cli.media.ffmpeg import Facts, Running, input_arguments, inspect, running, timeline
 
-__all__ = ["Motion", "probe", "read_frames", "transcoded", "write_frames"]
+__all__ = ["Motion", "probe", "read_frames", "silent", "transcoded", "write_frames"]
 
 Frames: TypeAlias = NDArray[np.uint8]  # H×W×3
 
@@ -86,9 +86,10 @@ class Motion:
     ``rate``: frames a second, constant; ``variable``: whether the file's own rate is not, so that
     frames are repeated or left out to keep each moment at its time. ``frames``: how many there
     will be. ``start``: seconds from the file's start to the first. ``sounds``: codecs of sound.
+    ``path``: the file, None for frames that come from none.
     """
 
-    path: Path
+    path: Path | None
     facts: Facts
     rate: Fraction
     frames: int
@@ -114,6 +115,12 @@ def probe(path: Path) -> Motion:
     if not variable:
         return Motion(path, facts, rate, len(times), times[0], False)
     return Motion(path, facts, rate, max(1, round(end * rate)), Fraction(0), True)
+
+
+def silent(width: int, height: int, rate: Fraction, frames: int) -> Motion:
+    """What ``write_frames`` needs for frames that come from no file."""
+    facts = Facts(width, height, Fraction(1), rate, matrix=False, sounds=())
+    return Motion(None, facts, rate, frames, Fraction(0), False)
 
 
 def _rate(times: Sequence[Fraction], stated: Fraction) -> tuple[Fraction, bool]:
@@ -143,6 +150,7 @@ def read_frames(motion: Motion) -> Generator[Frames, None, None]:
     Raises PictureError where frames are missing at the end.
     """
     facts = motion.facts
+    assert motion.path is not None
     filters = [f"fps=fps={motion.rate}:start_time=0:round=near"] if motion.variable else []
     # Untagged files follow the habit: BT.709 from 720 lines up, BT.601 below.
     untagged = not facts.matrix and min(facts.width, facts.height) >= 720
@@ -220,7 +228,7 @@ def write_frames(
 
         yield write
         if not encoders:
-            raise PictureError(f"{motion.path} has no frames.")
+            raise PictureError(f"{motion.path or target} has no frames.")
         _finish(target, encoders[0])
 
 
@@ -254,12 +262,15 @@ def _encoding(
     colour = "smpte170m" if kind == "AVI" and height < 720 else "bt709"
     keep = "-1" if strip_metadata else "1"
     copied = transcoded(motion, kind) is None
+    sound: list[str] = []
+    if motion.path is not None:
+        sound = [*input_arguments(motion.path), "-map", "1:a?"]
+        sound += ["-map_metadata", keep, "-map_chapters", keep]
     return [
         *("-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
         *("-framerate", str(motion.rate)),
         *(["-itsoffset", f"{float(motion.start):.6f}"] if late else []),
-        *("-i", "pipe:0", *input_arguments(motion.path)),
-        *("-map", "0:v:0", "-map", "1:a?", "-map_metadata", keep, "-map_chapters", keep),
+        *("-i", "pipe:0", *sound, "-map", "0:v:0"),
         *("-vf", _to_yuv(layout, motion.facts.aspect, colour)),
         *("-colorspace", colour, "-color_primaries", colour, "-color_trc", colour),
         *("-color_range", "tv", "-c:v", *container.codec, option, str(max(1, level))),

@@ -65,7 +65,7 @@ def from_bytes(levels: Tensor) -> Tensor:
 
 
 def to_bytes(picture: Tensor) -> Tensor:
-    """1×3×H×W in [−1, 1] as H×W×3 uint8, rounded (not truncated), on its own device."""
+    """1×3×H×W as H×W×3 uint8, clipped and rounded as ``to_pixels`` does, on its own device."""
     scaled = picture[0].float().add(1.0).mul_(127.5)
     return scaled.round_().clamp_(0.0, 255.0).to(torch.uint8).permute(1, 2, 0).contiguous()
 
@@ -82,7 +82,10 @@ def _on_host(pixels: Pixels, channels: int) -> Tensor:
 
 
 def to_pixels(picture: Tensor, dtype: np.dtype[Any]) -> Pixels:
-    """1×C×H×W in [−1, 1] as H×W×3 pixels, rounded (not truncated); 1 channel is repeated."""
+    """1×C×H×W as H×W×3 pixels, clipped to [−1, 1] and rounded (not truncated).
+
+    1 channel is repeated.
+    """
     if picture.device.type != "cpu" and picture.shape[1] == 3 and dtype == np.uint8:
         return to_bytes(picture).cpu().numpy()
     values = picture[0].float().permute(1, 2, 0).cpu().numpy()
@@ -90,7 +93,7 @@ def to_pixels(picture: Tensor, dtype: np.dtype[Any]) -> Pixels:
         values = values.repeat(3, axis=2)
     top = _TOP.get(dtype.name)
     if top is None:
-        return np.ascontiguousarray(values)
+        return np.ascontiguousarray(values.clip(-1.0, 1.0))
     scaled = (values + np.float32(1.0)) * np.float32(top / 2.0)
     pixels: Pixels = np.rint(scaled).clip(0.0, top).astype(dtype)
     return pixels

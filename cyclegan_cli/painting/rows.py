@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from cyclegan_cli.painting.moments import Moments, normalise
 
-__all__ = ["Rows", "after", "normalised", "stored"]
+__all__ = ["Rows", "added", "after", "normalised", "stored"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ def normalised(source: Rows, moments: Moments, eps: float) -> Rows:
         return normalise(rows, moments, eps, in_place=source.fresh)
 
     return _derived(source, source.shape[1:], read)
+
+
+def added(source: Rows, other: Rows) -> Rows:
+    """The sum of two of the same shape. ``source`` is fresh: the sum is made in it."""
+    return _derived(source, source.shape[1:], lambda a, b: source.read(a, b).add_(other.read(a, b)))
 
 
 def after(layer: nn.Module, source: Rows) -> Rows:

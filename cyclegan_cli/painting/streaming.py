@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cyclegan_cli.engine.networks import Generator, ResidualBlock
 from cyclegan_cli.painting.moments import Moments, Settle, measure
-from cyclegan_cli.painting.rows import Rows, after, normalised, stored
+from cyclegan_cli.painting.rows import Rows, added, after, normalised, stored
 
 __all__ = ["Cost", "Place", "Plan", "estimate", "evaluate", "scratch_folder"]
 
@@ -138,8 +138,10 @@ class _Evaluation:
         self._through(self._network.encoder)
         self._trunk()
         self._through(self._network.decoder)
+        residual = self._network.spec.residual
         for start, stop in self._strips(self._rows):
-            write(start, self._rows.read(start, stop))
+            strip = self._rows.read(start, stop)
+            write(start, strip.add_(source.read(start, stop)) if residual else strip)
             self._forget()
 
     def _through(self, layers: Iterable[nn.Module]) -> None:
@@ -158,7 +160,11 @@ class _Evaluation:
             self._rows = normalised(self._rows, self._settled(moments), layer.eps)
 
     def _trunk(self) -> None:
-        """All residual blocks, in two buffers: the sum so far, and the branch of one block."""
+        """All residual blocks, in two buffers: the sum so far, and the branch of one block.
+
+        Without InstanceNorm nothing lies between a block's sum and the next: the buffers are the
+        sums before and after the block.
+        """
         total = self._kept
         if total is None or total.shape != self._rows.shape:
             total = self._new(self._rows)
@@ -169,7 +175,14 @@ class _Evaluation:
         self._rows = stored(total, self._device)
         branch = self._new(self._rows) if len(self._network.trunk) else None
         for block in self._network.trunk:
-            if isinstance(block, ResidualBlock) and branch is not None:
+            if not isinstance(block, ResidualBlock) or branch is None:
+                continue
+            if self._network.spec.norm == "none":
+                grown = added(self._branch(block.branch, self._rows, branch), self._rows)
+                self._sweep(grown, into=branch, measured=False)
+                total, branch = branch, total
+                self._kept, self._rows = total, stored(total, self._device)
+            else:
                 self._add(total, self._branch(block.branch, self._rows, branch))
         self._drop(branch)
 

@@ -9,10 +9,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["sample_sheet", "to_image"]
+from cyclegan_cli.report.samples import CAPTION, GAP
 
-_GAP = 6
-_CAPTION = 18
+__all__ = ["sample_sheet", "to_image"]
 
 
 def to_image(picture: Tensor) -> Image.Image:
@@ -32,14 +31,14 @@ def sample_sheet(pictures: Mapping[str, Tensor]) -> Image.Image:
     rows = max(len(images) for _, images in columns)
     sheet = Image.new(
         "RGB",
-        (len(columns) * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP + _CAPTION),
+        (len(columns) * (width + GAP) + GAP, rows * (height + GAP) + GAP + CAPTION),
         "white",
     )
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=13)
     for column, (name, images) in enumerate(columns):
-        left = _GAP + column * (width + _GAP)
+        left = GAP + column * (width + GAP)
         draw.text((left, 2), name, fill="black", font=font)
         for row, image in enumerate(images):
-            sheet.paste(image, (left, _CAPTION + _GAP + row * (height + _GAP)))
+            sheet.paste(image, (left, CAPTION + GAP + row * (height + GAP)))
     return sheet

@@ -103,9 +103,14 @@ def _write_generator(graph: _Graph, network: Generator) -> None:
         size = graph.add("Gather", shape, graph.constant([axis]))
         sizes.append(size)
         x = _mirrored(graph, x, size, axis)
+    padded = x
     for part in (network.encoder, network.trunk, network.decoder):
         for layer in part:
             x = _layer(graph, layer, x)
+    if network.spec.residual:
+        x = graph.add("Add", padded, x)
+        low, high = (graph.constant(np.asarray(v, np.float32)) for v in (-1.0, 1.0))
+        x = graph.add("Clip", x, low, high)
     ends = graph.add("Concat", *sizes, axis=0)
     starts, axes = graph.constant([0, 0]), graph.constant([2, 3])
     graph.add("Slice", x, starts, ends, axes, output="painting")

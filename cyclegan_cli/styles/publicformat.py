@@ -94,7 +94,13 @@ def to_public(network: Generator) -> OrderedDict[str, Tensor]:
     Raises UsageError for generators that the public code does not have.
     """
     spec = network.spec
-    if spec.separable or spec.upsample != "transpose":
+    if spec != GeneratorSpec(
+        name=spec.name,
+        blocks=spec.blocks,
+        width=spec.width,
+        in_channels=spec.in_channels,
+        out_channels=spec.out_channels,
+    ):
         raise UsageError(
             f"A {spec.name} generator has no place in the public CycleGAN's layout.",
             hint="Export it as .safetensors or .onnx.",

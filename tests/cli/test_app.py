@@ -21,6 +21,8 @@ COMMANDS = [
     ("train",),
     ("resume",),
     ("translate",),
+    ("report",),
+    ("timelapse",),
     ("demo",),
     ("pretrained",),
     *(

@@ -106,7 +106,7 @@ def leaky(x: Tensor) -> Tensor:
 
 
 def tanh(x: Tensor) -> Tensor:
-    return (x.exp() - (-x).exp()) / (x.exp() + (-x).exp())
+    return 1 - 2 / ((2 * x).exp() + 1)
 
 
 # -- networks --------------------------------------------------------------------------------------
@@ -119,6 +119,7 @@ class Recipe:
     blocks: int = 9
     width: int = 64
     compact: bool = False  # separable 3×3 convolutions, enlargement instead of transposition
+    free: bool = False  # no normalisation in the generators; their output is added to their input
     gan: str = "lsgan"
     lambda_cycle: float = 10.0
     lambda_identity: float = 0.5
@@ -168,9 +169,10 @@ def discriminator_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def silent(name: str) -> bool:
+def silent(name: str, free: bool = False) -> bool:
     """Whether ``name`` is a bias that the normalisation after it removes: its gradient is 0."""
-    return name.endswith(".bias") and not name.startswith(("c3.", "C0.", "C4."))
+    heard = ("c3.", "C0.", "C4.") if not free else ("c", "d", "R", "u", "C0.", "C4.")
+    return name.endswith(".bias") and not name.startswith(heard)
 
 
 def generate(p: Weights, x: Tensor, recipe: Recipe) -> Tensor:
@@ -186,19 +188,24 @@ def generate(p: Weights, x: Tensor, recipe: Recipe) -> Tensor:
         depth = convolve_each(x, p[f"{name}.depth.weight"], p[f"{name}.depth.bias"])
         return conv(f"{name}.point", depth)
 
-    x = relu(normalise(conv("c7", reflect(x, 3))))
-    x = relu(normalise(conv("d2", x, 2, 1)))
-    x = relu(normalise(conv("d4", x, 2, 1)))
+    def settled(x: Tensor) -> Tensor:
+        return x if recipe.free else normalise(x)
+
+    picture = x
+    x = relu(settled(conv("c7", reflect(x, 3))))
+    for name in ("d2", "d4"):
+        x = relu(settled(conv(name, reflect(x, 1), 2) if recipe.free else conv(name, x, 2, 1)))
     for block in range(recipe.blocks):
-        inner = relu(normalise(conv3(f"R{block}a", x)))
-        x = x + normalise(conv3(f"R{block}b", inner))
+        inner = relu(settled(conv3(f"R{block}a", x)))
+        x = x + settled(conv3(f"R{block}b", inner))
     for name in ("u2", "u1"):
         if recipe.compact:
             x = conv3(name, double(x))
         else:
             x = scatter(x, p[f"{name}.weight"], p[f"{name}.bias"])
-        x = relu(normalise(x))
-    return tanh(conv("c3", reflect(x, 3)))
+        x = relu(settled(x))
+    painted = tanh(conv("c3", reflect(x, 3)))
+    return picture + painted if recipe.free else painted
 
 
 def judge(p: Weights, x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def examine_step(
         assert not loss.requires_grad
         assert relative_error(loss, report.losses[name]) < TOLERANCE, name
     for name, network in model.networks().items():
-        compare_gradients(network, report.gradients[name])
+        compare_gradients(network, report.gradients[name], recipe.free)
     compare_weights(model, training, recipe.lr)
 
 
@@ -48,6 +48,7 @@ def examine_step(
     [
         pytest.param(naive.Recipe(width=16), 1, id="resnet9, a quarter as wide"),
         pytest.param(naive.Recipe(width=24, compact=True), 1, id="mobile"),
+        pytest.param(naive.Recipe(width=24, compact=True, free=True), 1, id="brush"),
     ],
 )
 def test_a_full_step_of_the_named_generators(recipe: naive.Recipe, batch: int) -> None:

@@ -21,6 +21,7 @@ RECIPES = {
     "resnet9": naive.Recipe(),
     "resnet6": naive.Recipe(blocks=6),
     "mobile": naive.Recipe(width=24, compact=True),
+    "brush": naive.Recipe(width=24, compact=True, free=True),
 }
 
 
@@ -228,6 +229,17 @@ def test_first_weights_are_normal_with_deviation_2_percent(name: str) -> None:
         assert abs(float((every < sigmas).float().mean()) - share) < 0.005
 
 
+@torch.no_grad()
+def test_a_brush_starts_near_the_identity_and_sees_no_further_than_its_surroundings() -> None:
+    network = Generator(GENERATORS["brush"])
+    initialise(network, torch.Generator().manual_seed(3))
+    x = pictures(1, 64, 400, 1).float()
+    y = network(x)
+    assert 1e-4 < float((y - x).abs().mean()) < 0.1
+    x[..., -32:] = 1.0  # far away: with InstanceNorm, every pixel would change
+    assert torch.equal(network(x)[..., :100], y[..., :100])
+
+
 def first_weights(seed: int) -> dict[str, torch.Tensor]:
     spec = replace(GENERATORS["mobile"], blocks=1, width=4)
     model = CycleGAN(TrainSettings(generator=spec, seed=seed))
@@ -253,7 +265,7 @@ def test_a_seed_means_the_weights_whatever_the_global_random_state() -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        *(GENERATORS[name] for name in ("resnet6", "mobile")),
+        *(GENERATORS[name] for name in ("resnet6", "mobile", "brush")),
         GeneratorSpec(name="mine", blocks=0, width=1),
         GeneratorSpec(name="mine", blocks=2, width=5, separable=True),
         GeneratorSpec(name="mine", blocks=1, width=3, upsample="resize", in_channels=1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,14 +18,15 @@ CPU = torch.device("cpu")
 # Every kind of layer that a generator can have; small, since every size and strip is tried.
 KINDS = {
     **{
-        name: GeneratorSpec(
-            width=4, blocks=min(spec.blocks, 2), separable=spec.separable, upsample=spec.upsample
-        )
+        name: replace(spec, width=4, blocks=min(spec.blocks, 2))
         for name, spec in GENERATORS.items()
     },
     "resize": GeneratorSpec(width=3, blocks=1, upsample="resize"),
     "separable": GeneratorSpec(width=3, blocks=1, separable=True),
     "no blocks": GeneratorSpec(width=3, blocks=0),
+    "free, no blocks": GeneratorSpec(width=3, blocks=0, upsample="resize", norm="none"),
+    "free": GeneratorSpec(width=3, blocks=3, upsample="resize", norm="none"),
+    "residual": GeneratorSpec(width=3, blocks=1, residual=True),
     "grey": GeneratorSpec(width=3, blocks=1, in_channels=1, out_channels=1),
 }
 

@@ -32,7 +32,7 @@ def mirrored(x: torch.Tensor, axis: int) -> torch.Tensor:
 
 @torch.no_grad()
 def expected(network: Generator, x: torch.Tensor) -> torch.Tensor:
-    return network(mirrored(mirrored(x, 2), 3))[..., : x.shape[2], : x.shape[3]]
+    return network(mirrored(mirrored(x, 2), 3))[..., : x.shape[2], : x.shape[3]].clamp(-1, 1)
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
@@ -50,6 +50,7 @@ SIZES = [(64, 64), (61, 83), (96, 40), (17, 16), (3, 2), (1, 50)]
         TINY,
         TINY_MOBILE,
         GENERATORS["mobile"],
+        GENERATORS["brush"],
         GENERATORS["resnet9"],
         GeneratorSpec(name="grey", blocks=1, width=8, in_channels=1, out_channels=3),
     ],

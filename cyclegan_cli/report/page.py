@@ -1,0 +1,385 @@
+"""report.html: a run as one page that needs nothing else, built from the run's folder alone.
+
+No request leaves it: its pictures are data URIs, and its content security policy allows only the
+style sheet and the script that are in it, by their digests.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Sequence
+from functools import cache
+from html import escape
+from pathlib import Path
+
+from cyclegan_cli.engine.run import Run
+from cyclegan_cli.files import write_text
+from cyclegan_cli.report.curves import Line, chart, number
+from cyclegan_cli.report.gallery import Gallery, Moment
+from cyclegan_cli.report.record import (
+    Best,
+    Record,
+    best_of,
+    read_record,
+    train_command,
+    value,
+)
+from cyclegan_cli.settings import TrainSettings
+from cyclegan_cli.version import __version__
+
+__all__ = ["REPORT", "Report"]
+
+REPORT = "report.html"
+_UNDECIDED = {"lsgan": 0.25, "vanilla": 0.6931, "hinge": 1.0}  # D's loss where it cannot tell
+_WARNINGS = 20  # of the newest that are shown
+
+
+class Report:
+    """Writes ``report.html`` into a run's folder; keeps the pictures that it encoded."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._gallery = Gallery(run.folder / "samples")
+
+    @property
+    def path(self) -> Path:
+        """Where the page lies."""
+        return self._run.folder / REPORT
+
+    def write(self) -> None:
+        """Build the page and replace the one before it. Raises OSError as the disk does."""
+        write_text(self.path, self.html())
+
+    def html(self) -> str:
+        """The page of what is on the disk now; the same folder gives the same page."""
+        run, record = self._run, read_record(self._run.folder)
+        moments = self._gallery.moments()
+        body = "\n".join(
+            [
+                _header(run, record),
+                _warnings(record),
+                _samples(run, moments),
+                _curves(run, record),
+                _evaluations(record),
+                _data(run),
+                _settings(run),
+                _reproduce(run),
+            ]
+        )
+        style, script = _asset("page.css"), _asset("page.js")
+        policy = (
+            f"default-src 'none'; img-src data:; style-src {_digest(style)}; "
+            f"script-src {_digest(script)}; base-uri 'none'; form-action 'none'"
+        )
+        return (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            '<link rel="icon" href="data:,">\n'
+            f"<title>{escape(run.name)}: training report</title>\n<style>{style}</style>\n</head>\n"
+            f"<body>\n{body}\n<script>{script}</script>\n</body>\n</html>\n"
+        )
+
+
+@cache
+def _asset(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+# -- head --------------------------------------------------------------------------------------
+
+
+def _header(run: Run, record: Record) -> str:
+    s, last = run.settings, record.last
+    step, epoch = (int(last["step"]), int(last["epoch"])) if last else (0, 0)
+    total = run.steps_per_epoch * s.epochs
+    total = min(total, s.max_steps or total)
+    x, y = escape(run.x_dir.name), escape(run.y_dir.name)
+    facts = [
+        ("Step", f"{step:,} of {total:,}"),
+        ("Epoch", f"{epoch} of {s.epochs} done"),
+        ("Trained for", _duration(record.seconds(s.batch_size))),
+        ("Speed", f"{number(_speed(record))} pictures/s" if record.measured else "-"),
+        ("Last line", _clock(last["time"]) if last else "none yet"),
+        *_best_facts(run, record),
+    ]
+    items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts)
+    state = "finished" if step >= total else "not finished"
+    return (
+        f'<header>\n<h1>{escape(run.name)}</h1>\n<p class="soft">{x} (X) to {y} (Y) and back, '
+        f"{escape(s.generator.name)} at {s.crop_size} pixels; the training is {state}.</p>\n"
+        f'<progress class="bar" value="{min(step, total)}" max="{total}" '
+        f'aria-label="Progress of the training">{100 * step // max(total, 1)} %</progress>\n'
+        f'<dl class="facts">{items}</dl>\n</header>\n<main>'
+    )
+
+
+def _best_facts(run: Run, record: Record) -> list[tuple[str, str]]:
+    """The best epochs: of both directions together, and of each where they differ."""
+
+    def words(best: Best) -> str:
+        return f"{best.epoch} (step {best.step:,}, SWD {number(best.swd)})"
+
+    both = best_of(record.evaluations, "y", "x")
+    each = [
+        (f"Best epoch to {run.y_dir.name}", best_of(record.evaluations, "y")),
+        (f"Best epoch to {run.x_dir.name}", best_of(record.evaluations, "x")),
+    ]
+    facts = [("Best epoch", words(both))] if both else []
+    return facts + [(k, words(b)) for k, b in each if b and (not both or b.step != both.step)]
+
+
+def _speed(record: Record) -> float:
+    found = [value(line, "pictures_per_s") for line in record.measured[-5:]]
+    known = [speed for speed in found if speed is not None]
+    return sum(known) / max(len(known), 1)
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = round(seconds / 60), int(seconds // 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if hours < 2 else f"{hours} h {int(seconds % 3600 // 60)} min"
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def _warnings(record: Record) -> str:
+    if not record.warnings:
+        return ""
+    items = []
+    for line in reversed(record.warnings[-_WARNINGS:]):
+        warning = line["warning"]
+        hint = f"<p>{escape(str(warning['hint']))}</p>" if warning.get("hint") else ""
+        items.append(
+            f'<div class="warning"><p><strong>Step {int(line["step"]):,}:</strong> '
+            f"{escape(str(warning.get('message', warning.get('kind', ''))))}</p>{hint}</div>"
+        )
+    earlier = len(record.warnings) - len(items)
+    more = f'<p class="soft">And {earlier} earlier.</p>' if earlier else ""
+    return (
+        '<section aria-labelledby="warnings"><h2 id="warnings">Warnings</h2>\n'
+        f"{''.join(items)}{more}</section>"
+    )
+
+
+# -- samples -----------------------------------------------------------------------------------
+
+
+def _samples(run: Run, moments: Sequence[Moment]) -> str:
+    if not moments:
+        return '<section><h2>Samples</h2><p class="soft">There are none yet.</p></section>'
+    newest = moments[-1]
+    label = _label(run, newest.step)
+    x, y = run.x_dir.name, run.y_dir.name
+    held = run.x_held and run.y_held
+    told = "held out of the training" if held else "of the training itself (too few to hold out)"
+    sections = [
+        _direction(f"{x} to {y} and back", ("x", "G(x)", "F(G(x))"), (x, y), newest.x, label),
+        _direction(f"{y} to {x} and back", ("y", "F(y)", "G(F(y))"), (y, x), newest.y, label),
+    ]
+    data = [
+        {
+            "label": _label(run, moment.step),
+            "made": None if moment is newest else moment.made,
+        }
+        for moment in moments
+    ]
+    controls = ""
+    if len(moments) > 1:
+        top = len(moments) - 1
+        controls = (
+            '<div class="controls" id="controls" hidden>'
+            f'<label><span>Training</span><input id="slider" type="range" min="0" max="{top}" '
+            f'value="{top}" step="1" aria-valuetext="{escape(label)}"></label>'
+            f'<output id="told" for="slider" aria-live="polite">{escape(label)}</output>'
+            '<button id="play" type="button">Play</button></div>'
+            f'<script type="application/json" id="moments">{_script_json(data)}</script>'
+        )
+    return (
+        '<section aria-labelledby="samples"><h2 id="samples">Samples</h2>\n'
+        f'<p class="soft">The same pictures, {told}, at {len(moments)} moments; '
+        f"here at {escape(label)} unless moved.</p>\n{controls}\n"
+        f'<div class="samples">{"".join(sections)}</div></section>'
+    )
+
+
+def _label(run: Run, step: int) -> str:
+    return f"step {step:,}, epoch {step / run.steps_per_epoch:.1f}"
+
+
+def _script_json(data: object) -> str:
+    """JSON that cannot end the script element around it."""
+    return json.dumps(data).replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _direction(
+    title: str,
+    heads: tuple[str, str, str],
+    names: tuple[str, str],
+    triples: Sequence[tuple[str, str, str]],
+    label: str,
+) -> str:
+    """One section: a row of three pictures for each held-out picture."""
+    source, target = names
+    rows = []
+    for n, (first, second, third) in enumerate(triples, 1):
+        painted = f"Picture {n} of {source} as {target}"
+        back = f"Picture {n} of {source} as {target} and back"
+        rows.append(
+            '<div class="triple">'
+            f'<img src="{first}" alt="Picture {n} of {escape(source)}">'
+            + "".join(
+                f'<img src="{uri}" data-alt="{escape(alt)}" alt="{escape(alt)}, {label}">'
+                for uri, alt in ((second, painted), (third, back))
+            )
+            + "</div>"
+        )
+    columns = "".join(f"<span>{head}</span>" for head in heads)
+    return (
+        f"<div><h3>{escape(title)}</h3>"
+        f'<div class="heads" aria-hidden="true">{columns}</div>{"".join(rows)}</div>'
+    )
+
+
+# -- curves and tables -------------------------------------------------------------------------
+
+
+def _curves(run: Run, record: Record) -> str:
+    if not record.measured:
+        return '<section><h2>Curves</h2><p class="soft">There is no measure yet.</p></section>'
+    first, last = record.measured[0], record.measured[-1]
+    undecided = _UNDECIDED[run.settings.gan]
+    ends = [(float(first["step"]), undecided), (float(last["step"]), undecided)]
+
+    def losses(*names: str) -> list[Line]:
+        return [Line(name, record.losses(name)) for name in names]
+
+    def scores(name: str) -> list[Line]:
+        lines = []
+        for domain, made in (("y", "G(x)"), ("x", "F(y)")):
+            lines.append(Line(made, record.scores(domain, name)))
+            floor = record.scores(domain, f"{name}_floor")
+            lines.append(Line(f"real {domain}, the floor", floor, floor=True))
+        return lines
+
+    rate = [Line("learning rate", record.losses("lr"), exact=True)]
+    charts = [
+        chart("swd", "Sliced Wasserstein distance (lower is better)", scores("swd")),
+        chart("classifier", "Two-sample classifier (0.5: cannot tell)", scores("classifier")),
+        chart("adversarial", "Generators: adversarial loss", losses("G", "F"), zero=False),
+        chart(
+            "discriminators",
+            "Discriminators: loss",
+            [*losses("D_X", "D_Y"), Line("cannot tell real from made", ends, floor=True)],
+        ),
+        chart("cycle", "Cycle-consistency loss", losses("cycle_X", "cycle_Y")),
+        chart("identity", "Identity loss", losses("identity_X", "identity_Y")),
+        chart("rate", "Learning rate", rate),
+    ]
+    return (
+        '<section aria-labelledby="curves"><h2 id="curves">Curves</h2>\n'
+        '<p class="soft">Lines are smoothed where they are long, over the range of what was '
+        "measured. A falling adversarial loss is no sign of better pictures: the samples are, and "
+        "the distances where there are evaluations.</p>\n"
+        f'<div class="charts">{"".join(charts)}</div></section>'
+    )
+
+
+def _evaluations(record: Record) -> str:
+    if not record.evaluations:
+        return ""
+    heads = ["step", "epoch"]
+    heads += [f"{words} {of}" for of in ("G(x)", "F(y)") for words in ("SWD", "classifier")]
+    best = best_of(record.evaluations, "y", "x")
+    rows = []
+    for line in record.evaluations:
+        cells = [f"{int(line['step']):,}", str(line["epoch"])]
+        for domain in ("y", "x"):
+            for name in ("swd", "classifier"):
+                found = value(line, "evaluation", domain, name)
+                floor = value(line, "evaluation", domain, f"{name}_floor")
+                shown = "-" if found is None else number(found)
+                cells.append(shown if floor is None else f"{shown} ({number(floor)})")
+        if best is not None and best.step == line["step"]:
+            cells[1] += " (best)"
+        rows.append(cells)
+    table = _table("Figures in brackets: real pictures against real ones, the floor.", heads, rows)
+    return (
+        '<section aria-labelledby="evaluations"><h2 id="evaluations">Evaluations</h2>\n'
+        f"{table}</section>"
+    )
+
+
+def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    top = "".join(f'<th scope="col" class="figure">{escape(head)}</th>' for head in heads)
+    body = "".join(
+        "<tr>" + "".join(f'<td class="figure">{escape(c)}</td>' for c in cells) + "</tr>"
+        for cells in rows
+    )
+    return (
+        f'<p class="soft">{escape(caption)}</p>'
+        '<div class="wide" tabindex="0" role="region" aria-labelledby="evaluations"><table>'
+        f"<thead><tr>{top}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _rows(rows: Iterable[tuple[str, str]]) -> str:
+    body = "".join(
+        f'<tr><th scope="row">{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in rows
+    )
+    return f"<table><tbody>{body}</tbody></table>"
+
+
+def _data(run: Run) -> str:
+    rows = []
+    for domain, folder, files, held in (
+        ("X", run.x_dir, run.x_files, run.x_held),
+        ("Y", run.y_dir, run.y_files, run.y_held),
+    ):
+        out = f", and {len(held)} held out" if held else ", none held out"
+        rows.append((domain, f"{folder.name}: {len(files)} pictures{out} ({folder})"))
+    rows.append(("An epoch", f"{run.steps_per_epoch} steps of {run.settings.batch_size}"))
+    return f'<section aria-labelledby="data"><h2 id="data">Data</h2>\n{_rows(rows)}</section>'
+
+
+def _settings(run: Run) -> str:
+    default = TrainSettings().to_json()
+    rows = []
+    for name, chosen in run.settings.to_json().items():
+        text = run.settings.generator.name if name == "generator" else _shown(chosen)
+        usual = "" if chosen == default[name] else "  (not the default)"
+        rows.append((name.replace("_", "-"), f"{text}{usual}"))
+    return (
+        '<section aria-labelledby="settings"><h2 id="settings">Settings</h2>\n'
+        f"{_rows(rows)}</section>"
+    )
+
+
+def _shown(chosen: object) -> str:
+    if chosen is None:
+        return "not set"
+    return ("yes" if chosen else "no") if isinstance(chosen, bool) else str(chosen)
+
+
+def _reproduce(run: Run) -> str:
+    return (
+        '<section aria-labelledby="again"><h2 id="again">How to reproduce it</h2>\n'
+        "<p>The same pictures and this command give the same training, bit for bit on one machine "
+        "with one version of PyTorch:</p>\n"
+        f"<pre><code>{escape(train_command(run))}</code></pre>\n"
+        "<p>To go on with it:</p>\n"
+        f"<pre><code>{escape(f'cyclegan resume {run.name}')}</code></pre>\n"
+        f'</section>\n</main>\n<footer><p class="soft">cyclegan {escape(__version__)}; begun '
+        f"{_clock(run.created)}.</p></footer>"
+    )

@@ -1,0 +1,145 @@
+"""What a run's folder tells of its training: measured losses, evaluations, warnings, its command.
+
+The lines of metrics.jsonl are of three kinds: with ``lr`` and every loss; with ``evaluation``; with
+``warning``. All have ``step``, ``epoch`` (done) and ``time`` (seconds since 1970).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclegan_cli.engine.run import Run
+from cyclegan_cli.report.metrics import read_metrics
+from cyclegan_cli.settings import TrainSettings
+
+__all__ = ["Best", "Record", "best_of", "read_record", "smoothed", "train_command", "value"]
+
+Line = Mapping[str, Any]
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Best:
+    """An evaluation that none was better than: ``swd`` is the sliced Wasserstein distance."""
+
+    step: int
+    epoch: int
+    swd: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """The lines of metrics.jsonl by kind, each in the order of their steps."""
+
+    measured: tuple[Line, ...]
+    evaluations: tuple[Line, ...]
+    warnings: tuple[Line, ...]
+
+    @property
+    def last(self) -> Line | None:
+        """The line of the latest step; None before the first."""
+        lines = [*self.measured[-1:], *self.evaluations[-1:], *self.warnings[-1:]]
+        return max(lines, key=lambda line: int(line["step"]), default=None)
+
+    def losses(self, name: str) -> list[tuple[float, float]]:
+        """(step, value) wherever ``name`` was measured."""
+        pairs = ((float(line["step"]), value(line, name)) for line in self.measured)
+        return [(step, found) for step, found in pairs if found is not None]
+
+    def scores(self, *path: str) -> list[tuple[float, float]]:
+        """(step, value) of what evaluations have under ``path``, as ``("y", "swd")``."""
+        pairs = ((float(e["step"]), value(e, "evaluation", *path)) for e in self.evaluations)
+        return [(step, found) for step, found in pairs if found is not None]
+
+    def seconds(self, batch_size: int) -> float:
+        """How long the training took, pauses left out, from the pictures a second of each line."""
+        total, before = 0.0, 0
+        for line in self.measured:
+            speed = value(line, "pictures_per_s")
+            if speed:
+                total += (int(line["step"]) - before) * batch_size / speed
+            before = int(line["step"])
+        return total
+
+
+def read_record(folder: Path) -> Record:
+    """The record in a run's ``folder``; an empty one before its first line."""
+    lines: list[dict[str, Any]] = []
+    with contextlib.suppress(FileNotFoundError):
+        lines = read_metrics(folder / "metrics.jsonl")
+    return Record(
+        measured=tuple(line for line in lines if "lr" in line),
+        evaluations=tuple(line for line in lines if isinstance(line.get("evaluation"), dict)),
+        warnings=tuple(line for line in lines if isinstance(line.get("warning"), dict)),
+    )
+
+
+def value(line: Line, *path: str) -> float | None:
+    """The finite number under ``path``; None where there is none."""
+    found: Any = line
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        return None
+    return float(found)
+
+
+def best_of(evaluations: Sequence[Line], *domains: str) -> Best | None:
+    """The evaluation with the lowest mean SWD over ``domains`` (``y``: G's outputs, ``x``: F's).
+
+    The earliest of equals; None where none has them.
+    """
+    found: list[Best] = []
+    for line in evaluations:
+        values = [value(line, "evaluation", domain, "swd") for domain in domains]
+        known = [v for v in values if v is not None]
+        if known and len(known) == len(domains):
+            found.append(Best(int(line["step"]), int(line["epoch"]), sum(known) / len(known)))
+    return min(found, key=lambda best: best.swd, default=None)
+
+
+def smoothed(points: Points) -> list[tuple[float, float]]:
+    """Means of the values, those near a point weighing most, as many before it as after it.
+
+    The weights fall exponentially, over a fifteenth of the points, and over 50 at most.
+    """
+    weight = 1 - 1 / min(50.0, max(1.0, len(points) / 15))
+    values = [y for _, y in points]
+    before, after = _fading(values, weight), _fading(values[::-1], weight)[::-1]
+    return [
+        (x, (total + other) / (norm + rest))
+        for (x, _), (total, norm), (other, rest) in zip(points, before, after, strict=True)
+    ]
+
+
+def _fading(values: Sequence[float], weight: float) -> list[tuple[float, float]]:
+    """(sum of the values up to each, sum of their weights)."""
+    total = norm = 0.0
+    result = []
+    for value_ in values:
+        total, norm = weight * total + (1 - weight) * value_, weight * norm + (1 - weight)
+        result.append((total, norm))
+    return result
+
+
+def train_command(run: Run) -> str:
+    """The command line that starts such a run anew: every option that is not the default."""
+    words = ["cyclegan", "train", str(run.x_dir), str(run.y_dir), "--name", run.name]
+    default = TrainSettings()
+    for field in dataclasses.fields(TrainSettings):
+        chosen = vars(run.settings)[field.name]
+        if chosen == vars(default)[field.name] or chosen is None:
+            continue
+        option = field.name.replace("_", "-")
+        if isinstance(chosen, bool):
+            words.append(f"--{option}" if chosen else f"--no-{option}")
+        else:
+            words += [f"--{option}", chosen.name if field.name == "generator" else str(chosen)]
+    return shlex.join(words)

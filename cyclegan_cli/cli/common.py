@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -24,6 +27,7 @@ __all__ = [
     "Verbose",
     "check_tensorboard",
     "debugging",
+    "importing",
     "one_device",
     "stop_on_signals",
 ]
@@ -48,6 +52,22 @@ def stop_on_signals() -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Imports of large libraries, faster: what they make stays, so no garbage is looked for.
+
+    Nor is it looked for among what was imported afterwards, or at the end of the program.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 def one_device(gpu: str) -> Device:

@@ -96,7 +96,11 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
         _begin_from(model, run.settings.init)
     remove_leftovers(run)
     pictures = UnpairedPictures(
-        run.paths("x"), run.paths("y"), run.settings, workers=machine.workers
+        run.paths("x"),
+        run.paths("y"),
+        run.settings,
+        workers=machine.workers,
+        pinned=device.torch.type == "cuda",
     )
     view = _view(console, run, place, pictures.steps_per_epoch, device)
     started = time.monotonic()

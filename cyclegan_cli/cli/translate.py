@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, Stopped, Verbose, one_device
+from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, Stopped, Verbose, importing, one_device
 from cyclegan_cli.cli.completion import complete_style
 from cyclegan_cli.cli.console import SIGPIPE, Console
 from cyclegan_cli.errors import UsageError
@@ -241,8 +241,9 @@ def _say_left_out(console: Console, plan: Plan) -> None:
 def _run(
     console: Console, plan: Plan, weights: Path, settings: TranslateSettings, gpu: str
 ) -> None:
-    from cyclegan_cli.painting.pipeline import Done
-    from cyclegan_cli.painting.video import FramePainted, Sounds, translate_media
+    with importing():
+        from cyclegan_cli.painting.pipeline import Done
+        from cyclegan_cli.painting.video import FramePainted, Sounds, translate_media
 
     stdin = b""
     if any(job.source is None for job in plan.jobs):
@@ -299,10 +300,11 @@ class _Pace:
 
 
 def _painter(console: Console, weights: Path, settings: TranslateSettings, gpu: str) -> PaintFrame:
-    from cyclegan_cli.engine.device import resolve_precision
-    from cyclegan_cli.engine.weights import load_generator
-    from cyclegan_cli.painting.effects import paint_picture
-    from cyclegan_cli.painting.translator import Translator
+    with importing():
+        from cyclegan_cli.engine.device import resolve_precision
+        from cyclegan_cli.engine.weights import load_generator
+        from cyclegan_cli.painting.effects import paint_picture
+        from cyclegan_cli.painting.translator import Translator
 
     device = one_device(gpu)
     dtype = resolve_precision(settings.precision, device.torch)

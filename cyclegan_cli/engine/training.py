@@ -106,7 +106,10 @@ def train(
     while not (done or stopped):
         learning_rate = s.learning_rate(place.epoch)
         for x, y in pictures.batches(place.epoch, place.batch):
-            losses = model.step(x.to(model.device), y.to(model.device), learning_rate)
+            # From pinned memory, CUDA copies while it still computes the step before.
+            ahead = model.device.type == "cuda"
+            real_x, real_y = (part.to(model.device, non_blocking=ahead) for part in (x, y))
+            losses = model.step(real_x, real_y, learning_rate)
             place = _next(place, pictures.steps_per_epoch)
             done = place.epoch >= s.epochs or place.step >= last_step
             stopped = stop()

@@ -80,7 +80,8 @@ class UnpairedPictures:
     An epoch shows max(|X|, |Y|) pictures of each domain (the last batch may be smaller): x goes
     through X in a new random order each epoch, again from its start where X is the smaller; y is
     drawn at random (as in the public implementation). ``workers``: threads that prepare batches
-    ahead, 0 for none. ``memory``: bytes for decoded pictures.
+    ahead, 0 for none. ``memory``: bytes for decoded pictures. ``pinned``: batches lie in memory
+    from which CUDA copies while it computes.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class UnpairedPictures:
         *,
         workers: int = 0,
         memory: int = 2 * 2**30,
+        pinned: bool = False,
     ) -> None:
         self.settings = settings
+        self.pinned = pinned
         self.workers = workers
         self.x = _Domain(x, settings, memory // 2)
         self.y = _Domain(y, settings, memory // 2)
@@ -138,7 +141,8 @@ class UnpairedPictures:
             x, y = order[position % len(order)], draw.randrange(len(self.y.files))
             xs.append(self._view("x", self.x[x], epoch, position))
             ys.append(self._view("y", self.y[y], epoch, position))
-        return torch.stack(xs), torch.stack(ys)
+        batch = torch.stack(xs), torch.stack(ys)
+        return (batch[0].pin_memory(), batch[1].pin_memory()) if self.pinned else batch
 
     def _view(self, domain: str, pixels: Pixels, epoch: int, position: int) -> Tensor:
         """A random crop, flipped half of the time."""

@@ -89,7 +89,9 @@ def write_picture(
 
 def _check_fits(picture: Picture, kind: str, name: str) -> None:
     count = len(picture.frames)
-    Image.init()
+    Image.preinit()
+    if kind not in Image.SAVE:
+        Image.init()  # more formats, which take longer to load
     if kind not in Image.SAVE:
         raise PictureError(f"{name}: {kind} cannot be written here.", hint="--format png")
     if picture.animated and kind not in ANIMATED:

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from cyclegan_cli.errors import PictureError
 
-__all__ = ["Pixels", "check", "reflected", "to_pixels", "to_tensor"]
+__all__ = [
+    "Pixels",
+    "check",
+    "from_bytes",
+    "reflected",
+    "to_bytes",
+    "to_pixels",
+    "to_tensor",
+]
 
 Pixels: TypeAlias = NDArray[Any]  # H×W×3: uint8, uint16, or float32 in [−1, 1]
 
@@ -40,8 +48,29 @@ def reflected(size: int, padded: int) -> NDArray[np.intp]:
     return np.minimum(turn, period - turn) if size > 1 else turn
 
 
-def to_tensor(pixels: Pixels, channels: int) -> Tensor:
-    """H×W×3 pixels as a new float32 tensor, 1×channels×H×W in [−1, 1]; 1 channel is the luma."""
+def to_tensor(pixels: Pixels, channels: int, device: torch.device | str = "cpu") -> Tensor:
+    """H×W×3 pixels as a new float32 tensor, 1×channels×H×W in [−1, 1]; 1 channel is the luma.
+
+    To another device 8-bit pixels travel as they are, a quarter of the bytes, and are converted
+    there by the same operations.
+    """
+    if channels == 3 and pixels.dtype == np.uint8 and torch.device(device).type != "cpu":
+        return from_bytes(torch.from_numpy(np.ascontiguousarray(pixels)).to(device))
+    return _on_host(pixels, channels).to(device)
+
+
+def from_bytes(levels: Tensor) -> Tensor:
+    """H×W×3 uint8 as float32, 1×3×H×W in [−1, 1], on its own device."""
+    return levels.permute(2, 0, 1)[None].float().contiguous().mul_(2.0 / 255.0).sub_(1.0)
+
+
+def to_bytes(picture: Tensor) -> Tensor:
+    """1×3×H×W as H×W×3 uint8, clipped and rounded as ``to_pixels`` does, on its own device."""
+    scaled = picture[0].float().add(1.0).mul_(127.5)
+    return scaled.round_().clamp_(0.0, 255.0).to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def _on_host(pixels: Pixels, channels: int) -> Tensor:
     top = _TOP.get(pixels.dtype.name)
     values = pixels.astype(np.float32)
     if top is not None:
@@ -57,6 +86,8 @@ def to_pixels(picture: Tensor, dtype: np.dtype[Any]) -> Pixels:
 
     1 channel is repeated.
     """
+    if picture.device.type != "cpu" and picture.shape[1] == 3 and dtype == np.uint8:
+        return to_bytes(picture).cpu().numpy()
     values = picture[0].float().permute(1, 2, 0).cpu().numpy()
     if values.shape[2] == 1:
         values = values.repeat(3, axis=2)

@@ -111,7 +111,7 @@ class Translator:
                 strip = pixels[start:stop]
             else:
                 strip = pixels[rows[start:stop]][:, columns]
-            return to_tensor(strip, channels).to(device=self.device, dtype=self.dtype)
+            return to_tensor(strip, channels, self.device).to(self.dtype)
 
         # float32 pixels, and what they were before: wider than the tensor that comes of them.
         cost = 3 * size[1] * 4

@@ -3,8 +3,9 @@
     python -m tests.benchmarks.memory --sizes 1,4,12 --modes whole,streamed
 
 Each figure is measured in a process of its own, on a 4:3 picture of random smooth colours.
-``whole`` calls the network on the whole picture; ``streamed`` is what ``Translator`` does by
-default; ``lean`` is ``Translator`` with no more memory than it needs.
+``baseline`` is ``tests.benchmarks.baseline``, the whole picture at once; ``whole`` calls the
+program's network on the whole picture; ``streamed`` is what ``Translator`` does by default;
+``lean`` is ``Translator`` with no more memory than it needs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 
-MODES = ("whole", "streamed", "lean")
+MODES = ("baseline", "whole", "streamed", "lean")
 
 
 def picture(megapixels: float):
@@ -43,6 +44,8 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
     from cyclegan_cli.painting import pixels as px
     from cyclegan_cli.painting.translator import Translator
     from cyclegan_cli.settings import GeneratorSpec
+    from tests.benchmarks import baseline
+    from tests.benchmarks.speed import plain
 
     torch.set_num_threads(threads)
     network = Generator(GeneratorSpec.named(generator)).eval().requires_grad_(False)
@@ -51,13 +54,23 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
     translator = Translator(network)
     if mode == "lean":
         translator.max_memory = lean_budget(network, pixels.shape[:2])
-    translator.paint(pixels[:64, :64])  # what is set up once does not count
+    if mode == "baseline":
+        own = plain(network)
+        height, width = (n // 4 * 4 for n in pixels.shape[:2])
+        pixels = pixels[:height, :width].copy()
+
+    def work(part) -> None:
+        if mode == "baseline":
+            baseline.translate(own, part)
+        elif mode == "whole":
+            with torch.inference_mode():
+                px.to_pixels(network(whole_tensor(part)), part.dtype)
+        else:
+            translator.paint(part)
+
+    work(pixels[:64, :64])  # what is set up once does not count
     started, cpu = time.perf_counter(), time.process_time()
-    if mode == "whole":
-        with torch.inference_mode():
-            px.to_pixels(network(whole_tensor(pixels)), pixels.dtype)
-    else:
-        translator.paint(pixels)
+    work(pixels)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     scale = 1 if sys.platform == "darwin" else 1024
@@ -104,17 +117,17 @@ def main() -> None:
         runs: dict[str, list[dict[str, float]]] = {mode: [] for mode in options.modes.split(",")}
         for _ in range(options.repeat):  # interleaved, so that a busy machine slows all alike
             for mode, found in runs.items():
-                found.append(apart(size, mode, options))
+                found.append(apart(float(size), mode, options.generator, options.threads))
         for mode, found in runs.items():
             seconds, cpu = (statistics.median(run[k] for run in found) for k in ("seconds", "cpu"))
             peak = max(run["gigabytes"] for run in found)
             print(f"| {size} | {mode} | {seconds:.1f} | {cpu:.1f} | {peak:.2f} |", flush=True)
 
 
-def apart(size: str, mode: str, options: argparse.Namespace) -> dict[str, float]:
-    """One run, in a process of its own."""
+def apart(size: float, mode: str, generator: str, threads: int) -> dict[str, float]:
+    """One run, in a process of its own; not numbers where it failed, as for want of memory."""
     command = [sys.executable, "-m", "tests.benchmarks.memory", "--child", f"{size}:{mode}"]
-    command += ["--generator", options.generator, "--threads", str(options.threads)]
+    command += ["--generator", generator, "--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return dict.fromkeys(("seconds", "cpu", "gigabytes"), float("nan"))

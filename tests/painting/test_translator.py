@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cyclegan_cli.errors import PictureError, WeightsError
 from cyclegan_cli.painting import translator as module
-from cyclegan_cli.painting.pixels import reflected, to_pixels, to_tensor
+from cyclegan_cli.painting.pixels import from_bytes, reflected, to_bytes, to_pixels, to_tensor
 from cyclegan_cli.painting.streaming import Plan
 from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import GeneratorSpec
@@ -76,6 +76,15 @@ def test_every_level_survives_the_way_in_and_out(dtype: str) -> None:
 def test_rounded_not_truncated_and_clipped() -> None:
     values = torch.tensor([-1.5, -1.0, 0.0, 0.999, 1.5]).repeat(1, 3, 1, 1)
     assert to_pixels(values, np.dtype("uint8"))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_what_a_device_converts_itself_is_what_the_host_would_send() -> None:
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    levels[..., 1] = levels[::-1, :, 1]
+    x = from_bytes(torch.from_numpy(levels))
+    assert torch.equal(x, to_tensor(levels, 3))
+    values = torch.linspace(-1.3, 1.3, 3 * 40 * 25).reshape(1, 3, 40, 25)
+    assert np.array_equal(to_bytes(values).numpy(), to_pixels(values, np.dtype("uint8")))
 
 
 def test_grey_networks() -> None:

@@ -1,7 +1,9 @@
 """How far two sets of pictures are from one another, without a pretrained network.
 
 Sliced Wasserstein distance over patches of a Laplacian pyramid: Karras et al., "Progressive Growing
-of GANs for Improved Quality, Stability, and Variation", ICLR 2018, section 5.
+of GANs for Improved Quality, Stability, and Variation", ICLR 2018, section 5. One thing differs:
+there each set is normalised by itself, so that washed-out colours cost nothing; here the real set's
+mean and deviation are the yardstick of both.
 """
 
 from __future__ import annotations
@@ -18,19 +20,20 @@ NEIGHBOURHOOD = 7  # pixels along a side of a patch
 PATCHES = 128  # of a picture, at each level of the pyramid
 DIRECTIONS = 512
 COARSEST = 32  # pixels along the short side of the last level
+FLATTEST = 1e-3  # a deviation below an eighth of a grey level is none
 _AT_ONCE = 64  # directions: bounds the memory
 
 
-def sliced_wasserstein(a: Tensor, b: Tensor, *, seed: int = 0) -> dict[str, float]:
-    """The distance between the patches of two sets of pictures, times 1000, by level and "mean".
+def sliced_wasserstein(some: Tensor, real: Tensor, *, seed: int = 0) -> dict[str, float]:
+    """How far the patches of ``some`` are from those of ``real``, times 1000: by level and "mean".
 
-    ``a``, ``b``: float, N×3×H×W and M×3×H×W (N and M may differ, H and W not), in [−1, 1]. The
-    levels are named by their short side in pixels ("256", "128", …, not under 32): the finest says
-    how alike the texture is, the coarsest how alike the large shapes are. Each set's patches are
-    normalised to mean 0 and deviation 1 per channel (the paper's way), so palette and contrast as
-    a whole do not count. The same arguments give the same numbers, ``a`` and ``b`` may change
-    places, and a set has distance 0 to itself. Raises ValueError for sets that cannot be compared.
+    ``some``, ``real``: float, N×3×H×W and M×3×H×W (N and M may differ, H and W not), in [−1, 1].
+    The levels are named by their short side in pixels ("256", "128", …, not under 32): the finest
+    says how alike the texture is, the coarsest how alike palette and large shapes are. Every level
+    is in units of the real patches' deviation per channel. The same arguments give the same
+    numbers; a set has distance 0 to itself. Raises ValueError for sets that cannot be compared.
     """
+    a, b = some, real
     if a.ndim != 4 or a.shape[1:] != b.shape[1:] or a.shape[1] != 3 or not (len(a) and len(b)):
         raise ValueError(f"sets of {tuple(a.shape)} and {tuple(b.shape)} cannot be compared")
     if min(a.shape[2:]) < COARSEST:
@@ -46,8 +49,8 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, seed: int = 0) -> dict[str, floa
             rest if last else rest - _double(half, rest.shape[2], rest.shape[3])
             for rest, half in zip(rests, halves, strict=True)
         ]
-        patches = [_normalised(_patches(level, total, seed, side)) for level in levels]
-        scores[str(side)] = 1000 * _sliced(patches[0], patches[1], seed, side)
+        patches = [_patches(level, total, seed, side) for level in levels]
+        scores[str(side)] = 1000 * _sliced(*_normalised(*patches), seed, side)
         if last:
             break
         rests = halves
@@ -91,10 +94,11 @@ def _patches(level: Tensor, total: int, seed: int, side: int) -> Tensor:
     return level[which[:, None, None, None], channels, rows, columns]
 
 
-def _normalised(patches: Tensor) -> Tensor:
-    """Mean 0, deviation 1 in every channel over the whole set, one row a patch."""
-    deviation, mean = torch.std_mean(patches, dim=(0, 2, 3), keepdim=True, correction=0)
-    return ((patches - mean) / deviation.clamp_min(1e-8)).flatten(1)
+def _normalised(some: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in units of the real patches: their mean 0, deviation 1 in a channel; a row a patch."""
+    deviation, mean = torch.std_mean(real, dim=(0, 2, 3), keepdim=True, correction=0)
+    deviation = deviation.clamp_min(FLATTEST)
+    return ((some - mean) / deviation).flatten(1), ((real - mean) / deviation).flatten(1)
 
 
 def _sliced(a: Tensor, b: Tensor, seed: int, side: int) -> float:

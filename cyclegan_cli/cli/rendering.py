@@ -10,7 +10,7 @@ from cyclegan_cli.engine.run import Place, Run
 from cyclegan_cli.files import atomic_path
 
 if TYPE_CHECKING:
-    from cyclegan_cli.engine.training import Event, Measured, Sampled
+    from cyclegan_cli.engine.training import Evaluated, Event, Measured, Sampled
 
 __all__ = ["Renderer"]
 
@@ -35,6 +35,8 @@ class Renderer:
             self._measured(event)
         elif isinstance(event, training.Sampled):
             self._sampled(event)
+        elif isinstance(event, training.Evaluated):
+            self._evaluated(event)
         elif isinstance(event, training.EpochDone):
             self._console.note(
                 f"epoch {event.place.epoch}/{self._run.settings.epochs} {self._text}"
@@ -59,6 +61,22 @@ class Renderer:
         self._text = (
             f"G {losses['G']:.2f} F {losses['F']:.2f} D {losses['D_X']:.2f}/{losses['D_Y']:.2f} "
             f"cycle {cycle:.1f} {event.pictures_per_second:.1f}/s"
+        )
+
+    def _evaluated(self, event: Evaluated) -> None:
+        record = {
+            "step": event.place.step,
+            "epoch": event.place.epoch,
+            "time": round(time.time(), 3),
+            "evaluation": event.scores.to_json(),
+        }
+        self._metrics.append(record)
+        if self._console.as_json:
+            self._console.result("", record)
+        s = event.scores
+        self._console.note(
+            f"measured at step {event.place.step}: G {s.y.swd:.0f} (floor {s.y_floor.swd:.0f}), "
+            f"F {s.x.swd:.0f} (floor {s.x_floor.swd:.0f}){', the best' if event.best else ''}"
         )
 
     def _sampled(self, event: Sampled) -> None:

@@ -8,6 +8,7 @@ mean and deviation are the yardstick of both.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -57,27 +58,36 @@ def sliced_wasserstein(some: Tensor, real: Tensor, *, seed: int = 0) -> dict[str
     return {**scores, "mean": sum(scores.values()) / len(scores)}
 
 
-_BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)
+_BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
-def _smooth(pictures: Tensor, total: float) -> Tensor:
-    """N×3×H×W under the 5×5 binomial filter that sums to ``total``, mirrored at the border."""
-    row = torch.tensor(_BINOMIAL)
-    kernel = torch.outer(row, row) * (total / 256.0)
+def _smooth(pictures: Tensor) -> Tensor:
+    """N×3×H×W under the 5×5 binomial filter, mirrored at the border.
+
+    Shifted sums along one axis, then the other: a depthwise convolution takes ten times as long.
+    """
+    height, width = pictures.shape[2:]
     padded = functional.pad(pictures, (2, 2, 2, 2), mode="reflect")
-    return functional.conv2d(padded, kernel.expand(3, 1, 5, 5), groups=3)
+    wide = sum(
+        (weight * padded[:, :, k : k + height] for k, weight in enumerate(_BINOMIAL)),
+        start=torch.zeros(()),
+    )
+    return sum(
+        (weight * wide[:, :, :, k : k + width] for k, weight in enumerate(_BINOMIAL)),
+        start=torch.zeros(()),
+    )
 
 
 def _halve(pictures: Tensor) -> Tensor:
     """The next coarser level: N×3×H×W -> N×3×⌈H/2⌉×⌈W/2⌉."""
-    return _smooth(pictures, 1.0)[:, :, ::2, ::2]
+    return _smooth(pictures)[:, :, ::2, ::2]
 
 
 def _double(pictures: Tensor, height: int, width: int) -> Tensor:
     """A level at the size of the finer one: zeros between the pixels, smoothed."""
     spread = pictures.new_zeros(*pictures.shape[:2], height, width)
     spread[:, :, ::2, ::2] = pictures
-    return _smooth(spread, 4.0)
+    return 4 * _smooth(spread)
 
 
 def _patches(level: Tensor, total: int, seed: int, side: int) -> Tensor:
@@ -108,6 +118,7 @@ def _sliced(a: Tensor, b: Tensor, seed: int, side: int) -> float:
     directions = directions / directions.norm(dim=0)
     distance = 0.0
     for some in directions.split(_AT_ONCE, dim=1):
-        one, other = ((rows @ some).T.contiguous().sort(dim=1).values for rows in (a, b))
-        distance += float((one - other).abs().mean(dim=1).double().sum())
+        # NumPy's sort takes a tenth of the time of PyTorch's, which keeps track of the order.
+        one, other = (np.sort((rows @ some).T.contiguous().numpy(), axis=1) for rows in (a, b))
+        distance += float(np.abs(one - other).mean(axis=1, dtype=np.float64).sum())
     return distance / DIRECTIONS

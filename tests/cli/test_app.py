@@ -22,6 +22,7 @@ COMMANDS = [
     ("resume",),
     ("translate",),
     ("demo",),
+    ("evaluate",),
     ("pretrained",),
     *(
         ("pretrained", name)

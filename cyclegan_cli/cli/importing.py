@@ -59,7 +59,7 @@ def import_command(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Make a style of a generator trained elsewhere, or of a checkpoint.
+    """Make a style of weights or of a run.
 
     Takes files of this program and of the public PyTorch CycleGAN: G_A is X → Y, G_B is Y → X.
     The network is read from the tensors; not a byte of the file is run. With --run, both

@@ -12,7 +12,7 @@ from cyclegan_cli.errors import CycleganError, UsageError
 
 __all__ = ["WEIGHTS", "frechet", "have_torchmetrics"]
 
-WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"  # the name that torch-fidelity gives its file
+WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # the name that torch-fidelity gives it
 SUBSET = 50
 
 

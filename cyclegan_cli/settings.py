@@ -28,6 +28,7 @@ __all__ = [
 GanLoss = Literal["lsgan", "vanilla", "hinge"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Resize = Literal["keep", "distort"]
+Publish = Literal["last", "best"]
 Upsample = Literal["transpose", "resize"]
 Norm = Literal["instance", "none"]
 
@@ -169,7 +170,8 @@ class TrainSettings:
     adversarial one, ``lambda_patch`` the sliced Wasserstein distance of patches (see
     ``engine.patches``), ``lambda_self`` the L1 distance of output and input at a quarter of the
     size (Shrivastava et al., CVPR 2017, section 2.1). ``init``: the style whose weights G and F
-    start from.
+    start from. ``hold_out``: pictures of each domain kept out of training to be measured on, never
+    more than a tenth. ``evaluate_every``: an interval, or "never".
     """
 
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
@@ -200,6 +202,9 @@ class TrainSettings:
     sample_every: str = "1epoch"
     samples: int = 4
     log_every: str = "50steps"
+    hold_out: int = 50
+    evaluate_every: str = "10epochs"
+    publish: Publish = "last"
 
     def __post_init__(self) -> None:
         _check_kinds(self)
@@ -241,8 +246,12 @@ class TrainSettings:
         _require(self.workers >= 0, "--workers must be 0 or more")
         _require(self.keep >= 1, "--keep must be at least 1")
         _require(self.samples >= 0, "--samples must be 0 (none) or more")
+        _require(self.hold_out >= 0, "--hold-out must be 0 (none but the samples) or more")
+        _require(self.publish in get_args(Publish), "--publish must be last or best")
         for text in (self.checkpoint_every, self.sample_every, self.log_every):
             Interval.parse(text)
+        if self.evaluate_every != "never":
+            Interval.parse(self.evaluate_every)
 
     @property
     def knee(self) -> int:

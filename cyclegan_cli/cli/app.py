@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cyclegan_cli.cli import demo, pretrained, report, resume, timelapse, train, translate
+from cyclegan_cli.cli import demo, evaluate, pretrained, report, resume, timelapse, train, translate
 from cyclegan_cli.cli.common import Debug, Stopped, debugging, stop_on_signals
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams
 from cyclegan_cli.errors import CycleganError
@@ -37,6 +37,7 @@ app.command("report", short_help="Write a training's page anew.")(report.report)
 app.command("timelapse", short_help="A training's samples as a GIF or video.")(timelapse.timelapse)
 app.command("demo", short_help="Try it all on rendered pictures.")(demo.demo)
 app.command("translate", short_help="Translate pictures with a style.")(translate.translate)
+app.command("evaluate", short_help="Measure a style on other pictures.")(evaluate.evaluate)
 app.add_typer(pretrained.app, name="pretrained")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,8 +18,16 @@ from cyclegan_cli.cli.common import Stopped, one_device
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.liveview import TrainingView
 from cyclegan_cli.cli.rendering import Renderer
-from cyclegan_cli.engine.run import Place, Run, checkpoint_files, remove_leftovers
+from cyclegan_cli.engine.run import (
+    BEST,
+    Place,
+    Run,
+    checkpoint_files,
+    evaluates,
+    remove_leftovers,
+)
 from cyclegan_cli.errors import CycleganError, TrainingError, UsageError
+from cyclegan_cli.randomness import choices
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,9 +35,8 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.cyclegan import CycleGAN
     from cyclegan_cli.engine.device import Device
-    from cyclegan_cli.engine.networks import Generator
+    from cyclegan_cli.engine.evaluation import Evaluator
     from cyclegan_cli.report.tensorboard import Board
-    from cyclegan_cli.styles.cards import Way
 
 __all__ = ["Machine", "hold", "train_run"]
 
@@ -111,7 +117,13 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
             Renderer(console, run, place, view, board) as renderer,
         ):
             for event in training.train(
-                model, pictures, _samples(run), run.checkpoints, place, stop=stop
+                model,
+                pictures,
+                _samples(run),
+                run.checkpoints,
+                place,
+                evaluator=_evaluator(run),
+                stop=stop,
             ):
                 renderer.show(event)
                 place = event.place
@@ -178,11 +190,32 @@ def _samples(run: Run) -> tuple[Tensor, Tensor] | None:
     from cyclegan_cli.media.dataset import whole_views
 
     count = run.settings.samples
-    x = run.paths("x", held=True) or run.paths("x")[:count]
-    y = run.paths("y", held=True) or run.paths("y")[:count]
     if count == 0:
         return None
+    x, y = ((run.paths(d, held=True) or run.paths(d))[:count] for d in ("x", "y"))
     return whole_views(x, run.settings), whole_views(y, run.settings)
+
+
+def _evaluator(run: Run) -> Evaluator | None:
+    """What measures ``run`` as it goes; None where too few pictures are held out, or for never."""
+    from cyclegan_cli.engine.evaluation import Evaluator, Real
+    from cyclegan_cli.media.dataset import whole_views
+
+    if not evaluates(run):
+        return None
+    settings = run.settings
+
+    def more(domain: str, count: int) -> list[Path]:
+        """Real pictures for the floor: as many as there will be outputs to compare it with."""
+        files = run.paths(domain)
+        return choices(settings.seed, "floor", domain).sample(files, min(count, len(files)))
+
+    def load() -> Real:
+        x, y = run.paths("x", held=True), run.paths("y", held=True)
+        four = (x, y, more("x", len(y)), more("y", len(x)))
+        return Real(*(whole_views(files, settings) for files in four))
+
+    return Evaluator(load, seed=settings.seed)
 
 
 def _with_way_back(run: Run, error: TrainingError) -> CycleganError:
@@ -196,28 +229,25 @@ def _with_way_back(run: Run, error: TrainingError) -> CycleganError:
 
 def _publish(console: Console, run: Run, model: CycleGAN, place: Place, seconds: float) -> None:
     """Put both generators into the store under the run's name."""
-    from cyclegan_cli.engine.weights import save_generator
+    from cyclegan_cli.cli.publishing import publish, publish_checkpoint
+    from cyclegan_cli.engine import checkpoint
     from cyclegan_cli.report.page import REPORT
-    from cyclegan_cli.styles.store import add_style
 
-    card = {
-        "run": run.name,
-        "steps": place.step,
-        "epochs": place.epoch,
-        "pictures": {"x": len(run.x_files), "y": len(run.y_files)},
-        "device": str(model.device),
-        "settings": run.settings.to_json(),
-    }
-    x, y = run.x_dir.name, run.y_dir.name
-    with tempfile.TemporaryDirectory(dir=run.folder) as folder:
-        files: dict[Way, Path] = {}
-        networks: dict[Way, Generator] = {"xy": model.G, "yx": model.F}
-        for way, network in networks.items():
-            files[way] = Path(folder, f"{way}.safetensors")
-            about = {"style": run.name, "x": x, "y": y, "direction": way, "steps": place.step}
-            save_generator(files[way], network, about)
-        add_style(run.name, x=x, y=y, origin="trained", weights=files, card=card, replace=True)
+    facts = {"device": str(model.device)}
+    best = run.checkpoints / BEST
+    console.note(f"Done: {place.step} steps, {seconds / 60:.1f} min this time.")
+    if run.settings.publish == "best" and best.exists():
+        start = checkpoint.load(best)
+        publish_checkpoint(run, start, name=run.name, facts=facts, replace=True)
+        console.note(f"The style is that of step {start.place.step}, the best one measured.")
+        place = start.place
+    else:
+        publish(run, model.G, model.F, place, facts=facts)
+    name = shlex.quote(run.name)
     console.note(f"The run as a page: {run.folder / REPORT}")
-    console.note(f"Done: {place.step} steps, {seconds / 60:.1f} min this time. Try it:")
-    console.note(f"  cyclegan translate PHOTO.jpg --style {shlex.quote(run.name)}")
+    console.note("Try it:")
+    console.note(f"  cyclegan translate PHOTO.jpg --style {name}")
+    if run.settings.publish == "last" and best.exists():
+        console.note("To have the best one measured instead of the last:")
+        console.note(f"  cyclegan pretrained import --run {name} --checkpoint best --overwrite")
     console.result(run.name, {"style": run.name, "run": str(run.folder), "steps": place.step})

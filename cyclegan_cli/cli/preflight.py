@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from cyclegan_cli.cli.common import one_device
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.engine.run import Run, now, refuse_existing_run
+from cyclegan_cli.engine.run import MINIMUM_HELD, Run, evaluates, now, refuse_existing_run
 from cyclegan_cli.errors import DataError, UsageError
 from cyclegan_cli.places import styles_dir
 from cyclegan_cli.randomness import choices
-from cyclegan_cli.settings import TrainSettings
+from cyclegan_cli.settings import Interval, TrainSettings
 
 if TYPE_CHECKING:
     from cyclegan_cli.media.survey import Survey
@@ -111,8 +111,8 @@ def _judge(
 def _hold_out(
     settings: TrainSettings, domain: str, names: list[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(training, held out for samples): at most a tenth is held out, chosen by the seed."""
-    count = min(settings.samples, len(names) // 10)
+    """(training, held out): at most a tenth is held out, chosen by the seed."""
+    count = min(max(settings.samples, settings.hold_out), len(names) // 10)
     held = set(choices(settings.seed, "held", domain).sample(names, count))
     return tuple(n for n in names if n not in held), tuple(n for n in names if n in held)
 
@@ -127,7 +127,8 @@ def present(console: Console, run: Run, gpu: str) -> None:
     dtype = resolve_precision(s.precision, device.torch)
     needs = training_needs(s)
     steps = -(-max(len(run.x_files), len(run.y_files)) // s.batch_size)
-    disk = needs.checkpoint * (s.keep + 1)
+    measured = evaluates(run)
+    disk = needs.checkpoint * (s.keep + 1 + measured)
     stop = f", stopping after {s.max_steps}" if s.max_steps else ""
     console.summary(
         run.name,
@@ -139,7 +140,12 @@ def present(console: Console, run: Run, gpu: str) -> None:
             ("generator", f"{s.generator.name}, {needs.parameters / 1e6:.1f} M parameters"),
             ("device", f"{device.label}, {str(dtype).removeprefix('torch.')}"),
             ("memory", f"about {needs.memory / 2**30:.1f} GiB"),
-            ("disk", f"{disk / 2**20:.0f} MiB for {s.keep} checkpoints and one being written"),
+            (
+                "disk",
+                f"{disk / 2**20:.0f} MiB for {s.keep} checkpoints"
+                f"{', the best' if measured else ''} and one being written",
+            ),
+            ("measured", _measuring_text(run)),
             ("run", str(run.folder)),
         ],
     )
@@ -152,6 +158,15 @@ def present(console: Console, run: Run, gpu: str) -> None:
         )
 
 
+def _measuring_text(run: Run) -> str:
+    s = run.settings
+    if evaluates(run):
+        return f"every {Interval.parse(s.evaluate_every)}, on the pictures held out"
+    if s.evaluate_every == "never":
+        return "never"
+    return f"never: that takes {MINIMUM_HELD} pictures held out in each domain (a tenth of them)"
+
+
 def _domain_text(folder: Path, files: tuple[str, ...], held: tuple[str, ...]) -> str:
-    out = f", and {len(held)} held out for samples" if held else ""
+    out = f", and {len(held)} held out" if held else ""
     return f"{folder.name}: {len(files)} pictures{out}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +11,10 @@ import typer
 from cyclegan_cli.cli.common import Debug, Json, Quiet
 from cyclegan_cli.cli.completion import complete_local_style, complete_style
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.importing import import_command
 from cyclegan_cli.cli.styleview import facts, record_of, row
 from cyclegan_cli.errors import CycleganError, UsageError
-from cyclegan_cli.styles.cards import Style, Way
+from cyclegan_cli.styles.cards import Style
 from cyclegan_cli.styles.store import (
     damaged_styles,
     find_style,
@@ -287,70 +287,7 @@ def download(
         raise typer.Exit(1)
 
 
-@app.command("import")
-def import_command(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="A .pth or .safetensors file of one generator."),
-    ],
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="The new style's name.")],
-    reverse_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The generator of the other direction, Y → X."),
-    ] = None,
-    x: Annotated[
-        str | None, typer.Option("--x", metavar="WORD", help="What goes in: photo.")
-    ] = None,
-    y: Annotated[
-        str | None, typer.Option("--y", metavar="WORD", help="What comes out: monet.")
-    ] = None,
-    licence: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The weights' licence, for the card.")
-    ] = None,
-    source: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Where they come from, for the card.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace your style of that name.")
-    ] = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Make a style of a generator that was trained elsewhere.
-
-    Takes files of this program and of the public PyTorch CycleGAN: G_A is X → Y, G_B is Y → X.
-    The network is read from the tensors; not a byte of the file is run.
-
-    \b
-    Examples:
-      cyclegan pretrained import latest_net_G.pth --name monet --x photo --y monet
-      cyclegan pretrained import latest_net_G_A.pth --name horse2zebra \\
-        --reverse-file latest_net_G_B.pth
-    """
-    console = Console(as_json=json_, quiet=quiet)
-    for given in (file, reverse_file):
-        if given is not None and not given.is_file():
-            raise UsageError(f"{given} is not a file.")
-    before, two, after = name.partition("2")
-    named = (before, after) if two and before and after else ("x", name)
-    from cyclegan_cli.styles.importing import import_style, other_direction
-
-    files: dict[Way, Path] = {"xy": file}
-    if reverse_file is not None:
-        files["yx"] = reverse_file
-    elif (other := other_direction(file)) is not None:
-        console.note(f"note: {other} lies beside it: --reverse-file {other} imports both.")
-    style = import_style(
-        name,
-        files,
-        x=x or named[0],
-        y=y or named[1],
-        card={"licence": licence or "unknown", "source": source or ""},
-        replace=overwrite,
-    )
-    console.result(str(style.folder), record_of(style))
-    console.note(f"To try it: cyclegan translate img.jpg --style {shlex.quote(style.name)}")
+app.command("import")(import_command)
 
 
 @app.command()

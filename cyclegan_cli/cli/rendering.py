@@ -12,7 +12,7 @@ from cyclegan_cli.engine.run import Place, Run
 from cyclegan_cli.files import atomic_path
 
 if TYPE_CHECKING:
-    from cyclegan_cli.engine.training import Event, Measured, Sampled
+    from cyclegan_cli.engine.training import Evaluated, Event, Measured, Sampled
     from cyclegan_cli.report.tensorboard import Board
 
 __all__ = ["Renderer"]
@@ -68,6 +68,8 @@ class Renderer:
             self._measured(event)
         elif isinstance(event, training.Sampled):
             self._sampled(event)
+        elif isinstance(event, training.Evaluated):
+            self._evaluated(event)
         elif isinstance(event, training.EpochDone):
             epoch = f"epoch {event.place.epoch}/{self._run.settings.epochs}"
             self._console.note(" ".join([epoch, *self._view.figures()]))
@@ -103,6 +105,14 @@ class Renderer:
         if self._board is not None:
             self._board.measured(event.place.step, event.losses, rate, speed)
         self._page_if_due()
+
+    def _evaluated(self, event: Evaluated) -> None:
+        self.evaluated(event.place, event.scores.to_json())
+        s = event.scores
+        self._console.note(
+            f"measured at step {event.place.step}: G {s.y.swd:.0f} (floor {s.y_floor.swd:.0f}), "
+            f"F {s.x.swd:.0f} (floor {s.x_floor.swd:.0f}){', the best' if event.best else ''}"
+        )
 
     def _sampled(self, event: Sampled) -> None:
         from cyclegan_cli.report.samples import sheet_name

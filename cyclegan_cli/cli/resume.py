@@ -39,7 +39,7 @@ def resume(
     max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps in all.")] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Go on from an earlier checkpoint."),
+        typer.Option(metavar="FILE|best", help="Go on from an earlier checkpoint."),
     ] = None,
     x_dir: Annotated[Path | None, typer.Option(help="Where X's pictures are now.")] = None,
     y_dir: Annotated[Path | None, typer.Option(help="Where Y's pictures are now.")] = None,
@@ -133,13 +133,15 @@ def _changed(
 def _start(console: Console, run: Run, chosen: Path | None) -> Checkpoint | None:
     """The checkpoint to go on from; damaged ones are named and passed over."""
     from cyclegan_cli.engine import checkpoint
+    from cyclegan_cli.engine.run import best_of
 
     if chosen is not None:
-        start = checkpoint.load(chosen)
+        path = best_of(run) if str(chosen) == "best" else chosen
+        start = checkpoint.load(path)
         if start.settings.generator != run.settings.generator:
-            raise CheckpointError(f"{chosen} is of another model than {run.name}.")
-        for path in checkpoint.set_aside_after(run.checkpoints, start.place):
-            console.note(f"set aside: {path}")
+            raise CheckpointError(f"{path} is of another model than {run.name}.")
+        for moved in checkpoint.go_back_to(run.checkpoints, start):
+            console.note(f"set aside: {moved}")
         return start
     found, damaged = checkpoint.newest(run.checkpoints)
     for error in damaged:

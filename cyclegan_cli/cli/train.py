@@ -109,6 +109,15 @@ def train(
     samples: Annotated[int, typer.Option(help="Held-out pictures shown each time.")] = _D.samples,
     log_every: Annotated[str, typer.Option(help="Lines in metrics.jsonl.")] = _D.log_every,
     tensorboard: Tensorboard = False,
+    hold_out: Annotated[
+        int, typer.Option(help="Pictures kept out to measure on, a tenth at most.")
+    ] = _D.hold_out,
+    evaluate_every: Annotated[
+        str, typer.Option(help="Measure on them; an interval, or never.")
+    ] = _D.evaluate_every,
+    publish: Annotated[
+        str, typer.Option(help="What becomes the style: last or best.")
+    ] = _D.publish,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -6,8 +6,10 @@ settings, the place in the training, and a SHA-256 over all of it. Nothing in it
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,12 +22,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cyclegan_cli.engine.cyclegan import CycleGAN
-from cyclegan_cli.engine.run import CHECKPOINT_FORMAT, Place, checkpoint_files, checkpoint_name
+from cyclegan_cli.engine.networks import Generator
+from cyclegan_cli.engine.run import (
+    BEST,
+    CHECKPOINT_FORMAT,
+    Place,
+    checkpoint_files,
+    checkpoint_name,
+)
 from cyclegan_cli.errors import CheckpointError, NonFiniteLossError, StoreError
 from cyclegan_cli.files import atomic_path, read_safetensors_header
 from cyclegan_cli.settings import TrainSettings
 
-__all__ = ["Checkpoint", "load", "newest", "save", "set_aside_after"]
+__all__ = [
+    "Checkpoint",
+    "best_distance",
+    "generators",
+    "go_back_to",
+    "load",
+    "newest",
+    "save",
+    "save_best",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,7 @@ class Checkpoint:
     losses: dict[str, float]
     tensors: dict[str, Tensor]
     plain: dict[str, Any]
+    evaluation: dict[str, Any] | None = None  # only the best of a run has one
 
 
 def save(folder: Path, model: CycleGAN, place: Place, losses: Mapping[str, float]) -> Path:
@@ -46,6 +65,45 @@ def save(folder: Path, model: CycleGAN, place: Place, losses: Mapping[str, float
     ``settings.keep`` checkpoints stay. Returns the new file. Raises NonFiniteLossError, and writes
     nothing, where a number of the state is not finite; StoreError where it cannot be written.
     """
+    path = folder / checkpoint_name(place)
+    _write(path, model, place, losses)
+    for old in checkpoint_files(folder)[model.settings.keep :]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def save_best(
+    folder: Path,
+    model: CycleGAN,
+    place: Place,
+    losses: Mapping[str, float],
+    evaluation: Mapping[str, Any],
+) -> Path:
+    """Write the state of ``model`` as the best of ``folder``; nothing else replaces or drops it.
+
+    ``evaluation``: ``Evaluation.to_json``. Raises as ``save`` does.
+    """
+    path = folder / BEST
+    _write(path, model, place, losses, evaluation)
+    return path
+
+
+def best_distance(folder: Path) -> float | None:
+    """``Evaluation.distance`` of the best checkpoint by its header; None where there is none."""
+    try:
+        state = json.loads(read_safetensors_header(folder / BEST)[0]["state"])
+        return float(state["evaluation"]["distance"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(
+    path: Path,
+    model: CycleGAN,
+    place: Place,
+    losses: Mapping[str, float],
+    evaluation: Mapping[str, Any] | None = None,
+) -> None:
     tensors, plain = model.state()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
@@ -58,18 +116,16 @@ def save(folder: Path, model: CycleGAN, place: Place, losses: Mapping[str, float
         "plain": plain,
         "written": time.time(),
     }
+    if evaluation is not None:
+        state["evaluation"] = dict(evaluation)
     text = json.dumps(state)
     metadata = {"format": CHECKPOINT_FORMAT, "state": text, "sha256": _digest(tensors, text)}
-    path = folder / checkpoint_name(place)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata)
     except (OSError, safetensors.SafetensorError) as error:
         raise StoreError(f"The checkpoint {path} cannot be written: {error}.") from error
-    for old in checkpoint_files(folder)[model.settings.keep :]:
-        old.unlink(missing_ok=True)
-    return path
 
 
 def load(path: Path) -> Checkpoint:
@@ -96,7 +152,27 @@ def load(path: Path) -> Checkpoint:
         losses=state["losses"],
         tensors=tensors,
         plain=state["plain"],
+        evaluation=state.get("evaluation"),
     )
+
+
+def generators(start: Checkpoint) -> tuple[Generator, Generator]:
+    """G and F as ``start`` has them, float32 on the CPU. Raises CheckpointError."""
+    networks = []
+    for letter in ("G", "F"):
+        with torch.device("meta"):
+            network = Generator(start.settings.generator)
+        own = {
+            name.removeprefix(f"{letter}."): tensor
+            for name, tensor in start.tensors.items()
+            if name.startswith(f"{letter}.")
+        }
+        try:
+            network.load_state_dict(own, assign=True)
+        except RuntimeError as error:
+            raise CheckpointError(f"{start.path} does not hold its generators.") from error
+        networks.append(network.requires_grad_(False).eval())
+    return networks[0], networks[1]
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
@@ -110,17 +186,38 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
     return None, damaged
 
 
-def set_aside_after(folder: Path, place: Place) -> list[Path]:
+def _set_aside_after(folder: Path, place: Place) -> list[Path]:
     """Move checkpoints of steps after ``place`` into ``set-aside/``, so that they are not newest.
 
     Returns their new paths.
     """
     moved = []
-    for path in checkpoint_files(folder):
-        if path.name > checkpoint_name(place):
-            aside = folder / "set-aside"
-            aside.mkdir(exist_ok=True)
-            moved.append(path.replace(aside / path.name))
+    later = [path for path in checkpoint_files(folder) if path.name > checkpoint_name(place)]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        state = json.loads(read_safetensors_header(folder / BEST)[0]["state"])
+        if Place(**state["place"]).step > place.step:
+            later.append(folder / BEST)
+    for path in later:
+        aside = folder / "set-aside"
+        aside.mkdir(exist_ok=True)
+        moved.append(path.replace(aside / path.name))
+    return moved
+
+
+def go_back_to(folder: Path, start: Checkpoint) -> list[Path]:
+    """Make ``start`` the newest checkpoint of ``folder``, wherever it was read from.
+
+    Later ones are moved aside; returns their new paths. Without this, a run that is cut off before
+    its next checkpoint would go on from another one. Raises StoreError where that cannot be done.
+    """
+    try:
+        moved = _set_aside_after(folder, start.place)
+        own = folder / checkpoint_name(start.place)
+        if not own.exists():
+            with atomic_path(own) as temporary:
+                shutil.copyfile(start.path, temporary)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written: {error.strerror}.") from error
     return moved
 
 

@@ -173,6 +173,13 @@ class CycleGAN:
             pictures |= {"y": y, "F(y)": fake_x, "G(F(y))": self.G(fake_x)}
         return {name: picture.float().cpu() for name, picture in pictures.items()}
 
+    @torch.no_grad()
+    def paint(self, network: Generator, pictures: Tensor) -> Tensor:
+        """G or F at work: float, N×3×H×W in [−1, 1] -> the same, float32 on the CPU."""
+        with self._autocast():
+            painted: Tensor = network(pictures.to(self.device))
+        return painted.float().cpu()
+
     # -- the whole state -----------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 <CYCLEGAN_HOME>/runs/NAME/
   run.json          settings, folders, and which pictures train and which are held out
-  checkpoints/      step-000001234.safetensors, the newest few
+  checkpoints/      step-000001234.safetensors, the newest few; best.safetensors
   metrics.jsonl     a line per logging interval
   samples/          a sheet per sampling interval
 """
@@ -22,13 +22,17 @@ from cyclegan_cli.places import runs_dir
 from cyclegan_cli.settings import TrainSettings
 
 __all__ = [
+    "BEST",
     "CHECKPOINT_FORMAT",
+    "MINIMUM_HELD",
     "Place",
     "Run",
     "RunState",
+    "best_of",
     "checkpoint_files",
     "checkpoint_name",
     "create_run",
+    "evaluates",
     "find_run",
     "list_runs",
     "now",
@@ -39,6 +43,9 @@ __all__ = [
 ]
 
 CHECKPOINT_FORMAT = "cyclegan-checkpoint-1"
+BEST = "best.safetensors"  # the best checkpoint by the measures; no interval drops it
+
+MINIMUM_HELD = 8  # pictures held out in each domain: the figures of fewer say nothing
 
 
 @dataclass(frozen=True)
@@ -203,6 +210,23 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def checkpoint_name(place: Place) -> str:
     """The file name of the checkpoint at ``place``; names sort as steps do."""
     return f"step-{place.step:09}.safetensors"
+
+
+def evaluates(run: Run) -> bool:
+    """Whether ``run`` is measured as it goes: it wants to, and holds enough pictures out."""
+    held = min(len(run.x_held), len(run.y_held))
+    return run.settings.evaluate_every != "never" and held >= MINIMUM_HELD
+
+
+def best_of(run: Run) -> Path:
+    """The best checkpoint of ``run``. Raises UsageError where nothing was measured yet."""
+    path = run.checkpoints / BEST
+    if not path.is_file():
+        raise UsageError(
+            f"{run.name} has no best checkpoint: nothing was measured on held-out pictures.",
+            hint="See --evaluate-every and --hold-out in: cyclegan train --help",
+        )
+    return path
 
 
 def remove_leftovers(run: Run) -> None:

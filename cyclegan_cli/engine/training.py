@@ -6,10 +6,12 @@ it by ``stop`` (it then saves) or by closing it (it then does not).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,12 +20,23 @@ from torch import Tensor
 
 from cyclegan_cli.engine import checkpoint, patches
 from cyclegan_cli.engine.cyclegan import CycleGAN
+from cyclegan_cli.engine.evaluation import Evaluation, Evaluator
 from cyclegan_cli.engine.run import Place
 from cyclegan_cli.errors import NonFiniteLossError
 from cyclegan_cli.media.dataset import UnpairedPictures
 from cyclegan_cli.settings import Interval
 
-__all__ = ["Ended", "EpochDone", "Event", "Measured", "Sampled", "Saved", "StepDone", "train"]
+__all__ = [
+    "Ended",
+    "EpochDone",
+    "Evaluated",
+    "Event",
+    "Measured",
+    "Sampled",
+    "Saved",
+    "StepDone",
+    "train",
+]
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,15 @@ class Sampled:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """The generators, measured on held-out pictures; ``best``: better than ever before."""
+
+    place: Place
+    scores: Evaluation
+    best: bool
+
+
+@dataclass(frozen=True)
 class Saved:
     """A checkpoint is on the disk, whole."""
 
@@ -74,7 +96,7 @@ class Ended:
     finished: bool
 
 
-Event = StepDone | Measured | EpochDone | Sampled | Saved | Ended
+Event = StepDone | Measured | EpochDone | Sampled | Evaluated | Saved | Ended
 
 
 def train(
@@ -84,19 +106,22 @@ def train(
     folder: Path,
     place: Place,
     *,
+    evaluator: Evaluator | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Train ``model`` from ``place`` to the end of its settings.
 
     ``samples``: x and y, float32, N×3×H×W in [−1, 1], to be shown at every sampling interval.
-    ``folder``: where checkpoints go. ``stop`` is asked after every step. Raises NonFiniteLossError
-    where a loss is no longer finite (the checkpoints on the disk are from before), StoreError where
-    a checkpoint cannot be written, PictureError where a picture has gone.
+    ``folder``: where checkpoints go. ``evaluator`` measures at every interval of evaluation and at
+    the end; the best state by it stays in ``folder`` as a checkpoint apart. ``stop`` is asked after
+    every step. Raises NonFiniteLossError where a loss is no longer finite (the checkpoints on the
+    disk are from before), StoreError where a checkpoint cannot be written, PictureError where a
+    picture has gone.
     """
     s = model.settings
     last_step = math.inf if s.max_steps is None else s.max_steps
     log, sample = _Timer(s.log_every), _Timer(s.sample_every)
-    keep = _Timer(s.checkpoint_every)
+    keep, evaluate = _Timer(s.checkpoint_every), _Timer(s.evaluate_every)
     meter = _Meter()
     done = place.epoch >= s.epochs or place.step >= last_step
     stopped = False
@@ -121,12 +146,28 @@ def train(
                 yield EpochDone(place)
             if samples is not None and (sample.due(place) or done):
                 yield Sampled(place, model.sample(*(part.to(model.device) for part in samples)))
+            if evaluator is not None and (evaluate.due(place) or done):
+                meter.check(place)
+                with meter.paused():
+                    yield _evaluated(model, evaluator, folder, place, meter.means())
             if keep.due(place) or done or stopped:
                 meter.check(place)
                 yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
             if done or stopped:
                 break
     yield Ended(place, finished=done)
+
+
+def _evaluated(
+    model: CycleGAN, evaluator: Evaluator, folder: Path, place: Place, losses: dict[str, float]
+) -> Evaluated:
+    """Measure the generators, and keep their state where it is the best so far."""
+    scores = evaluator.evaluate(partial(model.paint, model.G), partial(model.paint, model.F))
+    before = checkpoint.best_distance(folder)
+    best = before is None or scores.distance < before
+    if best:
+        checkpoint.save_best(folder, model, place, losses, scores.to_json())
+    return Evaluated(place, scores, best)
 
 
 def _next(place: Place, steps_per_epoch: int) -> Place:
@@ -140,11 +181,13 @@ class _Timer:
     """Says when something that happens at an interval is due."""
 
     def __init__(self, every: str) -> None:
-        self._every = Interval.parse(every)
+        self._every = None if every == "never" else Interval.parse(every)
         self._since = time.monotonic()
 
     def due(self, place: Place) -> bool:
         """Whether it is due after this step; the clock starts anew if it is."""
+        if self._every is None:
+            return False
         if self._every.unit == "step":
             return place.step % int(self._every.count) == 0
         if self._every.unit == "epoch":
@@ -197,6 +240,13 @@ class _Meter:
         if self._steps == 0:
             return self._last
         return {name: total / self._steps for name, total in self._values().items()}
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside does not count as time of training."""
+        before = time.monotonic()
+        yield
+        self._since += time.monotonic() - before
 
     def measured(self, place: Place, learning_rate: float) -> Measured:
         self.check(place)

@@ -24,6 +24,7 @@ COMMANDS = [
     ("report",),
     ("timelapse",),
     ("demo",),
+    ("evaluate",),
     ("pretrained",),
     *(
         ("pretrained", name)

@@ -10,7 +10,7 @@ from cyclegan_cli.engine.run import Place, Run
 from cyclegan_cli.files import atomic_path
 
 if TYPE_CHECKING:
-    from cyclegan_cli.engine.training import Event, Measured, Sampled
+    from cyclegan_cli.engine.training import Event, Measured, Sampled, Warned
 
 __all__ = ["Renderer"]
 
@@ -39,6 +39,8 @@ class Renderer:
             self._console.note(
                 f"epoch {event.place.epoch}/{self._run.settings.epochs} {self._text}"
             )
+        elif isinstance(event, training.Warned):
+            self._warned(event)
         elif isinstance(event, training.Saved):
             self._console.detail(f"saved {event.path}")
 
@@ -70,3 +72,13 @@ class Renderer:
         with atomic_path(path) as temporary:
             sample_sheet(event.pictures).save(temporary)
         self._console.detail(f"sampled {path}")
+
+    def _warned(self, event: Warned) -> None:
+        warning = {"kind": event.kind, "message": event.message, "hint": event.hint}
+        place = event.place
+        record = {"step": place.step, "epoch": place.epoch, "time": round(time.time(), 3)}
+        self._metrics.append({**record, "warning": warning})
+        if self._console.as_json:
+            self._console.result("", {**record, "warning": warning})
+        self._console.warn(f"step {place.step}: {event.message}")
+        self._console.note(f"  → {event.hint}")

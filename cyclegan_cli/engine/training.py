@@ -18,11 +18,22 @@ from torch import Tensor
 from cyclegan_cli.engine import checkpoint
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.run import Place
+from cyclegan_cli.engine.watchdogs import Finding, Watchdogs
 from cyclegan_cli.errors import NonFiniteLossError
 from cyclegan_cli.media.dataset import UnpairedPictures
 from cyclegan_cli.settings import Interval
 
-__all__ = ["Ended", "EpochDone", "Event", "Measured", "Sampled", "Saved", "StepDone", "train"]
+__all__ = [
+    "Ended",
+    "EpochDone",
+    "Event",
+    "Measured",
+    "Sampled",
+    "Saved",
+    "StepDone",
+    "Warned",
+    "train",
+]
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,16 @@ class Sampled:
 
 
 @dataclass(frozen=True)
+class Warned:
+    """A watchdog's ``kind`` of trouble: what it saw, with figures, and what usually helps."""
+
+    place: Place
+    kind: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
 class Saved:
     """A checkpoint is on the disk, whole."""
 
@@ -73,7 +94,7 @@ class Ended:
     finished: bool
 
 
-Event = StepDone | Measured | EpochDone | Sampled | Saved | Ended
+Event = StepDone | Measured | EpochDone | Sampled | Warned | Saved | Ended
 
 
 def train(
@@ -97,6 +118,7 @@ def train(
     log, sample = _Timer(s.log_every), _Timer(s.sample_every)
     keep = _Timer(s.checkpoint_every)
     meter = _Meter()
+    watchdogs = Watchdogs(s, place.step, int(min(last_step, s.epochs * pictures.steps_per_epoch)))
     done = place.epoch >= s.epochs or place.step >= last_step
     stopped = False
     while not (done or stopped):
@@ -109,17 +131,26 @@ def train(
             meter.add(losses, len(x), check=model.device.type == "cpu", place=place)
             yield StepDone(place)
             if log.due(place) or done:
-                yield meter.measured(place, learning_rate)
+                measured = meter.measured(place, learning_rate)
+                yield measured
+                yield from _warned(place, watchdogs.measured(place.step, measured.losses))
             if place.batch == 0:
                 yield EpochDone(place)
             if samples is not None and (sample.due(place) or done):
-                yield Sampled(place, model.sample(*(part.to(model.device) for part in samples)))
+                views = model.sample(*(part.to(model.device) for part in samples))
+                yield Sampled(place, views)
+                yield from _warned(place, watchdogs.sampled(place.step, views))
             if keep.due(place) or done or stopped:
                 meter.check(place)
                 yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
             if done or stopped:
                 break
     yield Ended(place, finished=done)
+
+
+def _warned(place: Place, findings: list[Finding]) -> Iterator[Warned]:
+    for finding in findings:
+        yield Warned(place, finding.kind, finding.message, finding.hint)
 
 
 def _next(place: Place, steps_per_epoch: int) -> Place:

@@ -203,6 +203,45 @@ def test_a_dry_run_checks_and_writes_nothing(
     assert not home.exists()
 
 
+def test_a_dry_run_is_a_doctor(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    x, y = map(Path, folders)
+    shutil.copy(x / "03.png", x / "twin.png")
+    shutil.copy(x / "05.png", y / "stray.png")
+    Image.new("RGB", (30, 12), "red").save(x / "tiny.png")
+    assert main(["train", *folders, *SMALL, "--dry-run"]) == 0
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "sizes of X: smallest 30×12, middle 44×40, largest 44×40" in output.err
+    assert "very few pictures" in output.err
+    assert "cats/03.png  =  cats/twin.png" in output.err
+    assert "cats/05.png  =  dogs/stray.png" in output.err
+    assert "1 picture of cats is smaller than the crop of 32" in output.err
+    assert main(["train", *folders, *SMALL, "--dry-run", "--json", "--max-steps", "9"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [finding["kind"] for finding in record["findings"]] == ["shared", "copies", "tiny"]
+    assert record["findings"][2]["files"] == [[str(x / "tiny.png")]]
+    assert record["x"]["sizes"]["smallest"] == [30, 12]
+    assert record["steps"] == 9
+    assert record["seconds"] is None
+    assert not home.exists()
+
+
+def test_a_training_says_in_short_what_the_doctor_found_and_how_long_it_may_take(
+    folders: tuple[str, str], errors: Callable[[], str]
+) -> None:
+    assert main(["train", *folders, *SMALL, "--max-steps", "2", "--name", "first", "-q"]) == 0
+    shutil.copy(Path(folders[0], "03.png"), Path(folders[0], "twin.png"))
+    errors()
+    assert main(["train", *folders, *SMALL, "--max-steps", "2"]) == 0
+    said = errors()
+    assert "1 picture of cats is a copy" in said
+    assert "twin.png" not in said
+    assert "--dry-run" in said
+    assert "at the speed of run 'first'" in said
+
+
 def test_the_config_file_is_read_the_line_wins_and_what_is_printed_can_be_read(
     folders: tuple[str, str],
     tmp_path: Path,

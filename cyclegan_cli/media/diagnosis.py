@@ -191,7 +191,7 @@ def _grey(x: Domain, y: Domain) -> list[Symptom]:
         if share >= _GREY_SHARE and share >= 2 * of_other:
             message = f"{len(grey)} of the {len(domain.looks)} pictures of {domain.label} are grey"
             message += f"; of {other.label} {of_other:.0%} are."
-            hint = "The style learns to drop or to invent colour; leave them out if it should not."
+            hint = "The style learns to drop or to invent colour: leave them out if unwanted."
             found.append(Symptom("grey", message, hint, tuple((look.path,) for look in grey)))
     return found
 

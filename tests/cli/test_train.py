@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cyclegan_cli.cli.app import main
-from cyclegan_cli.engine import cyclegan
+from cyclegan_cli.engine import cyclegan, watchdogs
 from cyclegan_cli.engine.weights import load_generator
 from tests.program import SMALL, make_pictures
 
@@ -298,6 +298,37 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint_named(
     kept = [path.name for path in (home / "runs/cats2dogs/checkpoints").iterdir()]
     assert kept == ["step-000000003.safetensors"]
     assert not (home / "styles").exists()
+
+
+def test_a_warning_is_said_once_with_its_cure_and_recorded(
+    folders: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    home: Path,
+) -> None:
+    sample = cyclegan.CycleGAN.sample
+
+    def unchanged(
+        self: cyclegan.CycleGAN, x: torch.Tensor, y: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        return sample(self, x, y) | {"G(x)": x.clone(), "F(y)": y.flip(3) * 0.5}
+
+    monkeypatch.setattr(cyclegan.CycleGAN, "sample", unchanged)
+    monkeypatch.setattr(watchdogs, "EARLY", (1, 1))
+    command = ["train", *folders, *SMALL, "--max-steps", "5", "--sample-every", "1steps"]
+    assert main([*command, "--log-every", "5steps", "--json"]) == 0
+    output = capsys.readouterr()
+    assert output.err.count("warning: step 4: G(x) hardly differs from x") == 1
+    assert "→ Usual cures: a lower --lambda-identity" in output.err
+    log = [
+        json.loads(line)
+        for line in (home / "runs/cats2dogs/metrics.jsonl").read_text().splitlines()
+    ]
+    warned = [line for line in log if line.get("warning", {}).get("kind") == "unchanged"]
+    assert [line["step"] for line in warned] == [4]
+    assert warned[0].keys() == {"step", "epoch", "time", "warning"}
+    assert warned[0]["warning"].keys() == {"kind", "message", "hint"}
+    assert warned[0] in [json.loads(line) for line in output.out.splitlines()]
 
 
 def test_json_is_one_object_a_line_and_nothing_else(

@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from cyclegan_cli.cli import demo, evaluate, pretrained, report, resume, timelapse, train, translate
+from cyclegan_cli.cli import (
+    datasets,
+    demo,
+    evaluate,
+    pretrained,
+    report,
+    resume,
+    timelapse,
+    train,
+    translate,
+)
 from cyclegan_cli.cli.common import Debug, Stopped, debugging, stop_on_signals
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams
 from cyclegan_cli.errors import CycleganError
@@ -39,6 +49,7 @@ app.command("demo", short_help="Try it all on rendered pictures.")(demo.demo)
 app.command("translate", short_help="Translate pictures with a style.")(translate.translate)
 app.command("evaluate", short_help="Measure a style on other pictures.")(evaluate.evaluate)
 app.add_typer(pretrained.app, name="pretrained")
+app.add_typer(datasets.app, name="datasets")
 
 
 def _print_version(value: bool) -> None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from cyclegan_cli.errors import CycleganError
 from cyclegan_cli.styles.store import list_styles
 
-__all__ = ["complete_local_style", "complete_style"]
+__all__ = ["complete_dataset", "complete_local_style", "complete_style"]
+
+
+def complete_dataset(incomplete: str) -> list[str]:
+    """The names of public data sets that begin with ``incomplete``."""
+    from cyclegan_cli.styles.datasets import datasets
+
+    try:
+        return [name for name in datasets() if name.startswith(incomplete)]
+    except (CycleganError, OSError):
+        return []
 
 
 def complete_style(incomplete: str) -> list[str]:

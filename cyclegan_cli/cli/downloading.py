@@ -13,7 +13,7 @@ from cyclegan_cli.styles.cards import Style, Way
 from cyclegan_cli.styles.download import Learned, Waiting, download_style, ensure
 from cyclegan_cli.styles.fetch import Event, Failed, Received, Trying
 
-__all__ = ["Result", "download_all", "ensure_weights"]
+__all__ = ["Result", "Teller", "download_all", "ensure_weights"]
 
 _UNIT = 1_000_000  # progress counts megabytes
 
@@ -32,7 +32,7 @@ def ensure_weights(console: Console, style: Style, reverse: bool) -> Path:
 
     Raises UsageError where there is no such direction, DownloadError, StoreError.
     """
-    with _Teller(console) as teller:
+    with Teller(console) as teller:
         return ensure(style, reverse, teller.tell)
 
 
@@ -52,7 +52,7 @@ def download_all(console: Console, names: Sequence[str], *, force: bool) -> list
     results = []
     for name in names:
         try:
-            with _Teller(console) as teller:
+            with Teller(console) as teller:
                 done = download_style(name, force=force, tell=teller.tell)
         except DownloadError as error:
             results.append(Result(None, (), (error,)))
@@ -63,7 +63,7 @@ def download_all(console: Console, names: Sequence[str], *, force: bool) -> list
     return results
 
 
-class _Teller:
+class Teller:
     """Notes for what happens, and a bar for what comes."""
 
     def __init__(self, console: Console) -> None:
@@ -71,7 +71,7 @@ class _Teller:
         self._bar: ProgressBar | None = None
         self._shown = 0
 
-    def __enter__(self) -> _Teller:
+    def __enter__(self) -> Teller:
         return self
 
     def __exit__(

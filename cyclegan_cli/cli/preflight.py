@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import Interval, TrainSettings
 
 if TYPE_CHECKING:
+    from cyclegan_cli.cli.doctor import Checkup
     from cyclegan_cli.media.survey import Survey
 
 __all__ = ["default_name", "examine", "folders", "present", "refuse_existing"]
@@ -61,8 +62,9 @@ def examine(
     y_dir: Path,
     *,
     strict: bool,
-) -> Run:
+) -> tuple[Run, Checkup]:
     """Open every picture, hold some out, and describe the run (nothing is written)."""
+    from cyclegan_cli.cli.doctor import Checkup
     from cyclegan_cli.media.plan import find_pictures
     from cyclegan_cli.media.survey import survey
 
@@ -78,7 +80,7 @@ def examine(
         )
         for domain, root in (("x", x_dir), ("y", y_dir))
     }
-    return Run(
+    run = Run(
         folder=folder,
         name=name,
         settings=settings,
@@ -90,6 +92,7 @@ def examine(
         y_held=parts["y"][1],
         created=now(),
     )
+    return run, Checkup(run, surveys["x"], surveys["y"])
 
 
 def _judge(
@@ -117,8 +120,11 @@ def _hold_out(
     return tuple(n for n in names if n not in held), tuple(n for n in names if n in held)
 
 
-def present(console: Console, run: Run, gpu: str) -> None:
-    """The table before the first step. Raises UsageError where device or disk are not enough."""
+def present(console: Console, run: Run, gpu: str, more: Sequence[tuple[str, str]] = ()) -> None:
+    """The table before the first step, with ``more`` rows at its end.
+
+    Raises UsageError where device or disk are not enough.
+    """
     from cyclegan_cli.engine.device import resolve_precision
     from cyclegan_cli.engine.estimate import training_needs
 
@@ -146,6 +152,7 @@ def present(console: Console, run: Run, gpu: str) -> None:
                 f"{', the best' if measured else ''} and one being written",
             ),
             ("measured", _measuring_text(run)),
+            *more,
             ("run", str(run.folder)),
         ],
     )

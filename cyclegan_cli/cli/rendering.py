@@ -73,6 +73,8 @@ class Renderer:
         elif isinstance(event, training.EpochDone):
             epoch = f"epoch {event.place.epoch}/{self._run.settings.epochs}"
             self._console.note(" ".join([epoch, *self._view.figures()]))
+        elif isinstance(event, training.Warned):
+            self.warned(event.place, event.kind, event.message, event.hint)
         elif isinstance(event, training.Saved):
             self._view.saved(event.place.step)
             self._console.detail(f"saved {event.path}")

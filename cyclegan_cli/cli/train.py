@@ -145,9 +145,12 @@ def train(
     if not dry_run:
         refuse_existing(name, folder)
     check_tensorboard(tensorboard)
-    run = examine(console, name, folder, settings, x_dir, y_dir, strict=strict)
-    present(console, run, gpu)
+    run, checkup = examine(console, name, folder, settings, x_dir, y_dir, strict=strict)
+    present(console, run, gpu, checkup.rows(full=dry_run))
+    checkup.tell(console, full=dry_run)
     if dry_run:
+        if json_:
+            console.result("", checkup.record())
         console.note("A dry run: nothing was written.")
         return
     from cyclegan_cli.cli.journey import Machine, hold, train_run

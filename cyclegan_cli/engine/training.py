@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from cyclegan_cli.engine import checkpoint, patches
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.evaluation import Evaluation, Evaluator
 from cyclegan_cli.engine.run import Place
+from cyclegan_cli.engine.watchdogs import Watchdogs
 from cyclegan_cli.errors import NonFiniteLossError
 from cyclegan_cli.media.dataset import UnpairedPictures
 from cyclegan_cli.settings import Interval
@@ -35,6 +35,7 @@ __all__ = [
     "Sampled",
     "Saved",
     "StepDone",
+    "Warned",
     "train",
 ]
 
@@ -81,6 +82,16 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Warned:
+    """A watchdog's ``kind`` of trouble: what it saw, with figures, and what usually helps."""
+
+    place: Place
+    kind: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
 class Saved:
     """A checkpoint is on the disk, whole."""
 
@@ -96,7 +107,7 @@ class Ended:
     finished: bool
 
 
-Event = StepDone | Measured | EpochDone | Sampled | Evaluated | Saved | Ended
+Event = StepDone | Measured | EpochDone | Sampled | Evaluated | Warned | Saved | Ended
 
 
 def train(
@@ -123,6 +134,7 @@ def train(
     log, sample = _Timer(s.log_every), _Timer(s.sample_every)
     keep, evaluate = _Timer(s.checkpoint_every), _Timer(s.evaluate_every)
     meter = _Meter()
+    watchdogs = Watchdogs(s, place.step, int(min(last_step, s.epochs * pictures.steps_per_epoch)))
     done = place.epoch >= s.epochs or place.step >= last_step
     stopped = False
     if place.step == 0 and model.patches:
@@ -141,11 +153,15 @@ def train(
             meter.add(losses, len(x), check=model.device.type == "cpu", place=place)
             yield StepDone(place)
             if log.due(place) or done:
-                yield meter.measured(place, learning_rate)
+                measured = meter.measured(place, learning_rate)
+                yield measured
+                yield from _warned(place, watchdogs.measured(place.step, measured.losses))
             if place.batch == 0:
                 yield EpochDone(place)
             if samples is not None and (sample.due(place) or done):
-                yield Sampled(place, model.sample(*(part.to(model.device) for part in samples)))
+                views = model.sample(*(part.to(model.device) for part in samples))
+                yield Sampled(place, views)
+                yield from _warned(place, watchdogs.sampled(place.step, views))
             if evaluator is not None and (evaluate.due(place) or done):
                 meter.check(place)
                 with meter.paused():
@@ -168,6 +184,11 @@ def _evaluated(
     if best:
         checkpoint.save_best(folder, model, place, losses, scores.to_json())
     return Evaluated(place, scores, best)
+
+
+def _warned(place: Place, findings: list[Finding]) -> Iterator[Warned]:
+    for finding in findings:
+        yield Warned(place, finding.kind, finding.message, finding.hint)
 
 
 def _next(place: Place, steps_per_epoch: int) -> Place:

@@ -23,14 +23,26 @@ from cyclegan_cli.styles.catalogue import Digest, Entry, Row, entries
 from cyclegan_cli.styles.fetch import Event, Patience, fetch, file_digests
 from cyclegan_cli.styles.store import downloaded_style, weights_file
 
-__all__ = ["Downloaded", "Learned", "Tell", "Waiting", "download_style", "ensure"]
+__all__ = [
+    "Downloaded",
+    "Learned",
+    "Tell",
+    "Waiting",
+    "alone",
+    "download_style",
+    "ensure",
+    "forget",
+    "part_file",
+    "record_digest",
+    "recorded_digest",
+]
 
 _LOCK_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Another process is downloading the same style."""
+    """Another process is downloading the same style (or data set)."""
 
     style: str
 
@@ -85,7 +97,7 @@ def download_style(
             f"The style '{name}' would have to be downloaded, and CYCLEGAN_OFFLINE is set.",
             hint=_way_round(name),
         )
-    with _alone(name, tell):
+    with alone(name, tell):
         here = _sound(name)
         if not force and set(entry.rows) <= set(here):
             return _there(name)  # the other process has done it
@@ -155,7 +167,7 @@ def _download(
     parts: dict[Way, Path] = {}
     failed: dict[Way, DownloadError] = {}
     for row in wanted:
-        part = _parts() / f"{_safe(entry.name)}-{row.way}-{_safe(row.file)}.part"
+        part = part_file(f"{entry.name}-{row.way}-{row.file}")
         try:
             address = _fetch(row, part, tell, patience)
         except DownloadError as error:
@@ -178,7 +190,7 @@ def _download(
         replace=True,
     )
     for part in parts.values():
-        _forget(part)
+        forget(part)
     return Downloaded(style, tuple(parts), failed)
 
 
@@ -193,7 +205,7 @@ def _fetch(row: Row, part: Path, tell: Tell, patience: Patience) -> str:
             return str(error).replace(str(file), "what it sent").rstrip(".")
         return ""
 
-    known = row.digest or _recorded(row)
+    known = row.digest or recorded_digest(_key(row))
     base = mirror()
     addresses = [*([f"{base}/{row.file}"] if base else []), *row.addresses]
     try:
@@ -212,7 +224,7 @@ def _fetch(row: Row, part: Path, tell: Tell, patience: Patience) -> str:
         raise DownloadError(f"{row.file}: {error}{note}", hint=_way_round(row.style)) from error
     if known is None:
         sha256 = file_digests(part)["sha256"]
-        _record(row, sha256)
+        record_digest(_key(row), sha256)
         tell(Learned(row.file, sha256))
     return address
 
@@ -237,18 +249,24 @@ def _parts() -> Path:
     return folder
 
 
+def part_file(name: str) -> Path:
+    """Where the download ``name`` is collected. Raises StoreError where no folder can be made."""
+    return _parts() / f"{_safe(name)}.part"
+
+
 def _safe(name: str) -> str:
     return re.sub(r"[^\w.+-]", "_", name)
 
 
-def _forget(part: Path) -> None:
+def forget(part: Path) -> None:
+    """Remove what was collected, once it has become something."""
     part.unlink(missing_ok=True)
     part.with_name(part.name + ".tag").unlink(missing_ok=True)
 
 
 @contextmanager
-def _alone(name: str, tell: Tell) -> Iterator[None]:
-    """While no other process downloads this style."""
+def alone(name: str, tell: Tell) -> Iterator[None]:
+    """While no other process downloads what has this name."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(_parts() / f"{_safe(name)}.lock")
@@ -290,19 +308,20 @@ def _key(row: Row) -> str:
     return f"{row.style} {row.way} {row.file}"
 
 
-def _recorded(row: Row) -> Digest | None:
-    """The SHA-256 that the first download of this row had."""
-    sha256 = _digests().get(_key(row))
+def recorded_digest(key: str) -> Digest | None:
+    """The SHA-256 that the first download of ``key`` had. Raises StoreError."""
+    sha256 = _digests().get(key)
     return Digest("sha256", sha256) if sha256 else None
 
 
-def _record(row: Row, sha256: str) -> None:
+def record_digest(key: str, sha256: str) -> None:
+    """From now on a download of ``key`` must have ``sha256``. Raises StoreError."""
     from filelock import FileLock
 
     try:
         home_dir().mkdir(parents=True, exist_ok=True)
         with FileLock(_digests_file().with_suffix(".lock")):
-            known = {**_digests(), _key(row): sha256}
+            known = {**_digests(), key: sha256}
             write_text(_digests_file(), json.dumps(known, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         raise StoreError(

@@ -26,6 +26,8 @@ COMMANDS = [
     ("demo",),
     ("evaluate",),
     ("pretrained",),
+    ("datasets",),
+    *(("datasets", name) for name in ("list", "show", "download")),
     *(
         ("pretrained", name)
         for name in ("list", "show", "path", "verify", "import", "export", "remove", "download")
@@ -56,12 +58,13 @@ def test_help_version_completion_and_usage_errors_come_without_torch(tmp_path: P
         "codes = [main(a) for a in (['--help'], ['--version'], ['train', '--help'],\n"
         "  ['pretrained', 'list'], ['pretrained', 'list', '--json'], ['train'], ['tarin'],\n"
         "  ['translate', 'a.jpg'], ['translate', 'nowhere.jpg', '--style', 'none'],\n"
-        "  ['train', 'a', 'a', '--epochs', 'x'], ['resume'], ['resume', 'nothing'])]\n"
+        "  ['train', 'a', 'a', '--epochs', 'x'], ['resume'], ['resume', 'nothing'],\n"
+        "  ['datasets', 'list'], ['datasets', 'show', 'map'])]\n"
         "heavy = {'torch', 'torchvision', 'imageio'} & set(sys.modules)\n"
         "print(codes, heavy, file=sys.stderr)\n"
     )
     done = run(script=script)
-    expected = [0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 0, 2]
+    expected = [0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 0, 2, 0, 2]
     assert done.stderr.decode().splitlines()[-1] == f"{expected} set()"
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cyclegan_cli.cli.app import main
-from cyclegan_cli.engine import cyclegan
+from cyclegan_cli.engine import cyclegan, watchdogs
 from cyclegan_cli.engine.weights import load_generator
 from tests.program import SMALL, make_pictures
 
@@ -203,6 +203,45 @@ def test_a_dry_run_checks_and_writes_nothing(
     assert not home.exists()
 
 
+def test_a_dry_run_is_a_doctor(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    x, y = map(Path, folders)
+    shutil.copy(x / "03.png", x / "twin.png")
+    shutil.copy(x / "05.png", y / "stray.png")
+    Image.new("RGB", (30, 12), "red").save(x / "tiny.png")
+    assert main(["train", *folders, *SMALL, "--dry-run"]) == 0
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "sizes of X: smallest 30×12, middle 44×40, largest 44×40" in output.err
+    assert "very few pictures" in output.err
+    assert "cats/03.png  =  cats/twin.png" in output.err
+    assert "cats/05.png  =  dogs/stray.png" in output.err
+    assert "1 picture of cats is smaller than the crop of 32" in output.err
+    assert main(["train", *folders, *SMALL, "--dry-run", "--json", "--max-steps", "9"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [finding["kind"] for finding in record["findings"]] == ["shared", "copies", "tiny"]
+    assert record["findings"][2]["files"] == [[str(x / "tiny.png")]]
+    assert record["x"]["sizes"]["smallest"] == [30, 12]
+    assert record["steps"] == 9
+    assert record["seconds"] is None
+    assert not home.exists()
+
+
+def test_a_training_says_in_short_what_the_doctor_found_and_how_long_it_may_take(
+    folders: tuple[str, str], errors: Callable[[], str]
+) -> None:
+    assert main(["train", *folders, *SMALL, "--max-steps", "2", "--name", "first", "-q"]) == 0
+    shutil.copy(Path(folders[0], "03.png"), Path(folders[0], "twin.png"))
+    errors()
+    assert main(["train", *folders, *SMALL, "--max-steps", "2"]) == 0
+    said = errors()
+    assert "1 picture of cats is a copy" in said
+    assert "twin.png" not in said
+    assert "--dry-run" in said
+    assert "at the speed of run 'first'" in said
+
+
 def test_the_config_file_is_read_the_line_wins_and_what_is_printed_can_be_read(
     folders: tuple[str, str],
     tmp_path: Path,
@@ -259,6 +298,37 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint_named(
     kept = [path.name for path in (home / "runs/cats2dogs/checkpoints").iterdir()]
     assert kept == ["step-000000003.safetensors"]
     assert not (home / "styles").exists()
+
+
+def test_a_warning_is_said_once_with_its_cure_and_recorded(
+    folders: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    home: Path,
+) -> None:
+    sample = cyclegan.CycleGAN.sample
+
+    def unchanged(
+        self: cyclegan.CycleGAN, x: torch.Tensor, y: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        return sample(self, x, y) | {"G(x)": x.clone(), "F(y)": y.flip(3) * 0.5}
+
+    monkeypatch.setattr(cyclegan.CycleGAN, "sample", unchanged)
+    monkeypatch.setattr(watchdogs, "EARLY", (1, 1))
+    command = ["train", *folders, *SMALL, "--max-steps", "5", "--sample-every", "1steps"]
+    assert main([*command, "--log-every", "5steps", "--json"]) == 0
+    output = capsys.readouterr()
+    assert output.err.count("warning: step 4: G(x) hardly differs from x") == 1
+    assert "→ Usual cures: a lower --lambda-identity" in output.err
+    log = [
+        json.loads(line)
+        for line in (home / "runs/cats2dogs/metrics.jsonl").read_text().splitlines()
+    ]
+    warned = [line for line in log if line.get("warning", {}).get("kind") == "unchanged"]
+    assert [line["step"] for line in warned] == [4]
+    assert warned[0].keys() == {"step", "epoch", "time", "warning"}
+    assert warned[0]["warning"].keys() == {"kind", "message", "hint"}
+    assert warned[0] in [json.loads(line) for line in output.out.splitlines()]
 
 
 def test_json_is_one_object_a_line_and_nothing_else(

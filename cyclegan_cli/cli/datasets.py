@@ -1,0 +1,156 @@
+"""cyclegan datasets: the public CycleGAN data sets, so that the paper's runs are two commands."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cyclegan_cli.cli.common import Debug, Json, Quiet
+from cyclegan_cli.cli.completion import complete_dataset
+from cyclegan_cli.cli.console import Console
+
+if TYPE_CHECKING:
+    from cyclegan_cli.styles.datasets import DataSet, Here
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    short_help="The public CycleGAN data sets.",
+    help="""The public CycleGAN data sets: list, describe and fetch them.
+
+    \b
+    Examples:
+      cyclegan datasets list
+      cyclegan datasets download horse2zebra
+    """,
+)
+
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="A data set's name.", autocompletion=complete_dataset),
+]
+To = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Put it in FOLDER/NAME, not in the cache."),
+]
+
+
+@app.command("list")
+def list_command(json_: Json = False, debug: Debug = False) -> None:
+    """Every data set that can be had, and those that are here.
+
+    On a pipe: one a line, tab-separated: name, domains, pictures of each, where it lies.
+
+    \b
+    Examples:
+      cyclegan datasets list
+      cyclegan datasets list --json | jq -r .name
+    """
+    from cyclegan_cli.styles.datasets import datasets, here
+
+    known = list(datasets().values())
+    Console(as_json=json_).table(
+        ("name", "domains", "pictures", "folder"),
+        [_row(one) for one in known],
+        [_record(one, here(one.name)) for one in known],
+    )
+
+
+def _row(one: DataSet) -> tuple[str, ...]:
+    from cyclegan_cli.styles.datasets import here
+
+    found = here(one.name)
+    counts = "-" if one.pictures is None else f"{one.pictures[0]} / {one.pictures[1]}"
+    return (one.name, f"{one.x} ↔ {one.y}", counts, str(found.folder) if found else "-")
+
+
+@app.command()
+def show(name: Name, json_: Json = False, debug: Debug = False) -> None:
+    """One data set in full: where it comes from, and where it lies.
+
+    \b
+    Examples:
+      cyclegan datasets show monet2photo
+    """
+    from cyclegan_cli.styles.datasets import find_dataset, here
+
+    one = find_dataset(name)
+    found = here(name)
+    rows = [("name", one.name), ("X (A)", one.x), ("Y (B)", one.y)]
+    if one.pictures:
+        rows.append(("in the paper", f"{one.pictures[0]} and {one.pictures[1]} pictures"))
+    rows += [("source", one.source), ("licence", one.licence)]
+    rows += [("address", address) for address in one.addresses]
+    if found:
+        rows += [(part, f"{count} pictures") for part, count in found.counts.items()]
+        rows += [("folder", str(found.folder)), ("next", _next(one, found))]
+    else:
+        rows.append(("next", f"cyclegan datasets download {shlex.quote(name)}"))
+    Console(as_json=json_).table((), rows, [_record(one, found)])
+
+
+@app.command()
+def download(
+    name: Name,
+    to: To = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch a data set and say how to train on it.
+
+    Resumed, retried, unpacked with care; what is here is not fetched again. It lies in
+    CYCLEGAN_CACHE/datasets/NAME, as trainA, trainB, testA and testB. CYCLEGAN_MIRROR names a
+    server to ask first, CYCLEGAN_OFFLINE=1 forbids every request.
+
+    \b
+    Examples:
+      cyclegan datasets download horse2zebra
+      cyclegan datasets download maps --to ./data
+    """
+    from cyclegan_cli.cli.downloading import Teller
+    from cyclegan_cli.styles.datasets import download_dataset, find_dataset
+
+    console = Console(as_json=json_, quiet=quiet)
+    one = find_dataset(name)
+    with Teller(console) as teller:
+        found = download_dataset(name, to, tell=teller.tell)
+    if not found.fetched:
+        console.note(f"'{name}' is here already.")
+    parts = ", ".join(f"{part} {count}" for part, count in found.counts.items())
+    console.note(f"{name}: {parts} pictures. Licence: {one.licence}.")
+    console.result(str(found.folder), _record(one, found) | {"fetched": found.fetched})
+    console.note("Next:")
+    console.note(f"  {_next(one, found)}")
+
+
+def _next(one: DataSet, found: Here) -> str:
+    """The command to type now."""
+    x, y = found.folder / "trainA", found.folder / "trainB"
+    if {"trainA", "trainB"} <= set(found.counts):
+        return shlex.join(["cyclegan", "train", str(x), str(y), "--name", one.name])
+    part = next(iter(found.counts))
+    folder = shlex.quote(str(found.folder / part))
+    return f"cyclegan translate {folder} --style monet -o painted"
+
+
+def _record(one: DataSet, found: Here | None) -> dict[str, Any]:
+    from cyclegan_cli.styles.datasets import location
+
+    record: dict[str, Any] = {
+        "name": one.name,
+        "x": one.x,
+        "y": one.y,
+        "paper_pictures": one.pictures,
+        "source": one.source,
+        "licence": one.licence,
+        "addresses": one.addresses,
+        "here": found is not None,
+        "folder": str(found.folder if found else location(one.name)),
+    }
+    return record | ({"pictures": found.counts, "next": _next(one, found)} if found else {})

@@ -1,0 +1,252 @@
+"""The public data sets: a table in the package and the user's own; fetched, checked, unpacked.
+
+They come by the same way as styles (``fetch``): resumed, retried, bound to the digest of the first
+download, one process at a time. A data set appears by one rename, whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError, UsageError
+from cyclegan_cli.files import write_text
+from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
+from cyclegan_cli.styles import unpacking
+from cyclegan_cli.styles.cards import plain
+from cyclegan_cli.styles.download import (
+    Learned,
+    Tell,
+    alone,
+    forget,
+    part_file,
+    record_digest,
+    recorded_digest,
+)
+from cyclegan_cli.styles.fetch import Patience, fetch, file_digests
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["DataSet", "Here", "datasets", "download_dataset", "find_dataset", "here", "location"]
+
+_PACKAGED = Path(__file__).with_name("datasets.toml")
+_MARK = "dataset.json"  # beside the folders of pictures: what came, and from where
+SIZE_LIMIT = 8_000_000_000  # bytes of a zip file
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A row of the table. ``pictures``: how many of X and Y the paper trained on, if it says."""
+
+    name: str
+    x: str
+    y: str
+    addresses: tuple[str, ...]
+    licence: str
+    source: str
+    pictures: tuple[int, int] | None
+
+    @property
+    def file(self) -> str:
+        """The name of its archive."""
+        return f"{self.name}.zip"
+
+
+@dataclass(frozen=True)
+class Here:
+    """A data set on the disk: its folder, and how many pictures each folder in it was given."""
+
+    folder: Path
+    counts: dict[str, int] = field(default_factory=dict)
+    fetched: bool = False
+
+
+def datasets() -> dict[str, DataSet]:
+    """Every known data set by name; ``datasets.toml`` in CYCLEGAN_HOME adds to the package's.
+
+    Raises UsageError where that file cannot be understood, naming the row.
+    """
+    return _read(_PACKAGED) | _read(home_dir() / "datasets.toml")
+
+
+def find_dataset(name: str) -> DataSet:
+    """The data set of that name. Raises UnknownNameError, with a did-you-mean."""
+    known = datasets()
+    if name not in known:
+        raise UnknownNameError("data set", name, known, hint="cyclegan datasets list")
+    return known[name]
+
+
+def _read(path: Path) -> dict[str, DataSet]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}.") from error
+    server, rows = data.get("server", {}), data.get("datasets", {})
+    if not isinstance(server, dict) or not isinstance(rows, dict):
+        raise UsageError(f"{path} has no [datasets.NAME] rows.", hint="See docs/guide.md.")
+    found = {}
+    for name, row in rows.items():
+        try:
+            found[name] = _row(name, row, server)
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+            what = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+            raise UsageError(
+                f"{path}: [datasets.{plain(name)}]: {what}.", hint="See docs/guide.md."
+            ) from error
+    return found
+
+
+def _row(name: str, row: Mapping[str, Any], server: Mapping[str, Any]) -> DataSet:
+    file = f"{check_name(name)}.zip"
+    templates = row.get("addresses", server.get("addresses", []))
+    addresses = tuple(str(text).replace("{file}", file) for text in templates)
+    if not addresses or not all(a.startswith(("https://", "http://")) for a in addresses):
+        raise ValueError("its addresses must begin with https:// or http://")
+    pictures = row.get("pictures")
+    if pictures is not None and [type(n) for n in pictures] != [int, int]:
+        raise ValueError("its pictures must be two numbers")
+    return DataSet(
+        name=name,
+        x=plain(row["x"]),
+        y=plain(row["y"]),
+        addresses=addresses,
+        licence=plain(row.get("licence", server.get("licence", "unknown"))),
+        source=plain(row.get("source", server.get("source", ""))),
+        pictures=(pictures[0], pictures[1]) if pictures else None,
+    )
+
+
+# -- on the disk -------------------------------------------------------------------------------
+
+
+def location(name: str, to: Path | None = None) -> Path:
+    """Where the data set lies, or would: ``to``/NAME, or CYCLEGAN_CACHE/datasets/NAME."""
+    return (to or cache_dir() / "datasets") / name
+
+
+def here(name: str, to: Path | None = None) -> Here | None:
+    """The data set on the disk, or None. It is whole: it came by one rename."""
+    folder = location(name, to)
+    try:
+        mark = json.loads((folder / _MARK).read_text(encoding="utf-8"))
+        counts = {str(key): int(count) for key, count in mark["pictures"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if not all((folder / part).is_dir() for part in counts):
+        return None
+    return Here(folder, counts)
+
+
+def download_dataset(
+    name: str,
+    to: Path | None = None,
+    *,
+    tell: Tell = lambda _: None,
+    patience: Patience | None = None,
+) -> Here:
+    """Have the data set ``name`` on the disk, whole; what is here is not fetched again.
+
+    Raises UnknownNameError; DownloadError where no address gave an archive that can be trusted, or
+    CYCLEGAN_OFFLINE is set; UsageError where something else lies in its place; StoreError of the
+    disk.
+    """
+    wanted = find_dataset(name)
+    found = here(name, to)
+    if found is not None:
+        return found
+    target = location(name, to)
+    if target.exists():
+        raise UsageError(
+            f"{target} exists, and is not the whole data set '{name}'.",
+            hint="Move it away, or give another folder by --to.",
+        )
+    if offline():
+        raise DownloadError(
+            f"The data set '{name}' would have to be downloaded, and CYCLEGAN_OFFLINE is set."
+        )
+    with alone(f"dataset-{name}", tell):
+        found = here(name, to)
+        if found is not None:
+            return found  # the other process has done it
+        part = part_file(f"dataset-{wanted.file}")
+        address, sha256 = _collect(wanted, part, tell, patience or Patience())
+        with _disk(target):
+            counts = _put(wanted, part, target, {"address": address, "sha256": sha256})
+            forget(part)
+    return Here(target, counts, fetched=True)
+
+
+def _collect(wanted: DataSet, part: Path, tell: Tell, patience: Patience) -> tuple[str, str]:
+    """Fill ``part`` with an archive that can be unpacked; its address and SHA-256."""
+    key = f"dataset {wanted.file}"
+    known = recorded_digest(key)
+    if known is not None and part.exists() and file_digests(part)["sha256"] == known.hex:
+        return "", known.hex  # it came whole before; only its unpacking was cut short
+    base = mirror()
+    try:
+        address = fetch(
+            [*([f"{base}/{wanted.file}"] if base else []), *wanted.addresses],
+            part,
+            digest=known,
+            size_limit=SIZE_LIMIT,
+            wrong=unpacking.what_is_wrong,
+            tell=tell,
+            patience=patience,
+        )
+    except DownloadError as error:
+        note = f" (Its digest was recorded in {home_dir() / 'digests.json'}.)" if known else ""
+        raise DownloadError(
+            f"{wanted.file}: {error}{note}",
+            hint="Once more goes on where it stopped. CYCLEGAN_MIRROR names another server.",
+        ) from error
+    sha256 = file_digests(part)["sha256"]
+    if known is None:
+        record_digest(key, sha256)
+        tell(Learned(wanted.file, sha256))
+    return address, sha256
+
+
+def _put(wanted: DataSet, part: Path, target: Path, origin: Mapping[str, str]) -> dict[str, int]:
+    """Unpack ``part`` beside ``target`` and rename: it is there whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    needed, free = unpacking.size_of(part), shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise StoreError(
+            f"'{wanted.name}' needs {needed / 1e6:.0f} MB; {target.parent} has {free / 1e6:.0f}.",
+            hint=f"cyclegan datasets download {wanted.name} --to A_FOLDER_ELSEWHERE",
+        )
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{wanted.name}.") as temporary:
+        folder = Path(temporary, "whole")
+        folder.mkdir()
+        counts = unpacking.unpack(part, folder)
+        about = {"name": wanted.name, "x": wanted.x, "y": wanted.y, "licence": wanted.licence}
+        record = {**about, "source": wanted.source, **origin, "pictures": counts}
+        write_text(folder / _MARK, json.dumps(record, indent=1) + "\n")
+        folder.rename(target)
+    return counts
+
+
+@contextmanager
+def _disk(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{target} cannot be written: {error.strerror or error}.",
+            hint="Give a folder that can be written by --to, or set CYCLEGAN_CACHE.",
+        ) from error

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from cyclegan_cli.engine import checkpoint, patches
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.evaluation import Evaluation, Evaluator
 from cyclegan_cli.engine.run import Place
-from cyclegan_cli.engine.watchdogs import Watchdogs
+from cyclegan_cli.engine.watchdogs import Finding, Watchdogs
 from cyclegan_cli.errors import NonFiniteLossError
 from cyclegan_cli.media.dataset import UnpairedPictures
 from cyclegan_cli.settings import Interval

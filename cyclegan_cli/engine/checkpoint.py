@@ -30,7 +30,7 @@ __all__ = ["Checkpoint", "load", "newest", "save", "set_aside_after"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory."""
+    """A checkpoint in memory. ``processes``: how many trained together when it was written."""
 
     path: Path
     settings: TrainSettings
@@ -38,6 +38,7 @@ class Checkpoint:
     losses: dict[str, float]
     tensors: dict[str, Tensor]
     plain: dict[str, Any]
+    processes: int = 1
 
 
 def save(folder: Path, model: CycleGAN, place: Place, losses: Mapping[str, float]) -> Path:
@@ -57,6 +58,7 @@ def save(folder: Path, model: CycleGAN, place: Place, losses: Mapping[str, float
         "losses": dict(losses),
         "plain": plain,
         "written": time.time(),
+        "processes": model.group.size,
     }
     text = json.dumps(state)
     metadata = {"format": CHECKPOINT_FORMAT, "state": text, "sha256": _digest(tensors, text)}
@@ -96,6 +98,7 @@ def load(path: Path) -> Checkpoint:
         losses=state["losses"],
         tensors=tensors,
         plain=state["plain"],
+        processes=int(state.get("processes", 1)),
     )
 
 

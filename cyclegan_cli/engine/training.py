@@ -17,8 +17,9 @@ from torch import Tensor
 
 from cyclegan_cli.engine import checkpoint
 from cyclegan_cli.engine.cyclegan import CycleGAN
+from cyclegan_cli.engine.distributed import Group
 from cyclegan_cli.engine.run import Place
-from cyclegan_cli.errors import NonFiniteLossError
+from cyclegan_cli.errors import CycleganError, NonFiniteLossError
 from cyclegan_cli.media.dataset import UnpairedPictures
 from cyclegan_cli.settings import Interval
 
@@ -88,11 +89,14 @@ def train(
     """Train ``model`` from ``place`` to the end of its settings.
 
     ``samples``: x and y, float32, N×3×H×W in [−1, 1], to be shown at every sampling interval.
-    ``folder``: where checkpoints go. ``stop`` is asked after every step. Raises NonFiniteLossError
-    where a loss is no longer finite (the checkpoints on the disk are from before), StoreError where
-    a checkpoint cannot be written, PictureError where a picture has gone.
+    ``folder``: where checkpoints go. ``stop`` is asked after every step; where several processes
+    train, it must give all of them the same answer. Of these the first alone samples and saves.
+
+    Raises NonFiniteLossError where a loss is no longer finite (the checkpoints on the disk are from
+    before), StoreError where a checkpoint cannot be written, PictureError where a picture has gone
+    (after a checkpoint), and what ``Group`` raises where another process has failed.
     """
-    s = model.settings
+    s, group = model.settings, model.group
     last_step = math.inf if s.max_steps is None else s.max_steps
     log, sample = _Timer(s.log_every), _Timer(s.sample_every)
     keep = _Timer(s.checkpoint_every)
@@ -101,25 +105,53 @@ def train(
     stopped = False
     while not (done or stopped):
         learning_rate = s.learning_rate(place.epoch)
-        for x, y in pictures.batches(place.epoch, place.batch):
+        for batch in _together(pictures.batches(place.epoch, place.batch), group):
+            if isinstance(batch, CycleganError):
+                if group.leads:
+                    yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
+                group.check_in()
+                raise batch
+            x, y = batch
+            count = min(s.batch_size, pictures.pictures_per_epoch - place.batch * s.batch_size)
             losses = model.step(x.to(model.device), y.to(model.device), learning_rate)
             place = _next(place, pictures.steps_per_epoch)
             done = place.epoch >= s.epochs or place.step >= last_step
             stopped = stop()
-            meter.add(losses, len(x), check=model.device.type == "cpu", place=place)
+            meter.add(losses, count, check=model.device.type == "cpu", place=place)
             yield StepDone(place)
             if log.due(place) or done:
                 yield meter.measured(place, learning_rate)
             if place.batch == 0:
                 yield EpochDone(place)
-            if samples is not None and (sample.due(place) or done):
+            if group.leads and samples is not None and (sample.due(place) or done):
                 yield Sampled(place, model.sample(*(part.to(model.device) for part in samples)))
             if keep.due(place) or done or stopped:
                 meter.check(place)
-                yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
+                if group.leads:
+                    yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
             if done or stopped:
                 break
+    group.check_in()  # nobody leaves before the last checkpoint is written
     yield Ended(place, finished=done)
+
+
+def _together(
+    batches: Iterator[tuple[Tensor, Tensor]], group: Group
+) -> Iterator[tuple[Tensor, Tensor] | CycleganError]:
+    """The batches, each once every process has its own; or why one of them has none."""
+    while True:
+        batch = error = None
+        try:
+            batch = next(batches, None)
+        except CycleganError as found:
+            error = found
+        try:
+            group.check_in(error=error)
+        except CycleganError as found:
+            yield found
+        if batch is None:
+            return
+        yield batch
 
 
 def _next(place: Place, steps_per_epoch: int) -> Place:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,45 +17,54 @@ from filelock import FileLock, Timeout
 
 from cyclegan_cli.cli.common import Stopped, one_device
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.processes import led
 from cyclegan_cli.cli.rendering import Renderer
 from cyclegan_cli.engine.run import Place, Run, checkpoint_files, remove_leftovers
-from cyclegan_cli.errors import CycleganError, TrainingError, UsageError
+from cyclegan_cli.errors import CycleganError, ProcessesError, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.cyclegan import CycleGAN
+    from cyclegan_cli.engine.distributed import Group
     from cyclegan_cli.engine.networks import Generator
     from cyclegan_cli.styles.cards import Way
 
-__all__ = ["Machine", "hold", "train_run"]
+__all__ = ["Machine", "hold", "train_held", "train_run"]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a training runs, which does not belong to the run itself."""
+    """Where a training runs, and with which processes: what does not belong to the run itself."""
 
     gpu: str
     workers: int
+    group: Group
 
 
 class _StopRequest:
-    """The first Ctrl-C or SIGTERM asks the loop to stop after its step; the second ends at once."""
+    """The first Ctrl-C or SIGTERM asks the loop to stop after its step; the second ends at once.
 
-    def __init__(self, console: Console) -> None:
+    Where several processes train, each asks after every step, and all stop if one was told to.
+    """
+
+    def __init__(self, console: Console, group: Group) -> None:
         self._console = console
-        self.signum = 0
+        self._group = group
+        self._received = 0
+        self.signum = 0  # that all have agreed on
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._receive)
 
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
-        if self.signum:
+        if self._received:
             raise Stopped(signum)
-        self.signum = signum
+        self._received = signum
         self._console.note("Stopping after this step, with a checkpoint (once more: at once) …")
 
     def __call__(self) -> bool:
+        self.signum = self._group.check_in(self._received)
         return self.signum != 0
 
 
@@ -67,47 +78,102 @@ def hold(run: Run) -> FileLock:
     return lock
 
 
+def train_held(
+    console: Console,
+    run: Run,
+    machine: Machine,
+    begin: Callable[[], Path | None] = lambda: None,
+) -> None:
+    """Train ``run`` with its lock held, from the checkpoint that ``begin()`` names.
+
+    Of several processes the first holds the lock and begins; all read the same checkpoint.
+    """
+    group = machine.group
+    with contextlib.ExitStack() as stack:
+
+        def begun() -> Path | None:
+            stack.enter_context(hold(run))
+            return begin()
+
+        path = led(group, begun)
+        start = error = None
+        try:
+            if path is not None:
+                from cyclegan_cli.engine import checkpoint
+
+                start = checkpoint.load(path)
+        except CycleganError as damaged:
+            error = damaged
+        group.check_in(error=error)
+        train_run(console, run, machine, start)
+
+
 def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | None) -> None:
     """Train ``run`` from ``start`` (None: from its beginning) to its end, and make its style.
 
     Raises Stopped after an orderly stop, TrainingError where a loss is no longer finite.
     """
+    import torch
+
     from cyclegan_cli.engine import training
     from cyclegan_cli.engine.cyclegan import CycleGAN
     from cyclegan_cli.engine.device import resolve_precision
     from cyclegan_cli.media.dataset import UnpairedPictures
 
-    stop = _StopRequest(console)
+    group = machine.group
+    stop = _StopRequest(console, group)
     device = one_device(machine.gpu)
-    model = CycleGAN(
-        run.settings, device.torch, resolve_precision(run.settings.precision, device.torch)
-    )
+    dtype = resolve_precision(run.settings.precision, device.torch)
+    _check_processes(run, group, start)
+    group.same("their version of PyTorch and precision", f"{torch.__version__} with {dtype}")
+    model = CycleGAN(run.settings, device.torch, dtype, group)
     place = Place()
     if start is not None:
         model.load_state(start.tensors, start.plain)
         place = start.place
-    remove_leftovers(run)
+    if group.leads:
+        remove_leftovers(run)
     pictures = UnpairedPictures(
-        run.paths("x"), run.paths("y"), run.settings, workers=machine.workers
+        *(run.paths("x"), run.paths("y"), run.settings),
+        workers=machine.workers,
+        part=(group.rank, group.size),
     )
-    renderer = Renderer(console, run, place)
+    renderer = Renderer(console, run, place) if group.leads else None
+    samples = _samples(run) if group.leads else None
     total = run.settings.epochs * pictures.steps_per_epoch
     started = time.monotonic()
     try:
         with console.progress("training", min(total, run.settings.max_steps or total)) as bar:
             bar.advance(place.step)
             for event in training.train(
-                model, pictures, _samples(run), run.checkpoints, place, stop=stop
+                model, pictures, samples, run.checkpoints, place, stop=stop
             ):
-                renderer.show(event, bar)
+                if renderer is not None:
+                    renderer.show(event, bar)
                 place = event.place
-    except TrainingError as error:
+    except (TrainingError, ProcessesError) as error:
         raise _with_way_back(run, error) from error
     if stop():
         console.note(f"Stopped after step {place.step}. To go on:")
         console.note(f"  cyclegan resume {shlex.quote(run.name)}")
         raise Stopped(stop.signum)
-    _publish(console, run, model, place, time.monotonic() - started)
+    if group.leads:
+        _publish(console, run, model, place, time.monotonic() - started)
+    group.check_in()
+
+
+def _check_processes(run: Run, group: Group, start: Checkpoint | None) -> None:
+    """Raise UsageError where there are more processes than pictures in a batch.
+
+    The batch stays that of the run, whatever the number of processes: so does the training.
+    """
+    batch = run.settings.batch_size
+    if group.size > batch:
+        raise UsageError(
+            f"A step of {run.name} takes {batch} pictures: {group.size} processes would not all "
+            "have one.",
+            hint=f"Use {batch} at most." if start else "A larger --batch-size.",
+        )
 
 
 def _samples(run: Run) -> tuple[Tensor, Tensor] | None:
@@ -122,13 +188,15 @@ def _samples(run: Run) -> tuple[Tensor, Tensor] | None:
     return whole_views(x, run.settings), whole_views(y, run.settings)
 
 
-def _with_way_back(run: Run, error: TrainingError) -> CycleganError:
+def _with_way_back(run: Run, error: TrainingError | ProcessesError) -> CycleganError:
     """``error`` with the last good checkpoint named."""
     files = checkpoint_files(run.checkpoints)
     kept = f" The last good checkpoint is {files[0]}." if files else ""
     back = f"cyclegan resume {shlex.quote(run.name)}" if files else "cyclegan train …"
     hint = f"{error.hint or ''} Then: {back}".strip()
-    return TrainingError(f"{error}{kept}", hint=hint)
+    told = type(error)(f"{error}{kept}", hint=hint)
+    told.exit_code = error.exit_code
+    return told
 
 
 def _publish(console: Console, run: Run, model: CycleGAN, place: Place, seconds: float) -> None:

@@ -16,6 +16,7 @@ EVERYWHERE = {"errors", "settings", "files", "places", "randomness", "shares", "
 ARROWS: dict[str, set[str]] = {
     "cli": {"painting", "engine", "styles", "media", "report"},
     "painting": {"engine.networks", "media"},
+    "painting.shared": {"engine.distributed"},
     "engine": set(),
     "engine.training": {"media.dataset"},
     "media": set(),

@@ -12,6 +12,7 @@ import re
 import socket
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,17 @@ from cyclegan_cli.errors import CycleganError, UsageError
 if TYPE_CHECKING:
     from cyclegan_cli.engine.distributed import Group
 
-__all__ = ["Member", "launch", "leading", "led", "local_count", "may_speak", "member", "team"]
+__all__ = [
+    "Member",
+    "launch",
+    "leading",
+    "led",
+    "local_count",
+    "may_speak",
+    "member",
+    "team",
+    "wait_for_others",
+]
 
 PATIENCE = 600.0  # seconds until a process that does not answer is given up
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -153,6 +164,28 @@ def _patience() -> float:
     with contextlib.suppress(ValueError):
         return max(1.0, float(text)) if text else PATIENCE
     raise UsageError(f"CYCLEGAN_TIMEOUT is '{text}': write a number of seconds.")
+
+
+def wait_for_others() -> None:
+    """Wait, under torchrun, until all processes of this machine and others have come here.
+
+    Each has its own share of the work and needs no other; but torchrun ends all when one ends
+    with an error, and one bad picture must not stop the pictures of the others.
+    """
+    me = member()
+    if me is None or _joined or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    from datetime import timedelta
+
+    from torch.distributed.distributed_c10d import TCPStore
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    with contextlib.suppress(RuntimeError):  # torchrun has gone: there is nobody to wait for
+        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=60))
+        key = f"cyclegan/done/{me.restarts}"
+        store.add(key, 1)
+        while store.add(key, 0) < me.size:
+            time.sleep(0.2)
 
 
 def led(group: Group, work: Callable[[], T]) -> T:

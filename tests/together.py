@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 60.0  # seconds: far more than any of these takes
+TIMEOUT = 200.0  # seconds: far more than any of these takes, on a machine that is busy
 
 
 def free_port() -> int:

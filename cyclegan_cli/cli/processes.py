@@ -177,7 +177,7 @@ def wait_for_others() -> None:
         return
     from datetime import timedelta
 
-    from torch.distributed.distributed_c10d import TCPStore
+    from torch._C._distributed_c10d import TCPStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     with contextlib.suppress(RuntimeError):  # torchrun has gone: there is nobody to wait for

@@ -20,7 +20,13 @@ from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.processes import led
 from cyclegan_cli.cli.rendering import Renderer
 from cyclegan_cli.engine.run import Place, Run, checkpoint_files, remove_leftovers
-from cyclegan_cli.errors import CycleganError, ProcessesError, TrainingError, UsageError
+from cyclegan_cli.errors import (
+    CycleganError,
+    PictureError,
+    ProcessesError,
+    TrainingError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +157,7 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
                 if renderer is not None:
                     renderer.show(event, bar)
                 place = event.place
-    except (TrainingError, ProcessesError) as error:
+    except (TrainingError, ProcessesError, PictureError) as error:
         raise _with_way_back(run, error) from error
     if stop():
         console.note(f"Stopped after step {place.step}. To go on:")
@@ -188,7 +194,7 @@ def _samples(run: Run) -> tuple[Tensor, Tensor] | None:
     return whole_views(x, run.settings), whole_views(y, run.settings)
 
 
-def _with_way_back(run: Run, error: TrainingError | ProcessesError) -> CycleganError:
+def _with_way_back(run: Run, error: CycleganError) -> CycleganError:
     """``error`` with the last good checkpoint named."""
     files = checkpoint_files(run.checkpoints)
     kept = f" The last good checkpoint is {files[0]}." if files else ""

@@ -35,10 +35,14 @@ def command(*arguments: str) -> Callable[[int], dict[str, Any]]:
     """What each process does: the command, with what it says."""
 
     def work(rank: int) -> dict[str, Any]:
-        out, err = io.StringIO(), io.StringIO()
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(list(arguments))
-        return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+        said = {}
+        for name, stream in (("out", out), ("err", err)):
+            stream.seek(0)
+            said[name] = stream.read()
+        return {"code": code, **said}
 
     return work
 

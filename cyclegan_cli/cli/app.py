@@ -14,7 +14,7 @@ import typer
 from cyclegan_cli.cli import demo, pretrained, resume, train, translate
 from cyclegan_cli.cli.common import Debug, Stopped, debugging, remember, stop_on_signals
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams
-from cyclegan_cli.cli.processes import leading, may_speak
+from cyclegan_cli.cli.processes import may_speak, member
 from cyclegan_cli.errors import CycleganError
 from cyclegan_cli.version import __version__
 
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stopped as stop:
         if stop.signum != SIGPIPE:
-            if leading():
+            if member() is None:  # whoever started the processes says it for all
                 Console().note("Interrupted.")
         else:  # what is still buffered has no reader; nothing shall complain of it at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

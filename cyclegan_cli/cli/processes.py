@@ -212,8 +212,8 @@ def launch(arguments: list[str], count: int) -> NoReturn:
 
     from cyclegan_cli.cli.common import Stopped
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the processes speak
     _set_up(count)
+    logging.disable(logging.CRITICAL)  # of the launcher: the processes speak
     with tempfile.TemporaryDirectory(prefix="cyclegan-") as logs:
         config = LaunchConfig(
             min_nodes=1,
@@ -233,6 +233,8 @@ def launch(arguments: list[str], count: int) -> NoReturn:
             raise typer.Exit(failure.exitcode if failure.exitcode > 0 else 1) from None
         except SignalException as error:
             raise Stopped(int(error.sigval)) from None
+        finally:
+            logging.disable(logging.NOTSET)
     raise typer.Exit(0)
 
 

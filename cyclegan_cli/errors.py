@@ -10,6 +10,7 @@
     ├── CheckpointError        exit 1   a checkpoint that cannot be used
     ├── StoreError             exit 1   the folder of runs and styles cannot be read or written
     ├── DownloadError          exit 1   nothing usable came from any address
+    ├── ProcessesError         exit 1   one of several processes has failed or gone
     └── TrainingError          exit 1   a training that cannot go on
         └── NonFiniteLossError          a loss became NaN or infinite
 
@@ -29,6 +30,7 @@ __all__ = [
     "DownloadError",
     "NonFiniteLossError",
     "PictureError",
+    "ProcessesError",
     "StoreError",
     "TrainingError",
     "UnknownNameError",
@@ -88,6 +90,10 @@ class StoreError(CycleganError):
 
 class DownloadError(CycleganError):
     """No address gave a file that could be verified."""
+
+
+class ProcessesError(CycleganError):
+    """One of several processes that work together has failed, has gone, or was not found."""
 
 
 class TrainingError(CycleganError):

@@ -11,11 +11,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cyclegan_cli"
 ROOMS = ("cli", "engine", "media", "painting", "report", "styles")
-EVERYWHERE = {"errors", "settings", "files", "places", "randomness", "version"}
+EVERYWHERE = {"errors", "settings", "files", "places", "randomness", "shares", "version"}
 # Who may import what besides EVERYWHERE and the own room: a room, or one module of a room.
 ARROWS: dict[str, set[str]] = {
     "cli": {"painting", "engine", "styles", "media", "report"},
     "painting": {"engine.networks", "media"},
+    "painting.shared": {"engine.distributed"},
     "engine": set(),
     "engine.training": {"media.dataset"},
     "media": set(),

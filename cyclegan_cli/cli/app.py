@@ -22,8 +22,9 @@ from cyclegan_cli.cli import (
     train,
     translate,
 )
-from cyclegan_cli.cli.common import Debug, Stopped, debugging, stop_on_signals
+from cyclegan_cli.cli.common import Debug, Stopped, debugging, remember, stop_on_signals
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams
+from cyclegan_cli.cli.processes import may_speak, member
 from cyclegan_cli.errors import CycleganError
 from cyclegan_cli.version import __version__
 
@@ -80,25 +81,29 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns the exit code. ``arguments``: without the program's name."""
     safe_streams()
     stop_on_signals()
+    remember(arguments)
     try:
         app(args=arguments, prog_name="cyclegan")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stopped as stop:
         if stop.signum != SIGPIPE:
-            Console().note("Interrupted.")
+            if member() is None:  # whoever started the processes says it for all
+                Console().note("Interrupted.")
         else:  # what is still buffered has no reader; nothing shall complain of it at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return stop.exit_code
     except CycleganError as error:
         if debugging():
             raise
-        Console().error(error)
+        if may_speak():
+            Console().error(error)
         return error.exit_code
     except (Exception, RecursionError) as error:
         if debugging():
             raise
-        Console().error(_unexpected(error))
+        if may_speak():
+            Console().error(_unexpected(error))
         return 1
     return 0
 

@@ -21,18 +21,22 @@ __all__ = [
     "Debug",
     "Gpu",
     "Json",
+    "Processes",
     "Quiet",
     "Stopped",
     "Tensorboard",
     "Verbose",
+    "arguments",
     "check_tensorboard",
     "debugging",
     "importing",
     "one_device",
+    "remember",
     "stop_on_signals",
 ]
 
 _state = {"debug": False}
+_arguments: list[str] = []
 
 
 class Stopped(BaseException):
@@ -71,13 +75,28 @@ def importing() -> Iterator[None]:
 
 
 def one_device(gpu: str) -> Device:
-    """The device that ``--gpu`` means. Raises UsageError where it means several."""
-    from cyclegan_cli.engine.device import resolve
+    """The device of this process: of several that ``--gpu`` means, the one of its local rank.
 
+    Raises UsageError where it means several and this process is alone.
+    """
+    from cyclegan_cli.cli.processes import member
+    from cyclegan_cli.engine.device import available, resolve
+
+    me = member()
+    if me is not None and gpu == "auto":
+        # A cluster may show each process only its own device, which then has the number 0.
+        cuda = [name for name in available() if name.isdigit()]
+        if len(cuda) == 1:
+            return resolve(cuda[0])[0]
+        gpu = ",".join(cuda) or "cpu"
     devices = resolve(gpu)
+    if me is not None and (len(devices) > me.local_rank or devices[0].torch.type == "cpu"):
+        return devices[me.local_rank % len(devices)]
+    if me is not None:
+        raise UsageError(f"--gpu {gpu} has no device for process {me.local_rank} of this machine.")
     if len(devices) > 1:
         raise UsageError(
-            f"--gpu {gpu}: this version computes on one device at a time.",
+            f"--gpu {gpu}: this command computes on one device at a time.",
             hint=f"--gpu {gpu.split(',', maxsplit=1)[0]}",
         )
     return devices[0]
@@ -89,6 +108,16 @@ def check_tensorboard(wanted: bool) -> None:
         from cyclegan_cli.report.tensorboard import require_tensorboard
 
         require_tensorboard()
+
+
+def remember(given: list[str] | None) -> None:
+    """What the program was started with, for those that it starts itself."""
+    _arguments[:] = sys.argv[1:] if given is None else given
+
+
+def arguments() -> list[str]:
+    """What the program was started with, without its name."""
+    return list(_arguments)
 
 
 def debugging() -> bool:
@@ -122,6 +151,10 @@ Debug = Annotated[
 Tensorboard = Annotated[
     bool,
     typer.Option("--tensorboard", help="Also write TensorBoard's files."),
+]
+Processes = Annotated[
+    int,
+    typer.Option("--processes", metavar="COUNT", help="Processes on the CPU; a GPU has one."),
 ]
 Gpu = Annotated[
     str,

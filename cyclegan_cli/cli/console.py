@@ -51,14 +51,23 @@ def draws_live() -> bool:
 
 
 class Console:
-    """How a command speaks. ``as_json``: stdout carries one JSON object per line."""
+    """How a command speaks. ``as_json``: stdout carries one JSON object per line.
+
+    ``silent``: of several processes another one speaks; only errors are said.
+    """
 
     def __init__(
-        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False
+        self,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        silent: bool = False,
     ) -> None:
         self.as_json = as_json
-        self.quiet = quiet
-        self.verbose = verbose and not quiet
+        self.quiet = quiet or silent
+        self.verbose = verbose and not self.quiet
+        self.silent = silent
         self._drawing: RichConsole | None = None  # the one that now draws on stderr
 
     # -- results -----------------------------------------------------------------------------
@@ -89,6 +98,8 @@ class Console:
                 self._out("\t".join(row))
 
     def _out(self, text: str) -> None:
+        if self.silent:
+            return
         try:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
@@ -109,7 +120,8 @@ class Console:
 
     def warn(self, text: str) -> None:
         """What a user must know, though the work goes on; shown under --quiet too."""
-        self._err(f"warning: {text}", style="yellow")
+        if not self.silent:
+            self._err(f"warning: {text}", style="yellow")
 
     def error(self, error: CycleganError) -> None:
         """What happened, to which file, and what to type next."""

@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from cyclegan_cli.cli.common import Stopped, one_device
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.liveview import TrainingView
+from cyclegan_cli.cli.processes import led
 from cyclegan_cli.cli.rendering import Renderer
 from cyclegan_cli.engine.run import (
     BEST,
@@ -26,7 +27,13 @@ from cyclegan_cli.engine.run import (
     evaluates,
     remove_leftovers,
 )
-from cyclegan_cli.errors import CycleganError, TrainingError, UsageError
+from cyclegan_cli.errors import (
+    CycleganError,
+    PictureError,
+    ProcessesError,
+    TrainingError,
+    UsageError,
+)
 from cyclegan_cli.randomness import choices
 
 if TYPE_CHECKING:
@@ -35,37 +42,46 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.cyclegan import CycleGAN
     from cyclegan_cli.engine.device import Device
+    from cyclegan_cli.engine.distributed import Group
     from cyclegan_cli.engine.evaluation import Evaluator
+    from cyclegan_cli.engine.training import Event
     from cyclegan_cli.report.tensorboard import Board
 
-__all__ = ["Machine", "hold", "train_run"]
+__all__ = ["Machine", "hold", "train_held", "train_run"]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a training runs, which does not belong to the run itself."""
+    """Where a training runs, and with which processes: what does not belong to the run itself."""
 
     gpu: str
     workers: int
+    group: Group
     tensorboard: bool = False
 
 
 class _StopRequest:
-    """The first Ctrl-C or SIGTERM asks the loop to stop after its step; the second ends at once."""
+    """The first Ctrl-C or SIGTERM asks the loop to stop after its step; the second ends at once.
 
-    def __init__(self, console: Console) -> None:
+    Where several processes train, each asks after every step, and all stop if one was told to.
+    """
+
+    def __init__(self, console: Console, group: Group) -> None:
         self._console = console
-        self.signum = 0
+        self._group = group
+        self._received = 0
+        self.signum = 0  # that all have agreed on
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._receive)
 
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
-        if self.signum:
+        if self._received:
             raise Stopped(signum)
-        self.signum = signum
+        self._received = signum
         self._console.note("Stopping after this step, with a checkpoint (once more: at once) …")
 
     def __call__(self) -> bool:
+        self.signum = self._group.check_in(self._received)
         return self.signum != 0
 
 
@@ -79,61 +95,125 @@ def hold(run: Run) -> FileLock:
     return lock
 
 
+def train_held(
+    console: Console,
+    run: Run,
+    machine: Machine,
+    begin: Callable[[], Path | None] = lambda: None,
+) -> None:
+    """Train ``run`` with its lock held, from the checkpoint that ``begin()`` names.
+
+    Of several processes the first holds the lock and begins; all read the same checkpoint.
+    """
+    group = machine.group
+    with contextlib.ExitStack() as stack:
+
+        def begun() -> Path | None:
+            stack.enter_context(hold(run))
+            return begin()
+
+        path = led(group, begun)
+        start = error = None
+        try:
+            if path is not None:
+                from cyclegan_cli.engine import checkpoint
+
+                start = checkpoint.load(path)
+        except CycleganError as damaged:
+            error = damaged
+        group.check_in(error=error)
+        train_run(console, run, machine, start)
+
+
 def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | None) -> None:
     """Train ``run`` from ``start`` (None: from its beginning) to its end, and make its style.
 
     Raises Stopped after an orderly stop, TrainingError where a loss is no longer finite.
     """
+    import torch
+
     from cyclegan_cli.engine import training
     from cyclegan_cli.engine.cyclegan import CycleGAN
     from cyclegan_cli.engine.device import resolve_precision
     from cyclegan_cli.media.dataset import UnpairedPictures
 
-    stop = _StopRequest(console)
+    group = machine.group
+    stop = _StopRequest(console, group)
     device = one_device(machine.gpu)
-    model = CycleGAN(
-        run.settings, device.torch, resolve_precision(run.settings.precision, device.torch)
-    )
+    dtype = resolve_precision(run.settings.precision, device.torch)
+    _check_processes(run, group, start)
+    group.same("their version of PyTorch and precision", f"{torch.__version__} with {dtype}")
+    model = CycleGAN(run.settings, device.torch, dtype, group)
     place = Place()
     if start is not None:
         model.load_state(start.tensors, start.plain)
         place = start.place
     elif run.settings.init is not None:
         _begin_from(model, run.settings.init)
-    remove_leftovers(run)
+    if group.leads:
+        remove_leftovers(run)
     pictures = UnpairedPictures(
-        run.paths("x"),
-        run.paths("y"),
-        run.settings,
+        *(run.paths("x"), run.paths("y"), run.settings),
         workers=machine.workers,
         pinned=device.torch.type == "cuda",
+        part=(group.rank, group.size),
     )
-    view = _view(console, run, place, pictures.steps_per_epoch, device)
+    samples, evaluator = (_samples(run), _evaluator(run)) if group.leads else (None, None)
     started = time.monotonic()
     try:
-        with (
-            _board(run, machine, place) as board,
-            view.shown(),
-            Renderer(console, run, place, view, board) as renderer,
-        ):
+        with _rendering(console, run, machine, place, pictures.steps_per_epoch, device) as show:
             for event in training.train(
-                model,
-                pictures,
-                _samples(run),
-                run.checkpoints,
-                place,
-                evaluator=_evaluator(run),
+                *(model, pictures, samples, run.checkpoints, place),
+                evaluator=evaluator,
                 stop=stop,
             ):
-                renderer.show(event)
+                show(event)
                 place = event.place
-    except TrainingError as error:
+    except (TrainingError, ProcessesError, PictureError) as error:
         raise _with_way_back(run, error) from error
     if stop():
         console.note(f"Stopped after step {place.step}. To go on:")
         console.note(f"  cyclegan resume {shlex.quote(run.name)}")
         raise Stopped(stop.signum)
-    _publish(console, run, model, place, time.monotonic() - started)
+    if group.leads:
+        _publish(console, run, model, place, time.monotonic() - started)
+    group.check_in()
+
+
+def _check_processes(run: Run, group: Group, start: Checkpoint | None) -> None:
+    """Raise UsageError where there are more processes than pictures in a batch.
+
+    The batch stays that of the run, whatever the number of processes: so does the training.
+    """
+    batch = run.settings.batch_size
+    if group.size > 1 and run.settings.lambda_patch > 0:
+        raise UsageError(
+            "The patch loss remembers what one process saw: it cannot be shared.",
+            hint="Train on one device, or with --lambda-patch 0.",
+        )
+    if group.size > batch:
+        raise UsageError(
+            f"A step of {run.name} takes {batch} pictures: {group.size} processes would not all "
+            "have one.",
+            hint=f"Use {batch} at most." if start else "A larger --batch-size.",
+        )
+
+
+@contextlib.contextmanager
+def _rendering(
+    console: Console, run: Run, machine: Machine, place: Place, steps_per_epoch: int, device: Device
+) -> Iterator[Callable[[Event], None]]:
+    """What renders events; of several processes only the first does."""
+    if not machine.group.leads:
+        yield lambda _event: None
+        return
+    view = _view(console, run, place, steps_per_epoch, device)
+    with (
+        _board(run, machine, place) as board,
+        view.shown(),
+        Renderer(console, run, place, view, board) as renderer,
+    ):
+        yield renderer.show
 
 
 def _view(
@@ -218,13 +298,15 @@ def _evaluator(run: Run) -> Evaluator | None:
     return Evaluator(load, seed=settings.seed)
 
 
-def _with_way_back(run: Run, error: TrainingError) -> CycleganError:
+def _with_way_back(run: Run, error: CycleganError) -> CycleganError:
     """``error`` with the last good checkpoint named."""
     files = checkpoint_files(run.checkpoints)
     kept = f" The last good checkpoint is {files[0]}." if files else ""
     back = f"cyclegan resume {shlex.quote(run.name)}" if files else "cyclegan train …"
     hint = f"{error.hint or ''} Then: {back}".strip()
-    return TrainingError(f"{error}{kept}", hint=hint)
+    told = type(error)(f"{error}{kept}", hint=hint)
+    told.exit_code = error.exit_code
+    return told
 
 
 def _publish(console: Console, run: Run, model: CycleGAN, place: Place, seconds: float) -> None:

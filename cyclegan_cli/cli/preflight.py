@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,18 +121,28 @@ def _hold_out(
     return tuple(n for n in names if n not in held), tuple(n for n in names if n in held)
 
 
-def present(console: Console, run: Run, gpu: str, more: Sequence[tuple[str, str]] = ()) -> None:
+def present(
+    console: Console,
+    run: Run,
+    gpu: str,
+    processes: int = 1,
+    more: Sequence[tuple[str, str]] = (),
+) -> None:
     """The table before the first step, with ``more`` rows at its end.
 
     Raises UsageError where device or disk are not enough.
     """
+    from cyclegan_cli.cli.processes import member
     from cyclegan_cli.engine.device import resolve_precision
     from cyclegan_cli.engine.estimate import training_needs
 
     s = run.settings
-    device = one_device(gpu)
+    # Before they are started, the first of several stands for all.
+    device = one_device(gpu.split(",", maxsplit=1)[0] if member() is None else gpu)
     dtype = resolve_precision(s.precision, device.torch)
-    needs = training_needs(s)
+    own = -(-s.batch_size // processes)
+    needs = training_needs(replace(s, batch_size=own))
+    each = f": {own} in each of {processes} processes" if processes > 1 else ""
     steps = -(-max(len(run.x_files), len(run.y_files)) // s.batch_size)
     measured = evaluates(run)
     disk = needs.checkpoint * (s.keep + 1 + measured)
@@ -141,11 +152,11 @@ def present(console: Console, run: Run, gpu: str, more: Sequence[tuple[str, str]
         [
             ("X", _domain_text(run.x_dir, run.x_files, run.x_held)),
             ("Y", _domain_text(run.y_dir, run.y_files, run.y_held)),
-            ("training", f"{s.epochs} epochs of {steps} steps, batch {s.batch_size}{stop}"),
+            ("training", f"{s.epochs} epochs of {steps} steps, batch {s.batch_size}{each}{stop}"),
             ("learning rate", f"{s.lr:g} for {s.knee} epochs, then linearly to 0"),
             ("generator", f"{s.generator.name}, {needs.parameters / 1e6:.1f} M parameters"),
             ("device", f"{device.label}, {str(dtype).removeprefix('torch.')}"),
-            ("memory", f"about {needs.memory / 2**30:.1f} GiB"),
+            ("memory", f"about {needs.memory / 2**30:.1f} GiB{' a process' * (processes > 1)}"),
             (
                 "disk",
                 f"{disk / 2**20:.0f} MiB for {s.keep} checkpoints"

@@ -13,12 +13,15 @@ from cyclegan_cli.cli.common import (
     Debug,
     Gpu,
     Json,
+    Processes,
     Quiet,
     Tensorboard,
     Verbose,
+    arguments,
     check_tensorboard,
 )
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.processes import launch, leading, local_count, member, team
 from cyclegan_cli.errors import CheckpointError, DataError, UsageError
 from cyclegan_cli.settings import TrainSettings
 
@@ -44,6 +47,7 @@ def resume(
     x_dir: Annotated[Path | None, typer.Option(help="Where X's pictures are now.")] = None,
     y_dir: Annotated[Path | None, typer.Option(help="Where Y's pictures are now.")] = None,
     gpu: Gpu = "auto",
+    processes: Processes = 1,
     workers: Annotated[int | None, typer.Option(help="Threads that prepare pictures.")] = None,
     tensorboard: Tensorboard = False,
     json_: Json = False,
@@ -63,21 +67,26 @@ def resume(
       cyclegan resume photos2vangogh
       cyclegan resume photos2vangogh --epochs 300
     """
-    console = Console(as_json=json_, quiet=quiet, verbose=verbose)
+    console = Console(as_json=json_, quiet=quiet, verbose=verbose, silent=not leading())
     _refuse_changes(ctx.args)
     if run is None:
         _list(console)
         return
-    from cyclegan_cli.cli.journey import Machine, hold, train_run
+    from cyclegan_cli.cli.journey import Machine, train_held
     from cyclegan_cli.engine.run import find_run, run_state
 
     found = find_run(run)
     check_tensorboard(tensorboard)
     changed = _changed(found, epochs, max_steps, x_dir, y_dir)
-    with hold(found):
-        if checkpoint is None and run_state(changed).finished:
-            _say_finished(console, changed)
-            return
+    if checkpoint is None and run_state(changed).finished:
+        _say_finished(console, changed)
+        return
+    me = member()
+    size = me.size if me else local_count(gpu, processes)
+    if me is None and size > 1:
+        launch(arguments(), size)
+
+    def begun() -> Path | None:
         start = _start(console, changed, checkpoint)
         _check_pictures(changed)
         if changed != found:
@@ -86,8 +95,13 @@ def resume(
         place = start.place if start else None
         at = f"step {place.step}, epoch {place.epoch + 1}" if place else "the beginning"
         console.note(f"Going on with {found.name} from {at} of {changed.settings.epochs}.")
+        if start is not None:
+            _say_processes(console, changed, start.processes, size)
+        return start.path if start else None
+
+    with team(gpu) as group:
         count = changed.settings.workers if workers is None else workers
-        train_run(console, changed, Machine(gpu, count, tensorboard), start)
+        train_held(console, changed, Machine(gpu, count, group, tensorboard), begun)
 
 
 def _refuse_changes(arguments: list[str]) -> None:
@@ -175,6 +189,22 @@ def _say_schedule(console: Console, before: Run, after: Run) -> None:
             f"New schedule: {s.epochs} epochs, learning rate {s.lr:g} for {s.knee}, then linearly "
             f"to 0{stop}."
         )
+
+
+def _say_processes(console: Console, run: Run, before: int, now: int) -> None:
+    """What another number of processes changes, and what it does not."""
+    if before != now:
+        batch = run.settings.batch_size
+        console.note(
+            f"{before} {'process' if before == 1 else 'processes'} before, {now} now: each takes "
+            f"{_range(batch, now)} of a step's {batch} pictures. The training is the same but for "
+            "the rounding of sums."
+        )
+
+
+def _range(batch: int, size: int) -> str:
+    least, most = batch // size, -(-batch // size)
+    return str(least) if least == most else f"{least} or {most}"
 
 
 def _say_finished(console: Console, run: Run) -> None:

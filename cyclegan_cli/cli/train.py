@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,16 +14,22 @@ from cyclegan_cli.cli.common import (
     Debug,
     Gpu,
     Json,
+    Processes,
     Quiet,
     Tensorboard,
     Verbose,
+    arguments,
     check_tensorboard,
 )
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.preflight import default_name, examine, folders, present, refuse_existing
+from cyclegan_cli.cli.processes import launch, leading, led, local_count, member, team
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.places import check_name, runs_dir
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec, TrainSettings
+
+if TYPE_CHECKING:
+    from cyclegan_cli.engine.run import Run
 
 __all__ = ["train"]
 
@@ -61,7 +67,7 @@ def train(
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
     batch_size: Annotated[
-        int, typer.Option(help="Pictures of each domain a step.")
+        int, typer.Option(help="Pictures of each domain a step and process.")
     ] = _D.batch_size,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = _D.lr,
     beta1: Annotated[float, typer.Option(help="Adam's first decay.")] = _D.beta1,
@@ -98,6 +104,7 @@ def train(
     ] = _D.resize,
     flip: Annotated[bool, typer.Option(help="Mirror half of the pictures.")] = _D.flip,
     gpu: Gpu = "auto",
+    processes: Processes = 1,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = _D.precision,
     compile: Annotated[bool, typer.Option(help="Compile the networks first.")] = _D.compile,
     workers: Annotated[int, typer.Option(help="Threads that prepare pictures.")] = _D.workers,
@@ -134,7 +141,7 @@ def train(
       cyclegan train photos monet --generator mobile --crop-size 128
       cyclegan train photos monet --dry-run
     """
-    console = Console(as_json=json_, quiet=quiet, verbose=verbose)
+    console = Console(as_json=json_, quiet=quiet, verbose=verbose, silent=not leading())
     settings = _settings(ctx, config)
     if print_config:
         console.result(_to_toml(settings), settings.to_json())
@@ -142,23 +149,48 @@ def train(
     x_dir, y_dir = folders(x_dir, y_dir)
     name = check_name(name or default_name(x_dir, y_dir))
     folder = runs_dir() / name
-    if not dry_run:
+    me = member()
+    count = me.size if me else local_count(gpu, processes)
+    # A run's batch is that of all processes: it stays when their number changes.
+    settings = dataclasses.replace(settings, batch_size=settings.batch_size * count)
+    if me is None and count > 1 and not dry_run:
         refuse_existing(name, folder)
+        launch(arguments(), count)
     check_tensorboard(tensorboard)
-    run, checkup = examine(console, name, folder, settings, x_dir, y_dir, strict=strict)
-    present(console, run, gpu, checkup.rows(full=dry_run))
-    checkup.tell(console, full=dry_run)
-    if dry_run:
-        if json_:
-            console.result("", checkup.record())
-        console.note("A dry run: nothing was written.")
-        return
-    from cyclegan_cli.cli.journey import Machine, hold, train_run
-    from cyclegan_cli.engine.run import create_run
 
-    create_run(run)
-    with hold(run):
-        train_run(console, run, Machine(gpu, settings.workers, tensorboard), None)
+    def prepared() -> Run:
+        from cyclegan_cli.engine.run import create_run, open_run
+
+        if me and me.restarts and (folder / "run.json").exists():
+            return open_run(folder)  # torchrun started all anew: they go on
+        if not dry_run:
+            refuse_existing(name, folder)
+        run, checkup = examine(console, name, folder, settings, x_dir, y_dir, strict=strict)
+        present(console, run, gpu, count, checkup.rows(full=dry_run))
+        checkup.tell(console, full=dry_run)
+        if not dry_run:
+            create_run(run)
+        elif json_:
+            console.result("", checkup.record())
+        return run
+
+    with team(gpu) as group:
+        run = led(group, prepared)
+        if dry_run:
+            console.note("A dry run: nothing was written.")
+            return
+        from cyclegan_cli.cli.journey import Machine, train_held
+
+        machine = Machine(gpu, settings.workers, group, tensorboard)
+        train_held(console, run, machine, lambda: newest(run))
+
+
+def newest(run: Run) -> Path | None:
+    """Where processes that were started anew go on: a new run has none."""
+    from cyclegan_cli.engine import checkpoint
+
+    start, _ = checkpoint.newest(run.checkpoints)
+    return start.path if start else None
 
 
 # -- settings ----------------------------------------------------------------------------------

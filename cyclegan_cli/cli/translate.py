@@ -11,16 +11,27 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, Stopped, Verbose, importing, one_device
+from cyclegan_cli.cli.common import (
+    Debug,
+    Gpu,
+    Json,
+    Processes,
+    Quiet,
+    Stopped,
+    Verbose,
+    arguments,
+    importing,
+)
 from cyclegan_cli.cli.completion import complete_style
 from cyclegan_cli.cli.console import SIGPIPE, Console
+from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
+from cyclegan_cli.cli.sharing import check_shareable, own_share, paint_together, painter
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, parse_list, read_list
 from cyclegan_cli.settings import Precision, TranslateSettings
 from cyclegan_cli.styles.store import find_style, weights_file
 
 if TYPE_CHECKING:
-    from cyclegan_cli.painting.moments import Settle
     from cyclegan_cli.painting.pipeline import Done, Event, Failed
     from cyclegan_cli.painting.video import FramePainted, PaintFrame
 
@@ -102,6 +113,11 @@ def translate(
         bool, typer.Option("--strip-metadata", help="Leave out EXIF, XMP, GPS and resolution.")
     ] = False,
     gpu: Gpu = "auto",
+    processes: Processes = 1,
+    together: Annotated[
+        bool,
+        typer.Option("--together", help="Processes paint each picture together, for huge ones."),
+    ] = False,
     precision: Annotated[
         str, typer.Option(metavar="WHICH", help="auto, fp32, bf16 or fp16.")
     ] = "auto",
@@ -129,10 +145,12 @@ def translate(
       cyclegan translate '*.tif' --style monet --resolution 1024 --compare
       cyclegan translate film.mp4 --style monet -o film-by-monet.mp4
       cat img.jpg | cyclegan translate - --style monet > out.jpg
+      cyclegan translate photos/ --style monet -o paintings/ --gpu 0,1
       find . -name '*.png' -print0 |
         cyclegan translate --from-file - -0 --style monet -o out/
     """
-    console = Console(as_json=json_, quiet=quiet, verbose=verbose)
+    # Of several processes the first tells of the work; each, of what it has done itself.
+    console = Console(as_json=json_, quiet=quiet or not leading(), verbose=verbose)
     settings = TranslateSettings(
         precision=_precision(precision),
         resolution=_resolution(resolution),
@@ -162,6 +180,7 @@ def translate(
         output=output,
         file_format=format,
         existing=_existing(overwrite, skip_existing),
+        share=None if together else own_share,
     )
     _say_left_out(console, plan)
     if dry_run:
@@ -169,11 +188,23 @@ def translate(
             console.result(f"{_source(job)} → {_target(job)}", _record(job, "planned"))
         return
     _check_streams(plan, json_)
-    if plan.jobs:
+    count = local_count(gpu, processes) if member() is None else 1
+    if member() is not None or count > 1:
+        check_shareable(plan, from_file)
+    if count > 1 and plan.jobs:
+        launch(arguments(), count)
+    if plan.jobs or together:
         from cyclegan_cli.cli.downloading import ensure_weights
 
         weights = ensure_weights(console, found, reverse)
-        _run(console, plan, weights, settings, gpu)
+        if together:
+            paint_together(
+                *(console, weights, settings, gpu),
+                lambda paint: _run(console, plan, paint, settings),
+            )
+        else:
+            _run(console, plan, painter(console, weights, settings, gpu), settings)
+    wait_for_others()
 
 
 # -- from options to a plan ------------------------------------------------------------------
@@ -238,9 +269,8 @@ def _say_left_out(console: Console, plan: Plan) -> None:
 # -- the work --------------------------------------------------------------------------------
 
 
-def _run(
-    console: Console, plan: Plan, weights: Path, settings: TranslateSettings, gpu: str
-) -> None:
+def _run(console: Console, plan: Plan, paint: PaintFrame, settings: TranslateSettings) -> None:
+    """Do the plan and render its events. Raises typer.Exit(1) at its end where some failed."""
     with importing():
         from cyclegan_cli.painting.pipeline import Done
         from cyclegan_cli.painting.video import FramePainted, Sounds, translate_media
@@ -248,7 +278,6 @@ def _run(
     stdin = b""
     if any(job.source is None for job in plan.jobs):
         stdin = sys.stdin.buffer.read()
-    paint = _painter(console, weights, settings, gpu)
     failures: list[Failed] = []
     done = 0
     events = translate_media(plan.jobs, paint, settings, stdin=stdin, stdout=sys.stdout.buffer)
@@ -280,6 +309,7 @@ def _run(
             console.warn(f"{len(failures)} of {total} failed; the others are done:")
         for failure in failures:
             console.error(failure.error)
+        wait_for_others()
         raise typer.Exit(1)
 
 
@@ -297,30 +327,6 @@ class _Pace:
         spent = now - self._since  # since the first frame, which tells nothing yet
         rate = f", {(event.number - 1) / spent:.1f} frames/s" if spent > 0 else ""
         return f"frame {event.number}/{event.frames}{rate}"
-
-
-def _painter(console: Console, weights: Path, settings: TranslateSettings, gpu: str) -> PaintFrame:
-    with importing():
-        from cyclegan_cli.engine.device import resolve_precision
-        from cyclegan_cli.engine.weights import load_generator
-        from cyclegan_cli.painting.effects import paint_picture
-        from cyclegan_cli.painting.translator import Translator
-
-    device = one_device(gpu)
-    dtype = resolve_precision(settings.precision, device.torch)
-    console.note(f"Painting on {device.label}.")
-    network = load_generator(weights, "cpu")
-    translator = Translator(
-        network, device=device.torch, dtype=dtype, max_memory=settings.max_memory
-    )
-
-    def paint(pixels: Any, settle: Settle | None = None) -> Any:
-        painted = paint_picture(translator, pixels, settings, settle=settle)
-        for note in translator.notes:
-            console.note(note)
-        return painted
-
-    return paint
 
 
 def _report(console: Console, event: Event) -> None:

@@ -48,7 +48,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory."""
+    """A checkpoint in memory. ``processes``: how many trained together when it was written."""
 
     path: Path
     settings: TrainSettings
@@ -57,6 +57,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     plain: dict[str, Any]
     evaluation: dict[str, Any] | None = None  # only the best of a run has one
+    processes: int = 1
 
 
 def save(folder: Path, model: CycleGAN, place: Place, losses: Mapping[str, float]) -> Path:
@@ -115,6 +116,7 @@ def _write(
         "losses": dict(losses),
         "plain": plain,
         "written": time.time(),
+        "processes": model.group.size,
     }
     if evaluation is not None:
         state["evaluation"] = dict(evaluation)
@@ -153,6 +155,7 @@ def load(path: Path) -> Checkpoint:
         tensors=tensors,
         plain=state["plain"],
         evaluation=state.get("evaluation"),
+        processes=int(state.get("processes", 1)),
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cyclegan_cli.engine.distributed import ALONE, Group
 from cyclegan_cli.engine.history import History
 from cyclegan_cli.engine.networks import Discriminator, Generator, initialise
 from cyclegan_cli.engine.objective import discriminator_loss, generator_loss, l1
@@ -21,6 +22,7 @@ from cyclegan_cli.engine.patches import PatchLoss
 from cyclegan_cli.errors import CheckpointError
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings
+from cyclegan_cli.shares import shares
 
 __all__ = ["CycleGAN"]
 
@@ -30,7 +32,8 @@ BETA2 = 0.999  # Adam's second decay, as in the public implementation
 class CycleGAN:
     """G, F, D_X, D_Y with their optimisers and histories (paper, sections 3 and 4).
 
-    ``dtype``: the dtype of autocast; float32 means none.
+    ``dtype``: the dtype of autocast; float32 means none. ``group``: the processes that train it
+    together; each has all of it, and the same after every step.
     """
 
     def __init__(
@@ -38,8 +41,10 @@ class CycleGAN:
         settings: TrainSettings,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        group: Group = ALONE,
     ) -> None:
         self.settings = settings
+        self.group = group
         self.device = torch.device(device)
         self.dtype = dtype
         spec, seed = settings.generator, settings.seed
@@ -89,17 +94,26 @@ class CycleGAN:
         Returns every loss as a detached scalar (weighted as it enters the sum): ``G`` and ``F``
         adversarial, ``cycle_X``, ``cycle_Y``, ``identity_X``, ``identity_Y``, ``patch_X``,
         ``patch_Y``, ``self_X``, ``self_Y``, ``D_X``, ``D_Y``: those whose weight is not 0.
+
+        Of several processes each gets its part of the batch (``shares``), which may be empty, and
+        all take the step of the whole batch: gradients are weighted by pictures, summed once for
+        each optimiser, and the histories see all pictures in the order of the whole batch.
         """
+        count, whole = len(x), self.group.total(len(x))
+        if count == 0:  # a picture that counts for nothing, so that all processes do the same
+            x = y = torch.zeros((1, *x.shape[1:]), dtype=x.dtype, device=x.device)
         for optimiser in (self.optimiser_G, self.optimiser_D):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate
-        losses, fake_x, fake_y = self._step_generators(x, y)
+        losses, fake_x, fake_y = self._step_generators(x, y, (count, whole))
         if self.settings.lambda_gan > 0:
-            losses.update(self._step_discriminators(x, y, fake_x, fake_y))
+            losses |= self._step_discriminators(x, y, fake_x, fake_y, (count, whole))
         self.scaler.update()
         return losses
 
-    def _step_generators(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _step_generators(
+        self, x: Tensor, y: Tensor, batch: tuple[int, int]
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         s = self.settings
         self._freeze_discriminators(True)
         with self._autocast():
@@ -118,8 +132,8 @@ class CycleGAN:
             if s.lambda_self > 0:
                 losses["self_X"] = s.lambda_self * _coarse_l1(fake_x, y)
                 losses["self_Y"] = s.lambda_self * _coarse_l1(fake_y, x)
-        self._descend(self.optimiser_G, _total(losses))
-        return {k: v.detach() for k, v in losses.items()}, fake_x.detach(), fake_y.detach()
+        means = self._descend(self.optimiser_G, losses, batch)
+        return means, fake_x.detach(), fake_y.detach()
 
     def _adversarial(self, fake_x: Tensor, fake_y: Tensor) -> dict[str, Tensor]:
         s = self.settings
@@ -132,23 +146,50 @@ class CycleGAN:
         return {name: s.lambda_gan * loss for name, loss in losses.items()}
 
     def _step_discriminators(
-        self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor
+        self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor, batch: tuple[int, int]
     ) -> dict[str, Tensor]:
         s = self.settings
         self._freeze_discriminators(False)
-        fake_x, fake_y = self.history_X.exchange(fake_x), self.history_Y.exchange(fake_y)
+        fake_x = self._exchange(self.history_X, fake_x, batch)
+        fake_y = self._exchange(self.history_Y, fake_y, batch)
         with self._autocast():
             losses = {
                 "D_X": discriminator_loss(self._D_X(x), self._D_X(fake_x), s.gan),
                 "D_Y": discriminator_loss(self._D_Y(y), self._D_Y(fake_y), s.gan),
             }
-        self._descend(self.optimiser_D, _total(losses))
-        return {k: v.detach() for k, v in losses.items()}
+        return self._descend(self.optimiser_D, losses, batch)
 
-    def _descend(self, optimiser: torch.optim.Adam, loss: Tensor) -> None:
+    def _exchange(self, history: History, fakes: Tensor, batch: tuple[int, int]) -> Tensor:
+        """What the history shows in place of this process's pictures.
+
+        Every process holds the same history and shows it the pictures of all, so that it is what
+        one process would hold. ``batch``: pictures of this process, and of all.
+        """
+        if history.capacity == 0 or not self.group.joined:
+            return history.exchange(fakes)
+        count, whole = batch
+        mine = shares(whole, self.group.size)[self.group.rank]
+        if len(mine) != count:
+            raise ValueError(f"{count} pictures, where {len(mine)} are this process's share")
+        shown = history.exchange(self.group.gather(fakes, whole))
+        return shown[mine.start : mine.stop] if count else fakes
+
+    def _descend(
+        self, optimiser: torch.optim.Adam, losses: Mapping[str, Tensor], batch: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """One Adam step on the sum of ``losses``; returns them, detached, of the whole batch."""
+        count, whole = batch
         optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(self.scaler.scale(loss))
+        total = _total(losses)
+        if self.group.joined:
+            total = total * count  # a sum over pictures, until those of all processes are in
+        torch.autograd.backward(self.scaler.scale(total))
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        values = {name: loss.detach() for name, loss in losses.items()}
+        means = self.group.average(gradients, values, count, whole)
         self.scaler.step(optimiser)
+        return means
 
     def _freeze_discriminators(self, frozen: bool) -> None:
         self.D_X.requires_grad_(not frozen)

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from cyclegan_cli.engine import checkpoint, patches
 from cyclegan_cli.engine.cyclegan import CycleGAN
+from cyclegan_cli.engine.distributed import Group
 from cyclegan_cli.engine.evaluation import Evaluation, Evaluator
 from cyclegan_cli.engine.run import Place
 from cyclegan_cli.engine.watchdogs import Finding, Watchdogs
-from cyclegan_cli.errors import NonFiniteLossError
+from cyclegan_cli.errors import CycleganError, NonFiniteLossError
 from cyclegan_cli.media.dataset import UnpairedPictures
 from cyclegan_cli.settings import Interval
 
@@ -126,11 +127,14 @@ def train(
     ``samples``: x and y, float32, N×3×H×W in [−1, 1], to be shown at every sampling interval.
     ``folder``: where checkpoints go. ``evaluator`` measures at every interval of evaluation and at
     the end; the best state by it stays in ``folder`` as a checkpoint apart. ``stop`` is asked after
-    every step. Raises NonFiniteLossError where a loss is no longer finite (the checkpoints on the
-    disk are from before), StoreError where a checkpoint cannot be written, PictureError where a
-    picture has gone.
+    every step; where several processes train, it must give all of them the same answer. Of these
+    the first alone samples, measures and saves.
+
+    Raises NonFiniteLossError where a loss is no longer finite (the checkpoints on the disk are from
+    before), StoreError where a checkpoint cannot be written, PictureError where a picture has gone
+    (after a checkpoint), and what ``Group`` raises where another process has failed.
     """
-    s = model.settings
+    s, group = model.settings, model.group
     last_step = math.inf if s.max_steps is None else s.max_steps
     log, sample = _Timer(s.log_every), _Timer(s.sample_every)
     keep, evaluate = _Timer(s.checkpoint_every), _Timer(s.evaluate_every)
@@ -143,15 +147,21 @@ def train(
         model.begin((x.to(model.device), y.to(model.device)) for x, y in first)
     while not (done or stopped):
         learning_rate = s.learning_rate(place.epoch)
-        for x, y in pictures.batches(place.epoch, place.batch):
+        for batch in _together(pictures.batches(place.epoch, place.batch), group):
+            if isinstance(batch, CycleganError):
+                if group.leads:
+                    yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
+                group.check_in()
+                raise batch
             # From pinned memory, CUDA copies while it still computes the step before.
             ahead = model.device.type == "cuda"
-            real_x, real_y = (part.to(model.device, non_blocking=ahead) for part in (x, y))
-            losses = model.step(real_x, real_y, learning_rate)
+            x, y = (part.to(model.device, non_blocking=ahead) for part in batch)
+            count = min(s.batch_size, pictures.pictures_per_epoch - place.batch * s.batch_size)
+            losses = model.step(x, y, learning_rate)
             place = _next(place, pictures.steps_per_epoch)
             done = place.epoch >= s.epochs or place.step >= last_step
             stopped = stop()
-            meter.add(losses, len(x), check=model.device.type == "cpu", place=place)
+            meter.add(losses, count, check=model.device.type == "cpu", place=place)
             yield StepDone(place)
             if log.due(place) or done:
                 measured = meter.measured(place, learning_rate)
@@ -159,19 +169,21 @@ def train(
                 yield from _warned(place, watchdogs.measured(place.step, measured.losses))
             if place.batch == 0:
                 yield EpochDone(place)
-            if samples is not None and (sample.due(place) or done):
+            if group.leads and samples is not None and (sample.due(place) or done):
                 views = model.sample(*(part.to(model.device) for part in samples))
                 yield Sampled(place, views)
                 yield from _warned(place, watchdogs.sampled(place.step, views))
-            if evaluator is not None and (evaluate.due(place) or done):
+            if group.leads and evaluator is not None and (evaluate.due(place) or done):
                 meter.check(place)
                 with meter.paused():
                     yield _evaluated(model, evaluator, folder, place, meter.means())
             if keep.due(place) or done or stopped:
                 meter.check(place)
-                yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
+                if group.leads:
+                    yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
             if done or stopped:
                 break
+    group.check_in()  # nobody leaves before the last checkpoint is written
     yield Ended(place, finished=done)
 
 
@@ -190,6 +202,25 @@ def _evaluated(
 def _warned(place: Place, findings: list[Finding]) -> Iterator[Warned]:
     for finding in findings:
         yield Warned(place, finding.kind, finding.message, finding.hint)
+
+
+def _together(
+    batches: Iterator[tuple[Tensor, Tensor]], group: Group
+) -> Iterator[tuple[Tensor, Tensor] | CycleganError]:
+    """The batches, each once every process has its own; or why one of them has none."""
+    while True:
+        batch = error = None
+        try:
+            batch = next(batches, None)
+        except CycleganError as found:
+            error = found
+        try:
+            group.check_in(error=error)
+        except CycleganError as found:
+            yield found
+        if batch is None:
+            return
+        yield batch
 
 
 def _next(place: Place, steps_per_epoch: int) -> Place:

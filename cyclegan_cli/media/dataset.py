@@ -22,6 +22,7 @@ from torch import Tensor
 from cyclegan_cli.media.pictures import read_rgb
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import TrainSettings
+from cyclegan_cli.shares import shares
 
 __all__ = ["UnpairedPictures", "to_tensor", "whole_views"]
 
@@ -81,7 +82,9 @@ class UnpairedPictures:
     through X in a new random order each epoch, again from its start where X is the smaller; y is
     drawn at random (as in the public implementation). ``workers``: threads that prepare batches
     ahead, 0 for none. ``memory``: bytes for decoded pictures. ``pinned``: batches lie in memory
-    from which CUDA copies while it computes.
+    from which CUDA copies while it computes. ``part``: (rank, size): of each batch only this
+    process's share is read; the shares together are the batch of one process, so no picture is
+    drawn by two.
     """
 
     def __init__(
@@ -93,7 +96,9 @@ class UnpairedPictures:
         workers: int = 0,
         memory: int = 2 * 2**30,
         pinned: bool = False,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
+        self.part = part
         self.settings = settings
         self.pinned = pinned
         self.workers = workers
@@ -109,7 +114,8 @@ class UnpairedPictures:
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of ``epoch`` from number ``first`` on.
 
-        Yields x, y: float32, N×3×crop×crop in [−1, 1]. Raises PictureError where a picture can no
+        Yields x, y: float32, N×3×crop×crop in [−1, 1]; N may be 0 in an epoch's last batch, where
+        fewer pictures than processes are left. Raises PictureError where a picture can no
         longer be read.
         """
         order = self._order(epoch)
@@ -136,11 +142,17 @@ class UnpairedPictures:
     def _batch(self, epoch: int, order: list[int], number: int) -> tuple[Tensor, Tensor]:
         size = self.settings.batch_size
         xs, ys = [], []
-        for position in range(number * size, min((number + 1) * size, self.pictures_per_epoch)):
+        positions = range(number * size, min((number + 1) * size, self.pictures_per_epoch))
+        rank, processes = self.part
+        mine = shares(len(positions), processes)[rank]
+        for position in positions[mine.start : mine.stop]:
             draw = choices(self.settings.seed, "partner", epoch, position)
             x, y = order[position % len(order)], draw.randrange(len(self.y.files))
             xs.append(self._view("x", self.x[x], epoch, position))
             ys.append(self._view("y", self.y[y], epoch, position))
+        if not xs:
+            none = torch.empty(0, 3, self.settings.crop_size, self.settings.crop_size)
+            return none, none
         batch = torch.stack(xs), torch.stack(ys)
         return (batch[0].pin_memory(), batch[1].pin_memory()) if self.pinned else batch
 

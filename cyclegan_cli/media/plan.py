@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -74,6 +74,7 @@ def make_plan(
     output: str | None = None,
     file_format: str | None = None,
     existing: Existing = "refuse",
+    share: Callable[[list[Job]], list[Job]] | None = None,
 ) -> Plan:
     """Decide what is read and what is written, before any of it.
 
@@ -81,6 +82,8 @@ def make_plan(
     taken literally. ``output``: a file, a folder, ``-`` for stdout, or None: beside the input, as
     ``<stem>_<style>.<ext>``. Beneath an output folder, a folder's tree is mirrored with its names.
     ``file_format`` speaks of pictures: videos keep their kind, or get that of ``output``.
+    ``share``: which of all jobs are this process's; outputs that exist are looked for only then,
+    since other processes may be writing theirs.
 
     Raises UsageError, naming files, where an input is missing, two inputs would write one output,
     an output is an input, or an output exists (unless ``existing`` says otherwise).
@@ -103,7 +106,7 @@ def make_plan(
         found = [item for item in found if item.path not in results]
         ignored += len(results)
     jobs = _targets(found, style, output, wanted, many)
-    return _checked(jobs, existing, ignored)
+    return _checked(jobs, existing, ignored, share)
 
 
 def parse_list(data: bytes, *, null: bool = False) -> list[Path]:
@@ -283,11 +286,15 @@ def _within(item: _Found, file_format: str | None) -> Path:
 # -- refusals --------------------------------------------------------------------------------
 
 
-def _checked(jobs: list[Job], existing: Existing, ignored: int) -> Plan:
+def _checked(
+    jobs: list[Job],
+    existing: Existing,
+    ignored: int,
+    share: Callable[[list[Job]], list[Job]] | None = None,
+) -> Plan:
     keys = PlaceKeys()
     sources = {keys.key(job.source): job.source for job in jobs if job.source is not None}
     writers: dict[tuple[str, str], Job] = {}
-    there: list[Job] = []
     for job in jobs:
         if job.target is None:
             continue
@@ -303,8 +310,8 @@ def _checked(jobs: list[Job], existing: Existing, ignored: int) -> Plan:
             )
         writers[key] = job
         _check_place(job.target)
-        if os.path.lexists(job.target):
-            there.append(job)
+    jobs = share(jobs) if share else jobs
+    there = [job for job in jobs if job.target is not None and os.path.lexists(job.target)]
     if there and existing == "refuse":
         raise UsageError(
             f"{_names([str(job.target) for job in there])} exist{'s' * (len(there) == 1)} already.",

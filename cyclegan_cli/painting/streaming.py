@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from cyclegan_cli.engine.networks import Generator, ResidualBlock
 from cyclegan_cli.painting.moments import Moments, Settle, measure
 from cyclegan_cli.painting.rows import Rows, added, after, normalised, stored
 
-__all__ = ["Cost", "Place", "Plan", "estimate", "evaluate", "scratch_folder"]
+__all__ = ["Band", "Cost", "Place", "Plan", "estimate", "evaluate", "scratch_folder"]
 
 Place = Literal["device", "host", "disk"]
 
@@ -46,6 +46,16 @@ class Plan:
     strip: int
     keep: int
     place: Place = "device"
+
+
+class Band(Protocol):
+    """The rows of a picture that one of several processes evaluates."""
+
+    def rows(self, height: int) -> tuple[int, int]:
+        """The first row and the one after the last, of a tensor that is ``height`` rows high."""
+
+    def exchange(self, buffer: Tensor) -> None:
+        """Bring the rows around them into ``buffer``, 1×C×height×w, from other processes."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +80,18 @@ def evaluate(
     write: Callable[[int, Tensor], None],
     *,
     settle: Settle | None = None,
+    band: Band | None = None,
 ) -> None:
     """``network`` of the whole of ``source``, strip by strip.
 
     source: 1×in_channels×H×W in [−1, 1], H and W multiples of 4 and at least 16. ``write(row, y)``
     is called in order with strips of the result, 1×out_channels×h×W in (−1, 1), from row ``row``.
-    ``settle``, where given, decides the statistics of each InstanceNorm.
+    ``settle``, where given, decides the statistics of each InstanceNorm. ``band``: other processes
+    evaluate the rest; then only its rows are written, and measured before ``settle`` is asked.
 
     Raises what torch raises where memory is short: torch.OutOfMemoryError or RuntimeError.
     """
-    _Evaluation(network, plan, device, settle).run(source, write)
+    _Evaluation(network, plan, device, settle, band=band).run(source, write)
 
 
 def estimate(network: Generator, height: int, width: int, plan: Plan) -> Cost:
@@ -120,7 +132,9 @@ class _Evaluation:
         settle: Settle | None,
         *,
         rehearse: bool = False,
+        band: Band | None = None,
     ) -> None:
+        self._band = band
         self._network, self._plan, self._device, self._settle = network, plan, device, settle
         self._rehearse = rehearse
         self._dtype = next(network.parameters()).dtype
@@ -209,6 +223,7 @@ class _Evaluation:
             kept = total[:, :, start:stop]
             kept.copy_(part.add_(kept)) if kept.device != part.device else kept.add_(part)
             self._forget()
+        self._exchange(total)
 
     def _sweep(
         self, rows: Rows, into: Tensor | None = None, *, measured: bool = True
@@ -231,7 +246,16 @@ class _Evaluation:
             del strip
             self._forget()
         _write(into, waiting)
+        self._exchange(into)
+        if total is None and measured and not self._rehearse:  # a band without rows
+            none = torch.zeros(rows.channels, dtype=torch.float64)
+            total = Moments(0, none, none)
         return total
+
+    def _exchange(self, buffer: Tensor | None) -> None:
+        """What is kept is read with rows around it, which another process may have."""
+        if self._band is not None and buffer is not None:
+            self._band.exchange(buffer)
 
     def _strips(self, rows: Rows) -> Iterator[tuple[int, int]]:
         """The strips of ``rows`` that the plan allows, from the top; none in a rehearsal."""
@@ -239,8 +263,9 @@ class _Evaluation:
         height = min(max(1, height), rows.height)
         self.widest = max(self.widest, height * rows.cost + rows.margin)
         if not self._rehearse:
-            for start in range(0, rows.height, height):
-                yield start, min(start + height, rows.height)
+            first, end = self._band.rows(rows.height) if self._band else (0, rows.height)
+            for start in range(first, end, height):
+                yield start, min(start + height, end)
 
     def _settled(self, moments: Moments | None) -> Moments:
         if moments is None:  # a rehearsal

@@ -16,7 +16,7 @@ from cyclegan_cli.painting.pixels import Pixels, check, reflected, to_pixels, to
 from cyclegan_cli.painting.rows import Rows
 from cyclegan_cli.painting.streaming import Plan, evaluate
 
-__all__ = ["Translator"]
+__all__ = ["Translator", "padded", "source_rows"]
 
 
 class Translator:
@@ -48,7 +48,7 @@ class Translator:
         self.max_memory = max_memory
         self.notes: list[str] = []
         own = copy.deepcopy(network).requires_grad_(False).eval()
-        self._network = own.to(device=self.device, dtype=dtype)
+        self.network = own.to(device=self.device, dtype=dtype)
 
     @torch.inference_mode()
     def paint(self, pixels: Pixels, *, settle: Settle | None = None) -> Pixels:
@@ -66,8 +66,8 @@ class Translator:
         """
         check(pixels)
         self.notes = []
-        size = (_padded(pixels.shape[0]), _padded(pixels.shape[1]))
-        plans = choose(self._network, size, self.device, self.max_memory, extra=pixels.nbytes)
+        size = (padded(pixels.shape[0]), padded(pixels.shape[1]))
+        plans = choose(self.network, size, self.device, self.max_memory, extra=pixels.nbytes)
         for plan in plans:
             try:
                 return self._evaluate(pixels, size, plan, settle)
@@ -95,30 +95,34 @@ class Translator:
                 shown = strip[:, :, : stop - row, :width]
                 painted[row:stop] = to_pixels(shown, pixels.dtype)
 
-        source = self._source(pixels, size)
-        evaluate(self._network, source, plan, self.device, write, settle=settle)
+        source = source_rows(self, pixels, height, size)
+        evaluate(self.network, source, plan, self.device, write, settle=settle)
         return painted
 
-    def _source(self, pixels: Pixels, size: tuple[int, int]) -> Rows:
-        """The padded picture, of which strips become tensors only when they are read."""
-        rows, columns = (
-            reflected(have, want) for have, want in zip(pixels.shape, size, strict=False)
-        )
-        channels = self._network.spec.in_channels
 
-        def read(start: int, stop: int) -> Tensor:
-            if stop <= pixels.shape[0] and len(columns) == pixels.shape[1]:
-                strip = pixels[start:stop]
-            else:
-                strip = pixels[rows[start:stop]][:, columns]
-            return to_tensor(strip, channels, self.device).to(self.dtype)
+def source_rows(
+    translator: Translator, pixels: Pixels, height: int, size: tuple[int, int], first: int = 0
+) -> Rows:
+    """The padded picture, of which strips become tensors only when they are read.
 
-        # float32 pixels, and what they were before: wider than the tensor that comes of them.
-        cost = 3 * size[1] * 4
-        return Rows(channels, *size, self.dtype.itemsize, read, True, cost)
+    pixels: those of ``height`` rows that are here, from row ``first``. ``size``: padded.
+    """
+    network, device, dtype = translator.network, translator.device, translator.dtype
+    rows, columns = reflected(height, size[0]), reflected(pixels.shape[1], size[1])
+    channels = network.spec.in_channels
+
+    def read(start: int, stop: int) -> Tensor:
+        if stop <= height and len(columns) == pixels.shape[1]:
+            strip = pixels[start - first : stop - first]
+        else:
+            strip = pixels[rows[start:stop] - first][:, columns]
+        return to_tensor(strip, channels, device).to(dtype)
+
+    # float32 pixels, and what they were before: wider than the tensor that comes of them.
+    return Rows(channels, *size, dtype.itemsize, read, True, 3 * size[1] * 4)
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
     """The generator halves a picture twice, and then reflects: multiples of 4, from 16 up."""
     return max(16, -(-size // 4) * 4)
 

@@ -1,0 +1,249 @@
+"""Several processes of one command: those that torchrun or Slurm started, or that start here.
+
+The only reader of the environment that they set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import typer
+
+from cyclegan_cli.errors import CycleganError, UsageError
+
+if TYPE_CHECKING:
+    from cyclegan_cli.engine.distributed import Group
+
+__all__ = [
+    "Member",
+    "launch",
+    "leading",
+    "led",
+    "local_count",
+    "may_speak",
+    "member",
+    "team",
+    "wait_for_others",
+]
+
+PATIENCE = 600.0  # seconds until a process that does not answer is given up
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_joined: list[Group] = []
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Member:
+    """This process among those of one command. ``restarts``: how often all were started anew."""
+
+    rank: int
+    size: int
+    local_rank: int
+    restarts: int = 0
+
+
+def member() -> Member | None:
+    """What torchrun's or Slurm's environment says of this process; None where it is alone.
+
+    Raises UsageError where torchrun's variables are no numbers.
+    """
+    _adopt_slurm()
+    variables = os.environ
+    if any(name not in variables for name in _TORCHRUN[:3]):
+        return None
+    numbers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
+    try:
+        rank, size, local, restarts = (int(variables.get(name, "0")) for name in numbers)
+    except ValueError as error:
+        raise UsageError(f"RANK, WORLD_SIZE or LOCAL_RANK is no number ({error}).") from error
+    if not 0 <= rank < size:
+        raise UsageError(f"RANK is {rank}, where WORLD_SIZE is {size}.")
+    return Member(rank, size, local, restarts)
+
+
+def _adopt_slurm() -> None:
+    """Set what torchrun would, where srun started several tasks and torchrun is not used.
+
+    SLURM_STEP_NUM_TASKS is of srun's own step: in a batch script or an interactive shell, which
+    have SLURM_NTASKS too, one process is all there is.
+    """
+    variables = os.environ
+    if "RANK" in variables or int(variables.get("SLURM_STEP_NUM_TASKS") or 1) < 2:
+        return
+    if "SLURM_PROCID" not in variables:
+        return
+    job = int(re.sub(r"\D", "", variables.get("SLURM_JOB_ID", "")) or 0)
+    variables["RANK"] = variables["SLURM_PROCID"]
+    variables["WORLD_SIZE"] = variables["SLURM_STEP_NUM_TASKS"]
+    variables["LOCAL_RANK"] = variables.get("SLURM_LOCALID", "0")
+    variables.setdefault("MASTER_PORT", str(20_000 + job % 20_000))
+    variables.setdefault("MASTER_ADDR", first_host(variables.get("SLURM_STEP_NODELIST", "")))
+
+
+def first_host(nodes: str) -> str:
+    """The first of Slurm's list: ``gpu[03-06,9],login`` is gpu03; empty: this machine."""
+    match = re.match(r"([^\[,]*)(?:\[(\d+)[^\]]*\]([^,]*))?", nodes.strip())
+    if match is None or not match[0]:
+        return "127.0.0.1"
+    return f"{match[1]}{match[2] or ''}{match[3] or ''}"
+
+
+def leading() -> bool:
+    """Whether this process is alone or the first, which speaks."""
+    me = member()
+    return me is None or me.rank == 0
+
+
+def may_speak() -> bool:
+    """Whether this process shall say why it failed: one of them does."""
+    return _joined[0].speaks() if _joined else leading()
+
+
+def local_count(gpu: str, processes: int) -> int:
+    """How many processes ``--gpu`` and ``--processes`` mean on this machine.
+
+    Raises UsageError where they do not agree, DeviceError where a device is not there.
+    """
+    if processes < 1:
+        raise UsageError("--processes must be at least 1.")
+    if processes == 1 and "," not in gpu:
+        return 1  # without importing torch
+    from cyclegan_cli.engine.device import resolve
+
+    devices = resolve(gpu)
+    if len(devices) > 1 and processes in (1, len(devices)):
+        return len(devices)
+    if len(devices) == 1 and (processes == 1 or devices[0].torch.type == "cpu"):
+        return processes
+    raise UsageError(
+        f"--gpu {gpu} with --processes {processes}: each GPU has one process.",
+        hint="--gpu 0,1,2,3   or   --gpu cpu --processes 4",
+    )
+
+
+@contextlib.contextmanager
+def team(gpu: str) -> Iterator[Group]:
+    """The group of this command's processes; of one that is alone, a group that is free.
+
+    A process that leaves by an exception leaves word of it first.
+    """
+    from cyclegan_cli.cli.common import one_device
+    from cyclegan_cli.engine.distributed import ALONE, join
+
+    if member() is None:
+        yield ALONE
+        return
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    group = join(one_device(gpu).torch, _patience())
+    _joined[:] = [group]
+    try:
+        yield group
+    except typer.Exit:
+        group.leave()
+        raise
+    except BaseException as error:
+        group.report(error)
+        raise
+    group.leave()
+
+
+def _patience() -> float:
+    text = os.environ.get("CYCLEGAN_TIMEOUT", "")
+    with contextlib.suppress(ValueError):
+        return max(1.0, float(text)) if text else PATIENCE
+    raise UsageError(f"CYCLEGAN_TIMEOUT is '{text}': write a number of seconds.")
+
+
+def wait_for_others() -> None:
+    """Wait, under torchrun, until all processes of this machine and others have come here.
+
+    Each has its own share of the work and needs no other; but torchrun ends all when one ends
+    with an error, and one bad picture must not stop the pictures of the others.
+    """
+    me = member()
+    if me is None or _joined or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    from datetime import timedelta
+
+    from torch._C._distributed_c10d import TCPStore
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    with contextlib.suppress(RuntimeError):  # torchrun has gone: there is nobody to wait for
+        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=60))
+        key = f"cyclegan/done/{me.restarts}"
+        store.add(key, 1)
+        while store.add(key, 0) < me.size:
+            time.sleep(0.2)
+
+
+def led(group: Group, work: Callable[[], T]) -> T:
+    """What ``work()`` gives in the first process, for all; its error is everybody's."""
+    result = error = None
+    if group.leads:
+        try:
+            result = work()
+        except CycleganError as found:
+            error = found
+    group.check_in(error=error)
+    shared: T = group.first(result)  # type: ignore[assignment]
+    return shared
+
+
+def launch(arguments: list[str], count: int) -> NoReturn:
+    """Run this command in ``count`` processes, by PyTorch's elastic launcher, and end as they do.
+
+    Raises typer.Exit with the exit code of the first that failed, Stopped where a signal came.
+    """
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from cyclegan_cli.cli.common import Stopped
+
+    _set_up(count)
+    logging.disable(logging.CRITICAL)  # of the launcher: the processes speak
+    with tempfile.TemporaryDirectory(prefix="cyclegan-") as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "cyclegan_cli", *arguments)
+        except ChildFailedError as error:
+            _, failure = error.get_first_failure()
+            raise typer.Exit(failure.exitcode if failure.exitcode > 0 else 1) from None
+        except SignalException as error:
+            raise Stopped(int(error.sigval)) from None
+        finally:
+            logging.disable(logging.NOTSET)
+    raise typer.Exit(0)
+
+
+def _set_up(count: int) -> None:
+    """The processes' environment: their share of the processors, and only the loopback."""
+    variables = os.environ
+    variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    variables.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")  # a step, and its checkpoint
+    with contextlib.suppress(OSError, AttributeError):
+        loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+        if loopback:
+            variables.setdefault("GLOO_SOCKET_IFNAME", loopback[0])

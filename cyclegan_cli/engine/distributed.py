@@ -1,0 +1,290 @@
+"""Several processes at one training or one picture, by torch.distributed.
+
+Sums and messages are PyTorch's own: NCCL between CUDA devices, Gloo between processors. What is
+here says what they are for, and turns a process that has gone into an error with its reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from cyclegan_cli.errors import CycleganError, ProcessesError
+from cyclegan_cli.shares import shares
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+__all__ = ["ALONE", "Group", "join"]
+
+_BUCKET = 32 * 2**20  # bytes of gradients in one message: the next is packed while it travels
+_FAILURE = "failure"
+
+T = TypeVar("T")
+
+
+class Group:
+    """The processes that work together, as one of them sees it: it is number ``rank`` of ``size``.
+
+    Without a ``store`` it is a process alone, to which every method is free. All others are
+    collective: every process has to call the same ones in the same order. They raise
+    ProcessesError where another process has gone, failed, or does not answer in time.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, store: Store | None = None) -> None:
+        self.rank = rank
+        self.size = size
+        self._store = store
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    @property
+    def joined(self) -> bool:
+        """Whether there is a group at all; it may be of one process."""
+        return self._store is not None
+
+    # -- tensors -------------------------------------------------------------------------------
+
+    def average(
+        self, gradients: Sequence[Tensor], values: Mapping[str, Tensor], count: int, whole: int
+    ) -> dict[str, Tensor]:
+        """Means over the ``whole`` number of pictures, of which ``count`` are this process's.
+
+        ``gradients``: of a sum over this process's pictures; each becomes, in place, that of the
+        mean over all. ``values``: scalars, means over this process's; returned are means over all.
+        One exchange for everything; every process has the same numbers afterwards, bit for bit.
+        """
+        if not self.joined:
+            return dict(values)
+        means = torch.stack([v.to(gradients[0].dtype) for v in values.values()]) * count
+        everything = [means, *gradients]
+        self.sum_(everything)
+        for tensor in everything:
+            tensor.div_(whole)
+        return dict(zip(values, means.unbind(), strict=True))
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor (of one dtype and device) by its sum over all processes."""
+        if not self.joined:
+            return
+        import torch.distributed as dist
+
+        with self._watched():
+            sent = []
+            for bucket in _buckets(tensors):
+                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+                sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+            for bucket, flat, work in sent:
+                work.wait()
+                parts = torch.split(flat, [tensor.numel() for tensor in bucket])
+                for tensor, part in zip(bucket, parts, strict=True):
+                    tensor.copy_(part.view_as(tensor))
+
+    def gather(self, x: Tensor, count: int) -> Tensor:
+        """The N×… tensors of all processes in one, in the order of their ranks.
+
+        ``count``: the sum of all N, which are divided as ``shares`` does.
+        """
+        if not self.joined:
+            return x
+        import torch.distributed as dist
+
+        counts = [len(part) for part in shares(count, self.size)]
+        mine = x.new_zeros((max(counts), *x.shape[1:]))
+        mine[: counts[self.rank]] = x[: counts[self.rank]]
+        parts = [torch.empty_like(mine) for _ in counts]
+        with self._watched():
+            dist.all_gather(parts, mine)
+        return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
+
+    def send(self, x: Tensor, rank: int) -> None:
+        """Give ``x`` to one process, which calls ``receive``."""
+        import torch.distributed as dist
+
+        with self._watched():
+            dist.send(_bytes(x.contiguous()), rank)
+
+    def receive(self, into: Tensor, rank: int) -> None:
+        """Fill ``into``, which is contiguous, with what process ``rank`` sends."""
+        import torch.distributed as dist
+
+        with self._watched():
+            dist.recv(_bytes(into), rank)
+
+    # -- words ---------------------------------------------------------------------------------
+
+    def first(self, value: T) -> T:
+        """What the first process gave, for all."""
+        if not self.joined:
+            return value
+        import torch.distributed as dist
+
+        box: list[Any] = [value]
+        with self._watched():
+            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        found: T = box[0]
+        return found
+
+    def total(self, count: int) -> int:
+        """The sum of all processes' counts."""
+        if not self.joined:
+            return count
+        import torch.distributed as dist
+
+        box = torch.tensor([count], dtype=torch.int64)
+        with self._watched():
+            dist.all_reduce(box)
+        return int(box)
+
+    def check_in(self, word: int = 0, error: CycleganError | None = None) -> int:
+        """Wait for all others; the largest ``word`` of all.
+
+        Where any process brings an ``error``, every process raises: the one itself its own, the
+        others a ProcessesError that says what it was.
+        """
+        if not self.joined:
+            if error is not None:
+                raise error
+            return word
+        import torch.distributed as dist
+
+        words = torch.tensor([word, error is not None], dtype=torch.int64)
+        with self._watched():
+            dist.all_reduce(words, dist.ReduceOp.MAX)
+        if words[1]:
+            self._raise_all(error)
+        return int(words[0])
+
+    def _raise_all(self, error: CycleganError | None) -> None:
+        import torch.distributed as dist
+
+        told: list[Any] = [None] * self.size
+        mine = error and (str(error), error.hint, error.exit_code)
+        with self._watched():
+            dist.all_gather_object(told, mine)
+        if error is not None:
+            raise error
+        rank, (message, hint, code) = next((r, words) for r, words in enumerate(told) if words)
+        raise _told(f"Process {rank}: {message}", hint, code)
+
+    def same(self, what: str, value: str) -> None:
+        """Raise ProcessesError on all where ``value`` differs between processes."""
+        if not self.joined:
+            return
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        with self._watched():
+            dist.all_gather_object(values, value)
+        others = [(rank, v) for rank, v in enumerate(values) if v != values[0]]
+        if others:
+            rank, other = others[0]
+            raise ProcessesError(
+                f"The processes differ in {what}: {values[0]} in process 0, {other} in {rank}."
+            )
+
+    # -- failures ------------------------------------------------------------------------------
+
+    def report(self, error: BaseException) -> None:
+        """Leave word of why this process ends, for the others, who will miss it."""
+        if self._store is not None:
+            text = str(error).partition("\n")[0] or type(error).__name__
+            with contextlib.suppress(RuntimeError):  # the store may be what has gone
+                self._store.compare_set(_FAILURE, "", f"Process {self.rank}: {text}")
+
+    def speaks(self) -> bool:
+        """Whether this process shall say what went wrong: the first that asks does."""
+        if self._store is None:
+            return True
+        try:
+            return int(self._store.add("spoken", 1)) == 1
+        except RuntimeError:
+            return self.leads
+
+    def leave(self) -> None:
+        """The end, when all has gone well; not called after an error, when others may have gone."""
+        if self.joined:
+            import torch.distributed as dist
+
+            self._store = None
+            dist.destroy_process_group()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: RuntimeError) -> CycleganError:
+        """Why a collective failed: what another process said of itself, if it could."""
+        if self._store is not None:
+            with contextlib.suppress(RuntimeError):
+                if self._store.check([_FAILURE]):
+                    return _told(self._store.get(_FAILURE).decode(), None, 1)
+        text = str(error).partition("\n")[0]
+        return ProcessesError(f"Another process has ended or does not answer ({text:.200}).")
+
+
+ALONE = Group()
+
+
+def join(device: torch.device, timeout: float) -> Group:
+    """The group that this process's environment names, as torchrun sets it.
+
+    ``device``: what this process computes on; CUDA tensors travel by NCCL, all others by Gloo.
+    ``timeout``: seconds after which a process that does not answer is given up. Raises
+    ProcessesError where the others are not found.
+    """
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    patience = datetime.timedelta(seconds=timeout)
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        store, rank, size = next(iter(rendezvous("env://", timeout=patience)))
+        store = PrefixStore("cyclegan", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+    except (RuntimeError, ValueError) as error:
+        text = str(error).partition("\n")[0]
+        raise ProcessesError(
+            f"The processes did not find each other ({text:.200}).",
+            hint="MASTER_ADDR and MASTER_PORT must name the first one, and let the others in.",
+        ) from error
+    return Group(rank, size, store)
+
+
+def _told(message: str, hint: str | None, code: int) -> ProcessesError:
+    error = ProcessesError(message, hint=hint)
+    error.exit_code = code
+    return error
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """``tensors`` in order, in lists of about ``_BUCKET`` bytes."""
+    bucket: list[Tensor] = []
+    held = 0
+    for tensor in tensors:
+        bucket.append(tensor)
+        held += tensor.numel() * tensor.element_size()
+        if held >= _BUCKET:
+            yield bucket
+            bucket, held = [], 0
+    if bucket:
+        yield bucket
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return x.view(-1).view(torch.uint8)

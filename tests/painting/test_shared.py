@@ -1,0 +1,94 @@
+"""Several processes that paint one picture give what one gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from cyclegan_cli.engine.distributed import ALONE, join
+from cyclegan_cli.errors import PictureError
+from cyclegan_cli.painting import shared
+from cyclegan_cli.painting.moments import Moments
+from cyclegan_cli.painting.shared import SharedTranslator, help_paint
+from cyclegan_cli.painting.streaming import Plan
+from cyclegan_cli.painting.translator import Translator
+from tests.painting.common import KINDS, network, random_pixels
+from tests.together import together
+
+SIZES = ((61, 37), (16, 20), (5, 40), (130, 24))
+# Everything kept, only the trunk kept, and on disk: thin strips, so that bands have several.
+PLANS = (Plan(4000, 10**9), Plan(2000, 3000), Plan(3000, 3000, "disk"))
+NAMES = ("resnet9", "mobile", "resize", "separable", "no blocks", "grey")
+
+
+def halved(_number: int, moments: Moments) -> Moments:
+    return Moments(moments.count, moments.mean * 0.5, moments.m2)
+
+
+def cases() -> list[tuple[str, tuple[int, int], Plan, bool]]:
+    found = [(name, SIZES[0], PLANS[i % 3], False) for i, name in enumerate(NAMES)]
+    found += [("mobile", SIZES[0], plan, False) for plan in PLANS]
+    return found + [("mobile", size, PLANS[0], size == SIZES[1]) for size in SIZES[1:]]
+
+
+def paint(translator: Translator, case: tuple[str, tuple[int, int], Plan, bool]) -> Any:
+    pixels = random_pixels(*case[1], dtype="float32")
+    return translator.paint(pixels, settle=halved if case[3] else None)
+
+
+def work(rank: int) -> dict[str, Any]:
+    group = join(torch.device("cpu"), timeout=30)
+    results = []
+    for case in cases():
+        generator = network(KINDS[case[0]])
+        with mock.patch.object(shared, "choose", return_value=[case[2]]):
+            if rank == 0:
+                translator = SharedTranslator(generator, group=group)
+                results.append(paint(translator, case))
+                translator.finish()
+            else:
+                help_paint(Translator(generator), group)
+    poor = [] if rank else [PLANS[0]]
+    with mock.patch.object(shared, "choose", return_value=poor):
+        translator = SharedTranslator(network(KINDS["mobile"]), group=group)
+        if rank == 0:
+            with pytest.raises(PictureError, match="too little memory"):
+                paint(translator, cases()[0])
+            translator.finish()
+        else:
+            help_paint(translator, group)
+    group.leave()
+    return {"results": results}
+
+
+def alone(case: tuple[str, tuple[int, int], Plan, bool]) -> Any:
+    return paint(Translator(network(KINDS[case[0]])), case)
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def painted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder: Path = tmp_path_factory.mktemp("shared")
+    alone(cases()[0])  # imports, before the forks, all that painting imports
+    found = together(request.param, work, folder)[0]["results"]
+    assert isinstance(found, list)
+    return found
+
+
+def test_the_picture_of_several_processes_is_that_of_one(painted: list[Any]) -> None:
+    """Float pictures, to the rounding of float32; every kind of layer, plan, and uneven height."""
+    for case, found in zip(cases(), painted, strict=True):
+        wanted = alone(case)
+        assert found.shape == wanted.shape
+        assert np.abs(wanted).max() > 0.05, "alive"
+        assert np.abs(found - wanted).max() < 2e-5, case
+
+
+def test_alone_it_is_a_translator() -> None:
+    case = cases()[0]
+    found = paint(SharedTranslator(network(KINDS[case[0]]), group=ALONE), case)
+    assert np.abs(found - alone(case)).max() < 2e-5

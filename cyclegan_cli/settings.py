@@ -152,7 +152,7 @@ class TrainSettings:
 
     Lengths are pixels; ``lr`` is Adam's step size; ``decay_from`` is the number of epochs at the
     full learning rate (None: half of them). ``max_steps`` stops early and leaves
-    the schedule as it is.
+    the schedule as it is. ``exact_reference``: every layer by PyTorch's own operations.
     """
 
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
@@ -173,6 +173,7 @@ class TrainSettings:
     max_steps: int | None = None
     precision: Precision = "auto"
     compile: bool = False
+    exact_reference: bool = False
     workers: int = 2
     checkpoint_every: str = "1epoch"
     keep: int = 2
@@ -255,6 +256,7 @@ class TranslateSettings:
     ``strength``: 0 gives the original back, 1 the painting. ``max_memory``: bytes, None for what
     the machine has free. ``quality``: 1 to 100 for formats that lose something. ``steady``: the
     frames of a video share their InstanceNorm statistics, so that it does not flicker.
+    ``exact_reference``: every layer by PyTorch's own operations, none by a faster way.
     """
 
     precision: Precision = "auto"
@@ -267,6 +269,7 @@ class TranslateSettings:
     quality: int | None = None
     strip_metadata: bool = False
     max_memory: int | None = None
+    exact_reference: bool = False
     max_pixels: int = 1_000_000_000
 
     def __post_init__(self) -> None:

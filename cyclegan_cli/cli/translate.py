@@ -108,6 +108,9 @@ def translate(
     max_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Such as 4G. Default: what is free.")
     ] = None,
+    exact_reference: Annotated[
+        bool, typer.Option("--exact-reference", help="Plain PyTorch layers, slower.")
+    ] = False,
     max_pixels: Annotated[
         str, typer.Option(metavar="COUNT", help="Refuse larger pictures: 100M.")
     ] = "1000M",
@@ -144,6 +147,7 @@ def translate(
         quality=quality,
         strip_metadata=strip_metadata,
         max_memory=None if max_memory is None else _amount("--max-memory", max_memory, 1024),
+        exact_reference=exact_reference,
         max_pixels=_amount("--max-pixels", max_pixels, 1000),
     )
     if style is None:
@@ -309,7 +313,11 @@ def _painter(console: Console, weights: Path, settings: TranslateSettings, gpu: 
     console.note(f"Painting on {device.label}.")
     network = load_generator(weights, "cpu")
     translator = Translator(
-        network, device=device.torch, dtype=dtype, max_memory=settings.max_memory
+        network,
+        device=device.torch,
+        dtype=dtype,
+        max_memory=settings.max_memory,
+        exact_reference=settings.exact_reference,
     )
 
     def paint(pixels: Any, settle: Settle | None = None) -> Any:

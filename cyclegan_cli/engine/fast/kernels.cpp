@@ -154,6 +154,21 @@ inline void transform_out(const Eight* x, Eight* y) {
     y[3] = difference + 0.125f * x[3] - 8.0f * x[4] + x[5];
 }
 
+// What was mirrored by 1 comes back to where it was taken from.
+void fold_plane(float* in, long height, long width, float* out) {
+    const long length = width + 2;
+    for (long x = 0; x < length; x++) {
+        in[2 * length + x] += in[x];
+        in[(height - 1) * length + x] += in[(height + 1) * length + x];
+    }
+    for (long y = 0; y < height; y++) {
+        float* row = in + (y + 1) * length;
+        row[2] += row[0];
+        row[width - 1] += row[width + 1];
+        std::memcpy(out + y * width, row + 1, sizeof(float) * width);
+    }
+}
+
 // A block of values joins the count, mean and squared deviations of those before (Chan, 1979).
 void merge(const float* values, long n, long seen, double& mean, double& m2) {
     if (n == 0) return;
@@ -287,6 +302,56 @@ void depthwise(const Source* s, long row, long count, const float* weight, const
                         (w[3] * here[x] + w[4] * here[x + 1] + w[5] * here[x + 2]) +
                         (w[6] * below[x] + w[7] * below[x + 1] + w[8] * below[x + 2]);
         }
+    });
+}
+
+// The gradients of `depthwise` over a whole picture padded by reflection: `grad` is of its output,
+// C x H x W; grad_in is C x H x W, grad_weight C x 9, grad_bias C.
+void depthwise_backward(const Source* s, const float* grad, const float* weight, float* grad_in,
+                        float* grad_weight, float* grad_bias, long threads) {
+    each(s->channels, threads, [=](long c) {
+        constexpr long kLanes = 8;
+        const long height = s->height, width = s->width, length = width + 2;
+        std::vector<float> scratch((height + 2) * length + length);
+        float *sums = scratch.data(), *row = sums + (height + 2) * length;
+        const float* w = weight + 9 * c;
+        Eight dots[9] = {}, total = {};
+        double tails[9] = {}, tail = 0.0;
+        for (long r = 0; r < height + 2; r++) {
+            padded_row(*s, c, r, row, length);
+            for (long a = 0; a < 3; a++) {
+                const long y = r - a;
+                if (y < 0 || y >= height) continue;
+                const float* g = grad + (c * height + y) * width;
+                float* __restrict to = sums + r * length;
+                long x = 0;
+                for (; x + kLanes <= width; x += kLanes) {
+                    const Eight v = load(g + x);
+                    for (long b = 0; b < 3; b++) dots[3 * a + b] += v * load(row + x + b);
+                    if (a == 0) total += v;
+                }
+                for (; x < width; x++) {
+                    for (long b = 0; b < 3; b++) tails[3 * a + b] += double(g[x]) * row[x + b];
+                    if (a == 0) tail += g[x];
+                }
+                for (long b = 0; b < 3; b++)
+                    for (x = 0; x < width; x++) to[x + b] += w[3 * a + b] * g[x];
+            }
+        }
+        for (long k = 0; k < 9; k++) {
+            for (long lane = 0; lane < kLanes; lane++) tails[k] += dots[k][lane];
+            grad_weight[9 * c + k] = static_cast<float>(tails[k]);
+        }
+        for (long lane = 0; lane < kLanes; lane++) tail += total[lane];
+        grad_bias[c] = static_cast<float>(tail);
+        fold_plane(sums, height, width, grad_in + c * height * width);
+    });
+}
+
+// The gradient of reflection by 1: C x (H + 2) x (W + 2) -> C x H x W. Changes `in`.
+void fold(float* in, long channels, long height, long width, float* out, long threads) {
+    each(channels, threads, [=](long c) {
+        fold_plane(in + c * (height + 2) * (width + 2), height, width, out + c * height * width);
     });
 }
 

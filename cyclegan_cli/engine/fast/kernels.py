@@ -19,6 +19,8 @@ __all__ = [
     "Strip",
     "add_normalised",
     "depthwise",
+    "depthwise_backward",
+    "fold",
     "moments",
     "prepare",
     "present",
@@ -141,6 +143,27 @@ def depthwise(strip: Strip, row: int, count: int, weight: Tensor, bias: Tensor |
     _, channels, _, width = strip.values.shape
     out = torch.empty(1, channels, count, width + 2 * strip.pad - 2)
     _call("depthwise", strip, row, count, weight.contiguous(), bias, out)
+    return out
+
+
+def depthwise_backward(strip: Strip, grad: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of ``depthwise`` of a whole picture mirrored by 1: input, weight, bias.
+
+    grad: 1×C×H×W, of the output.
+    """
+    channels, height, width = grad.shape[1:]
+    grad_in = torch.empty(1, channels, height, width)
+    grad_weight, grad_bias = torch.empty(weight.shape), torch.empty(channels)
+    values = (grad.contiguous(), weight.contiguous(), grad_in, grad_weight, grad_bias)
+    _call("depthwise_backward", strip, *values)
+    return grad_in, grad_weight, grad_bias
+
+
+def fold(grad: Tensor) -> Tensor:
+    """The gradient of reflection by 1: 1×C×(H + 2)×(W + 2), which is changed, to 1×C×H×W."""
+    _, channels, height, width = grad.shape
+    out = torch.empty(1, channels, height - 2, width - 2)
+    _call("fold", grad, channels, height - 2, width - 2, out)
     return out
 
 

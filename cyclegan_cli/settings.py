@@ -171,7 +171,8 @@ class TrainSettings:
     ``engine.patches``), ``lambda_self`` the L1 distance of output and input at a quarter of the
     size (Shrivastava et al., CVPR 2017, section 2.1). ``init``: the style whose weights G and F
     start from. ``hold_out``: pictures of each domain kept out of training to be measured on, never
-    more than a tenth. ``evaluate_every``: an interval, or "never".
+    more than a tenth. ``evaluate_every``: an interval, or "never". ``exact_reference``: every layer
+    by PyTorch's own operations.
     """
 
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
@@ -196,6 +197,7 @@ class TrainSettings:
     max_steps: int | None = None
     precision: Precision = "auto"
     compile: bool = False
+    exact_reference: bool = False
     workers: int = 2
     checkpoint_every: str = "1epoch"
     keep: int = 2
@@ -295,6 +297,7 @@ class TranslateSettings:
     ``strength``: 0 gives the original back, 1 the painting. ``max_memory``: bytes, None for what
     the machine has free. ``quality``: 1 to 100 for formats that lose something. ``steady``: the
     frames of a video share their InstanceNorm statistics, so that it does not flicker.
+    ``exact_reference``: every layer by PyTorch's own operations, none by a faster way.
     """
 
     precision: Precision = "auto"
@@ -307,6 +310,7 @@ class TranslateSettings:
     quality: int | None = None
     strip_metadata: bool = False
     max_memory: int | None = None
+    exact_reference: bool = False
     max_pixels: int = 1_000_000_000
 
     def __post_init__(self) -> None:

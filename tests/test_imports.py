@@ -15,7 +15,7 @@ EVERYWHERE = {"errors", "settings", "files", "places", "randomness", "shares", "
 # Who may import what besides EVERYWHERE and the own room: a room, or one module of a room.
 ARROWS: dict[str, set[str]] = {
     "cli": {"painting", "engine", "styles", "media", "report"},
-    "painting": {"engine.networks", "media"},
+    "painting": {"engine.networks", "engine.fast", "media"},
     "painting.shared": {"engine.distributed"},
     "engine": set(),
     "engine.training": {"media.dataset"},

@@ -95,7 +95,13 @@ def _load(
     me = member()
     console.note(f"Painting on {device.label}{f', in {me.size} processes' if me else ''}.")
     network = load_generator(weights, "cpu")
-    return make(network, device=device.torch, dtype=dtype, max_memory=settings.max_memory)
+    return make(
+        network,
+        device=device.torch,
+        dtype=dtype,
+        max_memory=settings.max_memory,
+        exact_reference=settings.exact_reference,
+    )
 
 
 def _frames(console: Console, settings: TranslateSettings, translator: Translator) -> PaintFrame:

@@ -107,6 +107,9 @@ def train(
     processes: Processes = 1,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = _D.precision,
     compile: Annotated[bool, typer.Option(help="Compile the networks first.")] = _D.compile,
+    exact_reference: Annotated[
+        bool, typer.Option("--exact-reference", help="Plain PyTorch layers, slower.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Threads that prepare pictures.")] = _D.workers,
     checkpoint_every: Annotated[
         str, typer.Option(help="1epoch, 500steps or 10min.")

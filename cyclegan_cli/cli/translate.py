@@ -124,6 +124,9 @@ def translate(
     max_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Such as 4G. Default: what is free.")
     ] = None,
+    exact_reference: Annotated[
+        bool, typer.Option("--exact-reference", help="Plain PyTorch layers, slower.")
+    ] = False,
     max_pixels: Annotated[
         str, typer.Option(metavar="COUNT", help="Refuse larger pictures: 100M.")
     ] = "1000M",
@@ -162,6 +165,7 @@ def translate(
         quality=quality,
         strip_metadata=strip_metadata,
         max_memory=None if max_memory is None else _amount("--max-memory", max_memory, 1024),
+        exact_reference=exact_reference,
         max_pixels=_amount("--max-pixels", max_pixels, 1000),
     )
     if style is None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cyclegan_cli.engine.distributed import ALONE, Group
+from cyclegan_cli.engine.fast.modules import quick
 from cyclegan_cli.engine.history import History
 from cyclegan_cli.engine.networks import Discriminator, Generator, initialise
 from cyclegan_cli.engine.objective import discriminator_loss, generator_loss, l1
@@ -56,6 +57,9 @@ class CycleGAN:
         # Compiled calls share the parameters of the networks, which stay what is saved.
         call = torch.compile if settings.compile else _as_it_is
         self._G, self._F = call(self.G), call(self.F)
+        plain = settings.exact_reference or settings.compile
+        if not plain and self.device.type == "cpu" and dtype == torch.float32:
+            self._G, self._F = quick(self.G), quick(self.F)
         self._D_X, self._D_Y = call(self.D_X), call(self.D_Y)
         self.optimiser_G = self._adam(chain(self.G.parameters(), self.F.parameters()))
         self.optimiser_D = self._adam(chain(self.D_X.parameters(), self.D_Y.parameters()))

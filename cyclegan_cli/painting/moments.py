@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "Settle", "measure", "normalise"]
+__all__ = ["Moments", "Settle", "factors", "measure", "normalise"]
 
 _ROUNDING = 1e-12  # the variance of values near 1 that differ by float32's rounding of sums
 
@@ -79,14 +79,20 @@ def measure(x: Tensor) -> Moments:
 def normalise(x: Tensor, moments: Moments, eps: float, *, in_place: bool) -> Tensor:
     """(x − mean) / √(variance + eps) of each channel of 1×C×h×w, in x's dtype.
 
-    The mean goes first: multiplying first would lose the digits of a mean that is far from 0. A
-    channel that varies by no more than rounding becomes 0: each InstanceNorm would enlarge that by
-    1/√eps, and after a few of them a flat picture would be full of noise.
+    The mean goes first: multiplying first would lose the digits of a mean that is far from 0.
     """
-    mean = moments.mean.float()[:, None, None].to(x.device)
-    variance = moments.variance
-    alive = variance > _ROUNDING * (1.0 + moments.mean**2)
-    scale = ((variance + eps).rsqrt() * alive).float()[:, None, None].to(x.device)
+    mean, scale = (part[:, None, None].to(x.device) for part in factors(moments, eps))
     if x.dtype != torch.float32:
         return x.float().sub_(mean).mul_(scale).to(x.dtype)
     return (x.sub_(mean) if in_place else x - mean).mul_(scale)
+
+
+def factors(moments: Moments, eps: float) -> tuple[Tensor, Tensor]:
+    """mean and 1 / √(variance + eps): float32 on the CPU, C values each.
+
+    The second is 0 for a channel that varies by no more than rounding: each InstanceNorm would
+    enlarge that by 1/√eps, and after a few of them a flat picture would be full of noise.
+    """
+    variance = moments.variance
+    alive = variance > _ROUNDING * (1.0 + moments.mean**2)
+    return moments.mean.float(), ((variance + eps).rsqrt() * alive).float()

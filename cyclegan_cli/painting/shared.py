@@ -116,8 +116,15 @@ class SharedTranslator(Translator):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         max_memory: int | None = None,
+        exact_reference: bool = False,
     ) -> None:
-        super().__init__(network, device=device, dtype=dtype, max_memory=max_memory)
+        super().__init__(
+            network,
+            device=device,
+            dtype=dtype,
+            max_memory=max_memory,
+            exact_reference=exact_reference,
+        )
         self._group = group
         self._broken: CycleganError | None = None
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from cyclegan_cli.engine.networks import Generator, ResidualBlock
 from cyclegan_cli.painting.moments import Moments, Settle, measure
+from cyclegan_cli.painting.quick import Quick
 from cyclegan_cli.painting.rows import Rows, added, after, normalised, stored
 
 __all__ = ["Band", "Cost", "Place", "Plan", "estimate", "evaluate", "scratch_folder"]
@@ -80,18 +81,20 @@ def evaluate(
     write: Callable[[int, Tensor], None],
     *,
     settle: Settle | None = None,
+    quick: Quick | None = None,
     band: Band | None = None,
 ) -> None:
     """``network`` of the whole of ``source``, strip by strip.
 
     source: 1×in_channels×H×W in [−1, 1], H and W multiples of 4 and at least 16. ``write(row, y)``
     is called in order with strips of the result, 1×out_channels×h×W in (−1, 1), from row ``row``.
-    ``settle``, where given, decides the statistics of each InstanceNorm. ``band``: other processes
-    evaluate the rest; then only its rows are written, and measured before ``settle`` is asked.
+    ``settle``, where given, decides the statistics of each InstanceNorm. ``quick``, where given, is
+    the fast way through the layers. ``band``: other processes evaluate the rest; then only its rows
+    are written, and measured before ``settle`` is asked.
 
     Raises what torch raises where memory is short: torch.OutOfMemoryError or RuntimeError.
     """
-    _Evaluation(network, plan, device, settle, band=band).run(source, write)
+    _Evaluation(network, plan, device, settle, quick, band=band).run(source, write)
 
 
 def estimate(network: Generator, height: int, width: int, plan: Plan) -> Cost:
@@ -130,6 +133,7 @@ class _Evaluation:
         plan: Plan,
         device: torch.device,
         settle: Settle | None,
+        quick: Quick | None = None,
         *,
         rehearse: bool = False,
         band: Band | None = None,
@@ -137,6 +141,10 @@ class _Evaluation:
         self._band = band
         self._network, self._plan, self._device, self._settle = network, plan, device, settle
         self._rehearse = rehearse
+        self._quick = quick
+        self._after = quick.after if quick else after
+        self._normalised = quick.normalised if quick else normalised
+        self._measure = quick.measure if quick else measure
         self._dtype = next(network.parameters()).dtype
         self._norms = 0  # InstanceNorms passed
         # What has been reached. Here and nowhere else: a second reference would keep old buffers.
@@ -162,7 +170,7 @@ class _Evaluation:
         """An encoder's or decoder's layers: each InstanceNorm is measured as it is met."""
         for layer in layers:
             if not isinstance(layer, nn.InstanceNorm2d):
-                self._rows = after(layer, self._rows)
+                self._rows = self._after(layer, self._rows)
                 continue
             self.sizes.append(self._rows.bytes)
             if self._rows.bytes <= self._plan.keep:
@@ -171,7 +179,7 @@ class _Evaluation:
                 self._keep(buffer)
             else:
                 moments = self._sweep(self._rows)
-            self._rows = normalised(self._rows, self._settled(moments), layer.eps)
+            self._rows = self._normalised(self._rows, self._settled(moments), layer.eps)
 
     def _trunk(self) -> None:
         """All residual blocks, in two buffers: the sum so far, and the branch of one block.
@@ -212,15 +220,18 @@ class _Evaluation:
             if isinstance(layer, nn.InstanceNorm2d):
                 moments = self._sweep(rows, into=buffer)
                 kept = stored(buffer, self._device)
-                rows = normalised(kept, self._settled(moments), layer.eps)
+                rows = self._normalised(kept, self._settled(moments), layer.eps)
             else:
-                rows = after(layer, rows)
+                rows = self._after(layer, rows)
         return rows
 
     def _add(self, total: Tensor, rows: Rows) -> None:
         for start, stop in self._strips(rows):
-            part = rows.read(start, stop)
             kept = total[:, :, start:stop]
+            if self._quick and self._quick.add_normalised(kept, rows, start, stop):
+                self._forget()
+                continue
+            part = rows.read(start, stop)
             kept.copy_(part.add_(kept)) if kept.device != part.device else kept.add_(part)
             self._forget()
         self._exchange(total)
@@ -238,7 +249,7 @@ class _Evaluation:
         for start, stop in self._strips(rows):
             strip = rows.read(start, stop)
             if measured:
-                part = measure(strip)
+                part = self._measure(strip)
                 total = part if total is None else total.merge(part)
             if into is not None:
                 _write(into, waiting)

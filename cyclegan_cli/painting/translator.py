@@ -13,6 +13,7 @@ from cyclegan_cli.errors import PictureError, WeightsError
 from cyclegan_cli.painting.memory import choose
 from cyclegan_cli.painting.moments import Settle
 from cyclegan_cli.painting.pixels import Pixels, check, reflected, to_pixels, to_tensor
+from cyclegan_cli.painting.quick import Quick
 from cyclegan_cli.painting.rows import Rows
 from cyclegan_cli.painting.streaming import Plan, evaluate
 
@@ -24,7 +25,8 @@ class Translator:
 
     ``network`` is copied to ``device``. ``dtype``: what convolutions compute in (float32,
     bfloat16, float16). ``max_memory``: bytes that this process may take (on CUDA: that much of the
-    card), None for what is free. ``notes``: what a user should know of the last picture, such as
+    card), None for what is free. ``exact_reference``: every layer by PyTorch's own operations, none
+    by a faster way. ``notes``: what a user should know of the last picture, such as
     that the card's memory was too small for it.
 
     Raises WeightsError for a generator whose pictures have neither 1 nor 3 channels.
@@ -37,6 +39,7 @@ class Translator:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         max_memory: int | None = None,
+        exact_reference: bool = False,
     ) -> None:
         for channels in (network.spec.in_channels, network.spec.out_channels):
             if channels not in (1, 3):
@@ -49,6 +52,8 @@ class Translator:
         self.notes: list[str] = []
         own = copy.deepcopy(network).requires_grad_(False).eval()
         self.network = own.to(device=self.device, dtype=dtype)
+        suits = Quick.suits(self.network, self.device) and not exact_reference
+        self.quick = Quick() if suits else None
 
     @torch.inference_mode()
     def paint(self, pixels: Pixels, *, settle: Settle | None = None) -> Pixels:
@@ -96,7 +101,7 @@ class Translator:
                 painted[row:stop] = to_pixels(shown, pixels.dtype)
 
         source = source_rows(self, pixels, height, size)
-        evaluate(self.network, source, plan, self.device, write, settle=settle)
+        evaluate(self.network, source, plan, self.device, write, settle=settle, quick=self.quick)
         return painted
 
 

@@ -57,7 +57,7 @@ def rows_of(x: Tensor) -> Rows:
     return Rows(channels, height, width, 4, lambda a, b: x[:, :, a:b], False, cost)
 
 
-def streamed(generator: Generator, x: Tensor, plan: Plan, settle=None) -> Tensor:
+def streamed(generator: Generator, x: Tensor, plan: Plan, settle=None, quick=None) -> Tensor:
     """The result by strips, and that every row was written once, in order."""
     strips: list[Tensor] = []
 
@@ -66,7 +66,7 @@ def streamed(generator: Generator, x: Tensor, plan: Plan, settle=None) -> Tensor
         strips.append(strip.clone())
 
     with torch.inference_mode():
-        evaluate(generator, rows_of(x), plan, CPU, write, settle=settle)
+        evaluate(generator, rows_of(x), plan, CPU, write, settle=settle, quick=quick)
     return torch.cat(strips, dim=2)
 
 

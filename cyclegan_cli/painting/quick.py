@@ -1,0 +1,185 @@
+"""The rows of ``rows``, faster: what lies between two convolutions is not computed on its own.
+
+InstanceNorm, ReLU and padding wait until a convolution reads through them; 3×3 convolutions are
+computed by Winograd's filtering. The geometry, and so every strip, is that of ``rows``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cyclegan_cli.engine.fast import kernels
+from cyclegan_cli.engine.fast.allocator import keep_freed_memory
+from cyclegan_cli.engine.fast.convolutions import few_outputs
+from cyclegan_cli.engine.fast.kernels import Strip
+from cyclegan_cli.engine.fast.winograd import convolve, realised, transformed
+from cyclegan_cli.engine.networks import Generator
+from cyclegan_cli.painting.moments import Moments, factors, measure
+from cyclegan_cli.painting.rows import Rows, after, normalised
+
+__all__ = ["Quick"]
+
+_LEAST = 16  # channels: below, the transforms cost more than they save
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """What is to be done to ``source`` when it is read."""
+
+    source: Rows
+    mean: Tensor | None = None
+    scale: Tensor | None = None
+    relu: bool = False
+    pad: int = 0
+    mirror: bool = False
+
+
+class Quick:
+    """``after``, ``normalised`` and ``measure`` for one generator: float32 on the CPU.
+
+    Weights are transformed when they are first needed, and kept.
+    """
+
+    def __init__(self) -> None:
+        self._weights: dict[nn.Conv2d, Tensor] = {}
+        self._waiting: tuple[Rows, _Waiting] | None = None  # of the rows that were made last
+        keep_freed_memory()
+
+    @staticmethod
+    def suits(network: Generator, device: torch.device) -> bool:
+        """Whether it can evaluate ``network`` there: without InstanceNorm there is little to win."""
+        kept = network.spec.norm == "instance" and device.type == "cpu"
+        return kept and next(network.parameters()).dtype == torch.float32
+
+    def measure(self, x: Tensor) -> Moments:
+        """As ``moments.measure``, in one pass over the memory."""
+        if not kernels.present() or x.stride(3) != 1 or x.stride(2) != x.shape[3]:
+            return measure(x)
+        mean, m2 = kernels.moments(x)
+        return Moments(x.shape[2] * x.shape[3], mean, m2)
+
+    def normalised(self, source: Rows, moments: Moments, eps: float) -> Rows:
+        """As ``rows.normalised``."""
+        mean, scale = factors(moments, eps)
+        return self._delayed(_Waiting(source, mean, scale), normalised(source, moments, eps))
+
+    def after(self, layer: nn.Module, source: Rows) -> Rows:
+        """As ``rows.after``."""
+        plain = after(layer, source)
+        waiting = self._before(source)
+        if isinstance(layer, nn.ReLU) and waiting.pad == 0 and not waiting.relu:
+            return self._delayed(dataclasses.replace(waiting, relu=True), plain)
+        if isinstance(layer, nn.ReflectionPad2d) and waiting.pad == 0:
+            padded = dataclasses.replace(waiting, pad=layer.padding[0], mirror=True)
+            return self._delayed(padded, plain)
+        if isinstance(layer, nn.Conv2d):
+            zeros = int(layer.padding[0])
+            if zeros and waiting.pad:
+                return plain
+            if zeros:
+                waiting = dataclasses.replace(waiting, pad=zeros, mirror=False)
+            return dataclasses.replace(plain, read=self._reader(layer, waiting))
+        return plain
+
+    def add_normalised(self, total: Tensor, rows: Rows, start: int, stop: int) -> bool:
+        """``total`` += the normalised ``rows``, where they are just that and it can be done."""
+        waiting = self._before(rows)
+        if waiting.mean is None or waiting.scale is None or waiting.relu or waiting.pad:
+            return False
+        part = waiting.source.read(start, stop)
+        if not kernels.present() or total.device != part.device or part.stride(2) != part.shape[3]:
+            return False
+        kernels.add_normalised(total, part, waiting.mean, waiting.scale)
+        return True
+
+    def _delayed(self, waiting: _Waiting, plain: Rows) -> Rows:
+        def read(start: int, stop: int) -> Tensor:
+            return _prepared(_strip(waiting, start, stop), start, stop - start)
+
+        rows = dataclasses.replace(plain, read=read, fresh=True)
+        self._waiting = (rows, waiting)
+        return rows
+
+    def _before(self, rows: Rows) -> _Waiting:
+        if self._waiting is not None and self._waiting[0] is rows:
+            return self._waiting[1]
+        return _Waiting(rows)
+
+    def _reader(self, layer: nn.Conv2d, waiting: _Waiting) -> Callable[[int, int], Tensor]:
+        kernel, stride = layer.kernel_size[0], layer.stride[0]
+        compute = self._method(layer)
+
+        def read(start: int, stop: int) -> Tensor:
+            first, count = start * stride, (stop - start - 1) * stride + kernel
+            strip = _strip(waiting, first, first + count)
+            return compute(strip, first, count)
+
+        return read
+
+    def _method(self, layer: nn.Conv2d) -> Callable[[Strip, int, int], Tensor]:
+        small = layer.kernel_size == (3, 3) and layer.stride == (1, 1)
+        if small and layer.groups == 1 and min(layer.in_channels, layer.out_channels) >= _LEAST:
+            return lambda strip, first, count: convolve(
+                strip, (first, first + count - 2), self._transformed(layer), layer.bias
+            )
+        if small and layer.groups == layer.in_channels == layer.out_channels and kernels.present():
+            return lambda strip, first, count: kernels.depthwise(
+                strip, first, count - 2, layer.weight, layer.bias
+            )
+        if layer.kernel_size == (1, 1) and layer.groups == 1 and layer.stride == (1, 1):
+            return lambda strip, first, count: _pointwise(layer, _prepared(strip, first, count))
+        if layer.out_channels <= 4 and layer.groups == 1 and layer.stride == (1, 1):
+            return lambda strip, first, count: few_outputs(
+                _prepared(strip, first, count), layer.weight, layer.bias
+            )
+        return lambda strip, first, count: functional.conv2d(
+            *(_prepared(strip, first, count), layer.weight, layer.bias, layer.stride),
+            groups=layer.groups,
+        )
+
+    def _transformed(self, layer: nn.Conv2d) -> Tensor:
+        if layer not in self._weights:
+            self._weights[layer] = transformed(layer.weight)
+        return self._weights[layer]
+
+
+def _strip(waiting: _Waiting, start: int, stop: int) -> Strip:
+    """What rows ``start`` … ``stop`` of the padded picture need, read."""
+    source, pad = waiting.source, waiting.pad
+    first, end = start - pad, stop - pad
+    low, high = max(first, 0), min(end, source.height)
+    if waiting.mirror:
+        last = source.height - 1
+        high = max(high, min(1 - first, source.height)) if first < 0 else high
+        low = min(low, max(2 * last - (end - 1), 0)) if end - 1 > last else low
+    low = min(low, high - 1)
+    values = source.read(low, high)
+    if values.stride(3) != 1 or values.stride(2) != values.shape[3]:
+        values = values.contiguous()
+    facts = (waiting.pad, waiting.mirror, waiting.mean, waiting.scale, waiting.relu)
+    return Strip(values, low, source.height, *facts)
+
+
+def _prepared(strip: Strip, row: int, count: int) -> Tensor:
+    """Rows of the padded picture as a tensor."""
+    bare = strip.mean is None and not strip.relu
+    if bare and strip.pad == 0:
+        return strip.values[:, :, row - strip.first : row - strip.first + count]
+    if kernels.present():
+        return kernels.prepare(strip, row, count)
+    return realised(strip, row, count, 0)
+
+
+def _pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1×1 convolution is one matrix product."""
+    _, channels, height, width = x.shape
+    flat, weight = x.reshape(channels, -1), layer.weight.view(-1, channels)
+    if layer.bias is None:
+        return torch.mm(weight, flat).view(1, -1, height, width)
+    return torch.addmm(layer.bias[:, None], weight, flat).view(1, -1, height, width)

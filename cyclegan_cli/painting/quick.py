@@ -53,7 +53,7 @@ class Quick:
 
     @staticmethod
     def suits(network: Generator, device: torch.device) -> bool:
-        """Whether it can evaluate ``network`` there: without InstanceNorm there is little to win."""
+        """Whether it can evaluate ``network`` there, and something is won: InstanceNorm waits."""
         kept = network.spec.norm == "instance" and device.type == "cpu"
         return kept and next(network.parameters()).dtype == torch.float32
 

@@ -13,6 +13,14 @@
 #include <thread>
 #include <vector>
 
+// kernels.py loads them only where the processor has these instructions.
+#if defined(__x86_64__) && defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#elif defined(__x86_64__) && defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
 namespace {
 
 // GOMP_parallel of the OpenMP runtime that PyTorch brought: a second pool of threads would fight
@@ -378,3 +386,9 @@ void add_normalised(float* total, long total_plane, const float* in, long plane,
 }
 
 }  // extern "C"
+
+#if defined(__x86_64__) && defined(__clang__)
+#pragma clang attribute pop
+#elif defined(__x86_64__) && defined(__GNUC__)
+#pragma GCC pop_options
+#endif

@@ -77,7 +77,7 @@ def step(settings: TrainSettings, dtype: torch.dtype) -> Tensor:
                 parameter.data.normal_(0, parameter[0].numel() ** -0.5, generator=random)
         network.to(dtype)
     x, y = (torch.rand(1, 3, 64, 64, generator=random).to(dtype) * 2 - 1 for _ in "xy")
-    model._step_generators(x, y)
+    model._step_generators(x, y, (1, 1))
     parameters = model.optimiser_G.param_groups[0]["params"]
     return torch.cat([p.grad.double().flatten() for p in parameters])
 

@@ -28,14 +28,17 @@ Layer: TypeAlias = Callable[[Tensor], Tensor]
 def quick(network: Generator) -> Layer:
     """A function that computes what ``network`` does, and the same gradients, to rounding.
 
-    It takes and gives N×C×H×W float32 on the CPU, and uses the parameters as they are when it is
-    called.
+    N×C×H×W; the parameters are used as they are when it is called. What is not float32 on the CPU
+    goes through the modules.
     """
     keep_freed_memory()
     encoder, decoder = _chain(network.encoder), _chain(network.decoder)
     blocks = [_chain(b.branch) for b in network.trunk if isinstance(b, ResidualBlock)]
 
     def run(picture: Tensor) -> Tensor:
+        if picture.dtype != torch.float32 or picture.device.type != "cpu":
+            plain: Tensor = network(picture)
+            return plain
         x = encoder(picture)
         for branch in blocks:
             x = x + branch(x)

@@ -76,6 +76,7 @@ class TrainingView:
         self._weight = 0.0
         self._rate = self._speed = 0.0
         self._saved: tuple[int, float] | None = None
+        self._order = math.inf
         self._best: tuple[float, int] | None = None
         self._warning = ""
 
@@ -119,8 +120,10 @@ class TrainingView:
         found = [scores[domain]["swd"] for domain in ("y", "x") if "swd" in scores.get(domain, {})]
         if found and math.isfinite(sum(found)):
             mean = sum(found) / len(found)
-            if self._best is None or mean < self._best[0]:
-                self._best = (mean, epoch)
+            # By what the best checkpoint is kept: SWD in units of its floor.
+            order = float(scores.get("distance", mean))
+            if self._best is None or order < self._order:
+                self._best, self._order = (mean, epoch), order
 
     def warned(self, step: int, message: str, hint: str = "") -> None:
         """A warning, which stays in view and is said at once."""

@@ -94,15 +94,18 @@ def value(line: Line, *path: str) -> float | None:
 def best_of(evaluations: Sequence[Line], *domains: str) -> Best | None:
     """The evaluation with the lowest mean SWD over ``domains`` (``y``: G's outputs, ``x``: F's).
 
-    The earliest of equals; None where none has them.
+    For both domains the order is that of ``distance``, where it was recorded: SWD in units of its
+    floor, by which the best checkpoint is kept. The earliest of equals; None where none has them.
     """
-    found: list[Best] = []
+    found: list[tuple[float, Best]] = []
     for line in evaluations:
         values = [value(line, "evaluation", domain, "swd") for domain in domains]
         known = [v for v in values if v is not None]
         if known and len(known) == len(domains):
-            found.append(Best(int(line["step"]), int(line["epoch"]), sum(known) / len(known)))
-    return min(found, key=lambda best: best.swd, default=None)
+            best = Best(int(line["step"]), int(line["epoch"]), sum(known) / len(known))
+            distance = value(line, "evaluation", "distance") if len(domains) > 1 else None
+            found.append((best.swd if distance is None else distance, best))
+    return min(found, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
 def smoothed(points: Points) -> list[tuple[float, float]]:

@@ -55,6 +55,11 @@ def test_the_best_is_the_lowest_mean_of_the_domains_asked_for() -> None:
     only_x = best_of(lines, "x")
     assert only_x is not None
     assert only_x.step == 10
+    for line, distance in zip(lines, (3.0, 2.0, 1.5), strict=True):
+        line["evaluation"]["distance"] = distance
+    kept = best_of(lines, "y", "x")
+    assert kept is not None
+    assert kept.step == 30, "what the best checkpoint is kept by"
     assert best_of([], "y") is None
     assert best_of([{"step": 1, "epoch": 0, "evaluation": {"y": {}}}], "y") is None
 

@@ -138,11 +138,11 @@ def test_short_memory_is_met_with_a_smaller_plan(monkeypatch: pytest.MonkeyPatch
     tried: list[Plan] = []
     real = module.evaluate
 
-    def evaluate(net, source, plan, device, write, *, settle=None):
+    def evaluate(net, source, plan, device, write, **how):
         tried.append(plan)
         if len(tried) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        real(net, source, plan, device, write, settle=settle)
+        real(net, source, plan, device, write, **how)
 
     monkeypatch.setattr(module, "evaluate", evaluate)
     again = translator.paint(pixels)

@@ -62,7 +62,7 @@ def gains(*, steps: int, generators_learn: bool = True) -> tuple[float, float]:
 
 
 @pytest.mark.xfail(
-    reason="400 steps at this learning rate ended at 2.1 and 1.4 times instead of 2.5: not understood"
+    reason="400 steps at this rate are chaotic: they ended at 2.1 and 1.4 times instead of 2.5"
 )
 def test_training_finds_the_map_in_both_directions() -> None:
     g, f = gains(steps=STEPS)

@@ -55,6 +55,21 @@ def make_pictures(folder: Path, count: int, seed: int, size: tuple[int, int] = (
     return folder
 
 
+def read_terminal(master: int) -> bytes:
+    """All that is written to a pseudo-terminal until nobody holds its other end; it is closed."""
+    output = b""
+    while True:
+        try:
+            data = os.read(master, 4096)
+        except OSError:  # Linux says so where others give nothing more
+            break
+        if not data:
+            break
+        output += data
+    os.close(master)
+    return output
+
+
 def lines(data: bytes) -> Sequence[str]:
     """Decoded lines of an output."""
     return data.decode().splitlines()

@@ -186,11 +186,6 @@ def _check_processes(run: Run, group: Group, start: Checkpoint | None) -> None:
     The batch stays that of the run, whatever the number of processes: so does the training.
     """
     batch = run.settings.batch_size
-    if group.size > 1 and run.settings.lambda_patch > 0:
-        raise UsageError(
-            "The patch loss remembers what one process saw: it cannot be shared.",
-            hint="Train on one device, or with --lambda-patch 0.",
-        )
     if group.size > batch:
         raise UsageError(
             f"A step of {run.name} takes {batch} pictures: {group.size} processes would not all "

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import typer
 
 from cyclegan_cli.errors import CycleganError, UsageError
+from cyclegan_cli.settings import TrainSettings
 
 if TYPE_CHECKING:
     from cyclegan_cli.engine.distributed import Group
@@ -33,6 +34,7 @@ __all__ = [
     "local_count",
     "may_speak",
     "member",
+    "refuse_unshareable",
     "team",
     "wait_for_others",
 ]
@@ -131,6 +133,15 @@ def local_count(gpu: str, processes: int) -> int:
         f"--gpu {gpu} with --processes {processes}: each GPU has one process.",
         hint="--gpu 0,1,2,3   or   --gpu cpu --processes 4",
     )
+
+
+def refuse_unshareable(settings: TrainSettings, processes: int) -> None:
+    """Raise UsageError where several processes cannot train by these settings."""
+    if processes > 1 and settings.lambda_patch > 0:
+        raise UsageError(
+            "The patch loss remembers what one process saw: it cannot be shared.",
+            hint="Train on one device, or with --lambda-patch 0.",
+        )
 
 
 @contextlib.contextmanager

@@ -21,7 +21,14 @@ from cyclegan_cli.cli.common import (
     check_tensorboard,
 )
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.processes import launch, leading, local_count, member, team
+from cyclegan_cli.cli.processes import (
+    launch,
+    leading,
+    local_count,
+    member,
+    refuse_unshareable,
+    team,
+)
 from cyclegan_cli.errors import CheckpointError, DataError, UsageError
 from cyclegan_cli.settings import TrainSettings
 
@@ -83,6 +90,7 @@ def resume(
         return
     me = member()
     size = me.size if me else local_count(gpu, processes)
+    refuse_unshareable(changed.settings, size)
     if me is None and size > 1:
         launch(arguments(), size)
 

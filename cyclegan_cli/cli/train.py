@@ -23,7 +23,15 @@ from cyclegan_cli.cli.common import (
 )
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.preflight import default_name, examine, folders, present, refuse_existing
-from cyclegan_cli.cli.processes import launch, leading, led, local_count, member, team
+from cyclegan_cli.cli.processes import (
+    launch,
+    leading,
+    led,
+    local_count,
+    member,
+    refuse_unshareable,
+    team,
+)
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.places import check_name, runs_dir
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec, TrainSettings
@@ -156,10 +164,11 @@ def train(
     count = me.size if me else local_count(gpu, processes)
     # A run's batch is that of all processes: it stays when their number changes.
     settings = dataclasses.replace(settings, batch_size=settings.batch_size * count)
+    refuse_unshareable(settings, count)
+    check_tensorboard(tensorboard)
     if me is None and count > 1 and not dry_run:
         refuse_existing(name, folder)
         launch(arguments(), count)
-    check_tensorboard(tensorboard)
 
     def prepared() -> Run:
         from cyclegan_cli.engine.run import create_run, open_run

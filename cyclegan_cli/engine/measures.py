@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from cyclegan_cli.randomness import stream_seed
 
-__all__ = ["sliced_wasserstein"]
+__all__ = ["halve", "sliced_wasserstein"]
 
 NEIGHBOURHOOD = 7  # pixels along a side of a patch
 PATCHES = 128  # of a picture, at each level of the pyramid
@@ -45,7 +45,7 @@ def sliced_wasserstein(some: Tensor, real: Tensor, *, seed: int = 0) -> dict[str
     while True:
         side = min(rests[0].shape[2:])
         last = side // 2 < COARSEST
-        halves = rests if last else [_halve(rest) for rest in rests]
+        halves = rests if last else [halve(rest) for rest in rests]
         levels = [
             rest if last else rest - _double(half, rest.shape[2], rest.shape[3])
             for rest, half in zip(rests, halves, strict=True)
@@ -78,7 +78,7 @@ def _smooth(pictures: Tensor) -> Tensor:
     )
 
 
-def _halve(pictures: Tensor) -> Tensor:
+def halve(pictures: Tensor) -> Tensor:
     """The next coarser level: N×3×H×W -> N×3×⌈H/2⌉×⌈W/2⌉."""
     return _smooth(pictures)[:, :, ::2, ::2]
 

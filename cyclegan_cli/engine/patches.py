@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cyclegan_cli.engine.measures import halve
 from cyclegan_cli.randomness import stream_seed
 
 __all__ = ["PatchLoss"]
@@ -50,7 +51,7 @@ class PatchLoss:
         )
         self._ranks = torch.linspace(0.002, 0.998, KNOTS, device=device)
         self.steps = 0
-        # real, generated: LEVELS×DIRECTIONS×KNOTS
+        # real, generated: LEVELS×DIRECTIONS×KNOTS, each in order
         self.quantiles = torch.zeros(2, LEVELS, DIRECTIONS, KNOTS, device=device)
 
     def __call__(self, real: Tensor, generated: Tensor) -> Tensor:
@@ -101,17 +102,15 @@ class PatchLoss:
 
     def _follow(self, side: int, level: int, which: Tensor, values: Tensor) -> None:
         """Move each quantile by the share of values that lies on its wrong side."""
-        now = self.quantiles[side, level][which].sort(dim=1).values
+        now = self.quantiles[side, level][which]
         ordered = values.sort(dim=1).values
-        below = torch.searchsorted(ordered, now.contiguous()) / values.shape[1]
+        below = torch.searchsorted(ordered, now) / values.shape[1]
         moved = now + FOLLOW * _spread(now) * (self._ranks - below)
-        self.quantiles[side, level][which] = moved
+        self.quantiles[side, level][which] = moved.sort(dim=1).values
 
     def _wanted(self, level: int, which: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """For each generated value the real value of its rank; and the spread of the real ones."""
-        real, made = (
-            self.quantiles[side, level][which].sort(dim=1).values.contiguous() for side in (0, 1)
-        )
+        real, made = (self.quantiles[side, level][which] for side in (0, 1))
         above = torch.searchsorted(made, values.contiguous()).clamp(1, KNOTS - 1)
         low, high = made.gather(1, above - 1), made.gather(1, above)
         share = (values - low) / (high - low + 1e-6)
@@ -129,18 +128,10 @@ def _pyramid(pictures: Tensor) -> list[Tensor]:
     """What each size adds to the next coarser one, and at last the coarsest."""
     levels = []
     for _ in range(LEVELS - 1):
-        coarse = _halve(pictures)
+        coarse = halve(pictures)
         fine = functional.interpolate(
             coarse, size=pictures.shape[-2:], mode="bilinear", align_corners=False
         )
         levels.append(pictures - fine)
         pictures = coarse
     return [*levels, pictures]
-
-
-def _halve(pictures: Tensor) -> Tensor:
-    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=pictures.device) / 16
-    channels = pictures.shape[1]
-    kernel = torch.outer(row, row).expand(channels, 1, 5, 5)
-    padded = functional.pad(pictures, (2, 2, 2, 2), mode="reflect")
-    return functional.conv2d(padded, kernel, stride=2, groups=channels)

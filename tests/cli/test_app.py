@@ -14,7 +14,7 @@ from cyclegan_cli.cli.app import main
 from cyclegan_cli.cli.common import Stopped
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.version import __version__
-from tests.program import environment, run
+from tests.program import environment, read_terminal, run
 
 COMMANDS = [
     (),
@@ -204,16 +204,7 @@ def test_a_terminal_gets_colour_unless_it_says_no() -> None:
             env={**environment(extra), "TERM": extra.get("TERM", "xterm-256color")},
         )
         os.close(slave)
-        output = b""
-        while True:
-            try:
-                data = os.read(master, 4096)
-            except OSError:
-                break
-            if not data:
-                break
-            output += data
-        os.close(master)
+        output = read_terminal(master)
         assert program.wait(60) == 2
         return output
 

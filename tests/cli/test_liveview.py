@@ -21,7 +21,7 @@ from cyclegan_cli.cli.console import Console, draws_live
 from cyclegan_cli.cli.livelines import LiveLines, rows_of
 from cyclegan_cli.cli.liveview import TrainingView, duration, flowed
 from cyclegan_cli.engine.run import Place
-from tests.program import environment
+from tests.program import environment, read_terminal
 
 LOSSES = {"G": 0.5, "F": 0.4, "D_X": 0.2, "D_Y": 0.3}
 LOSSES |= {f"{kind}_{domain}": 1.5 for kind in ("cycle", "identity") for domain in "XY"}
@@ -215,16 +215,7 @@ def test_results_reach_a_pipe_while_the_terminal_is_drawn_on(
         env={**environment(), "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **extra},
     )
     os.close(slave)
-    drawn = b""
-    while True:
-        try:
-            data = os.read(master, 4096)
-        except OSError:
-            break
-        if not data:
-            break
-        drawn += data
-    os.close(master)
+    drawn = read_terminal(master)
     assert program.stdout is not None
     result = program.stdout.read().decode()
     program.stdout.close()

@@ -23,7 +23,7 @@ from cyclegan_cli.cli.processes import Member, first_host, local_count, member
 from cyclegan_cli.engine import checkpoint, cyclegan
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.media import pictures as media_pictures
-from tests.program import SMALL, environment, make_pictures
+from tests.program import SMALL, environment, make_pictures, run
 from tests.together import start, together, wait
 
 # 5 pictures against 3, 2 a step: 3 steps an epoch, the last uneven; 6 in all.
@@ -177,6 +177,16 @@ def test_more_processes_than_a_batch_has_are_refused(
     said = together(2, command("resume", "one", "--gpu", "cpu", "--max-steps", "2"), tmp_path)
     assert [one["code"] for one in said] == [2, 2]
     assert sum("takes 1 pictures" in one["err"] for one in said) == 1
+
+
+def test_what_cannot_be_shared_is_refused_before_anything_is_made(
+    pictures: tuple[str, str], home: Path
+) -> None:
+    many = ("--processes", "2", "--lambda-patch", "1", "--crop-size", "64", "--load-size", "64")
+    said = run("train", *pictures, *TRAIN, *many)
+    assert said.returncode == 2
+    assert b"cannot be shared" in said.stderr
+    assert not (home / "runs").exists()
 
 
 def test_the_launcher_starts_them_and_ends_as_they_do(

@@ -8,7 +8,6 @@ that of x itself (the identity map), and of F(y) likewise.
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
@@ -18,6 +17,8 @@ from cyclegan_cli.settings import GeneratorSpec, TrainSettings
 SIZE = 64
 FACTOR = 2.5  # times nearer than the identity map; 4 to 6 is usual, and grey pictures have 1.7
 STEPS = 400
+# Twice this, and some seeds stay at 2 times for as long as 600 steps; which ones, rounding decides.
+LEARNING_RATE = 5e-4
 
 
 def scene(seed: int) -> Tensor:
@@ -44,7 +45,7 @@ def gains(*, steps: int, generators_learn: bool = True) -> tuple[float, float]:
     """How many times nearer to the truth than the identity G and F are on held-out pictures."""
     mobile = GeneratorSpec.named("mobile")
     settings = TrainSettings(
-        generator=mobile, crop_size=SIZE, load_size=SIZE, lambda_identity=0.0, lr=1e-3
+        generator=mobile, crop_size=SIZE, load_size=SIZE, lambda_identity=0.0, lr=LEARNING_RATE
     )
     model = CycleGAN(settings)
     if not generators_learn:
@@ -61,9 +62,6 @@ def gains(*, steps: int, generators_learn: bool = True) -> tuple[float, float]:
     return (identity / g).item(), (identity / f).item()
 
 
-@pytest.mark.xfail(
-    reason="400 steps at this rate are chaotic: they ended at 2.1 and 1.4 times instead of 2.5"
-)
 def test_training_finds_the_map_in_both_directions() -> None:
     g, f = gains(steps=STEPS)
     assert g > FACTOR

@@ -7,7 +7,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from cyclegan_cli.cli.common import Stopped, one_device
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.liveview import TrainingView
+from cyclegan_cli.cli.preflight import first_weights
 from cyclegan_cli.cli.processes import led
 from cyclegan_cli.cli.rendering import Renderer
 from cyclegan_cli.engine.run import (
@@ -135,6 +136,7 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
     from cyclegan_cli.engine import training
     from cyclegan_cli.engine.cyclegan import CycleGAN
     from cyclegan_cli.engine.device import resolve_precision
+    from cyclegan_cli.engine.weights import load_generator
     from cyclegan_cli.media.dataset import UnpairedPictures
 
     group = machine.group
@@ -149,7 +151,9 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
         model.load_state(start.tensors, start.plain)
         place = start.place
     elif run.settings.init is not None:
-        _begin_from(model, run.settings.init)
+        for way, file in first_weights(run.settings).items():
+            network = model.G if way == "xy" else model.F
+            network.load_state_dict(load_generator(file, device.torch).state_dict())
     if group.leads:
         remove_leftovers(run)
     pictures = UnpairedPictures(
@@ -240,24 +244,6 @@ def _board(run: Run, machine: Machine, place: Place) -> Iterator[Board | None]:
         yield board
     finally:
         board.close()
-
-
-def _begin_from(model: CycleGAN, name: str) -> None:
-    """Give G and F the weights of a style. Raises UsageError where it is of another shape."""
-    from cyclegan_cli.engine.weights import load_generator
-    from cyclegan_cli.styles.store import find_style, weights_file
-
-    style = find_style(name)
-    for reverse, network in ((False, model.G), (True, model.F)):
-        if reverse and "yx" not in style.directions:
-            continue  # F starts as it would without the style
-        source = load_generator(weights_file(style, reverse), model.device)
-        if replace(source.spec, name=network.spec.name) != network.spec:
-            raise UsageError(
-                f"'{name}' is a {source.spec.name} generator, not a {network.spec.name} one.",
-                hint=f"--generator {source.spec.name}",
-            )
-        network.load_state_dict(source.state_dict())
 
 
 def _samples(run: Run) -> tuple[Tensor, Tensor] | None:

@@ -20,8 +20,9 @@ from cyclegan_cli.settings import Interval, TrainSettings
 if TYPE_CHECKING:
     from cyclegan_cli.cli.doctor import Checkup
     from cyclegan_cli.media.survey import Survey
+    from cyclegan_cli.styles.cards import Way
 
-__all__ = ["default_name", "examine", "folders", "present", "refuse_existing"]
+__all__ = ["default_name", "examine", "first_weights", "folders", "present", "refuse_existing"]
 
 MINIMUM = 2  # usable pictures in a domain
 
@@ -52,6 +53,30 @@ def refuse_existing(name: str, folder: Path) -> None:
             f"A style named '{name}' exists already.",
             hint=f"Give this one another --name, or: cyclegan pretrained remove {name}",
         )
+
+
+def first_weights(settings: TrainSettings) -> dict[Way, Path]:
+    """The files that G ("xy") and F ("yx") start from: those of ``init`` that are here.
+
+    Raises UnknownNameError, StoreError, and UsageError where the style has no G or another shape.
+    """
+    from cyclegan_cli.styles.store import find_style, weights_file
+
+    if settings.init is None:
+        return {}
+    style, spec = find_style(settings.init), settings.generator
+    files: dict[Way, Path] = {"xy": weights_file(style, reverse=False)}
+    if "yx" in style.directions:
+        files["yx"] = weights_file(style, reverse=True)
+    for way in files:
+        found = style.directions[way].generator
+        if replace(found, name=spec.name) != spec:
+            raise UsageError(
+                f"The style '{settings.init}' is of a {found.name} generator, not of a "
+                f"{spec.name} one.",
+                hint=f"--generator {found.name}",
+            )
+    return files
 
 
 def examine(

@@ -22,7 +22,14 @@ from cyclegan_cli.cli.common import (
     check_tensorboard,
 )
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.preflight import default_name, examine, folders, present, refuse_existing
+from cyclegan_cli.cli.preflight import (
+    default_name,
+    examine,
+    first_weights,
+    folders,
+    present,
+    refuse_existing,
+)
 from cyclegan_cli.cli.processes import (
     launch,
     leading,
@@ -165,6 +172,7 @@ def train(
     # A run's batch is that of all processes: it stays when their number changes.
     settings = dataclasses.replace(settings, batch_size=settings.batch_size * count)
     refuse_unshareable(settings, count)
+    first_weights(settings)
     check_tensorboard(tensorboard)
     if me is None and count > 1 and not dry_run:
         refuse_existing(name, folder)

@@ -171,7 +171,8 @@ class Watchdogs:
     def __init__(self, settings: TrainSettings, step: int, total: int) -> None:
         self._step = step
         self._total = total
-        self._windows = {name: _Window() for name in ("D_X", "D_Y")}
+        learning = ("D_X", "D_Y") if settings.lambda_gan > 0 else ()  # else they take no steps
+        self._windows = {name: _Window() for name in learning}
         floor = discriminator_floor(settings.gan)
         self._collapsed = {name: _Alarm(floor) for name in self._windows}
         self._unchanged, self._alike, self._inverted = (

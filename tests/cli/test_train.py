@@ -101,6 +101,45 @@ def test_the_style_translates(folders: tuple[str, str], tmp_path: Path) -> None:
         assert image.tobytes() != first
 
 
+PATCHES = (
+    *("--generator", "brush", "--crop-size", "64", "--load-size", "64", "--gpu", "cpu"),
+    *("--lambda-gan", "0", "--lambda-cycle", "0", "--lambda-patch", "10", "--lambda-self", "0.8"),
+    *("--samples", "1", "--log-every", "1steps", "-q"),
+)
+
+
+def test_a_style_of_patches_and_one_that_starts_from_it(
+    folders: tuple[str, str], home: Path
+) -> None:
+    """The losses that are off are not missed by anything that reads or watches a training."""
+    assert main(["train", *folders, *PATCHES, "--max-steps", "2", "--name", "first"]) == 0
+    lines = (home / "runs/first/metrics.jsonl").read_text().splitlines()
+    log = [json.loads(line) for line in lines]
+    assert {"patch_X", "patch_Y", "self_X", "self_Y"} <= log[-1].keys()
+    assert not {"G", "F", "D_X", "D_Y", "cycle_X", "identity_X"} & log[-1].keys()
+    still = ["--name", "second", "--init", "first", "--lr", "0", "--max-steps", "1"]
+    assert main(["train", *folders, *PATCHES, *still]) == 0
+    for way in ("xy", "yx"):
+        first, second = (
+            load_generator(home / "styles" / name / f"{way}.safetensors").state_dict()
+            for name in ("first", "second")
+        )
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_start_that_cannot_be_is_refused_before_anything_is_made(
+    folders: tuple[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *folders, *PATCHES, "--max-steps", "1", "--name", "first"]) == 0
+    capsys.readouterr()
+    wrong = ["--init", "first", "--generator", "mobile", "--name", "second"]
+    assert main(["train", *folders, *PATCHES, *wrong]) == 2
+    assert "--generator brush" in capsys.readouterr().err
+    assert main(["train", *folders, *PATCHES, "--init", "fisrt", "--name", "second"]) == 2
+    assert "first" in capsys.readouterr().err
+    assert not (home / "runs" / "second").exists()
+
+
 def test_the_same_seed_gives_the_same_style_and_another_seed_another(
     folders: tuple[str, str], home: Path
 ) -> None:

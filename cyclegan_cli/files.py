@@ -1,4 +1,4 @@
-"""The one writer of files, and the reader of safetensors headers.
+"""The one writer of files, and readers: of TOML, of safetensors headers, of digests.
 
 Every file of this program is written to a temporary name beside its place, flushed to the disk,
 and renamed: a reader sees the old file or the new one, never half of one.
@@ -7,15 +7,27 @@ and renamed: a reader sees the old file or the new one, never half of one.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "read_safetensors_header", "sync_folder", "write_bytes", "write_text"]
+from cyclegan_cli.errors import UsageError
+
+__all__ = [
+    "atomic_path",
+    "digest_of",
+    "read_safetensors_header",
+    "read_toml",
+    "sync_folder",
+    "write_bytes",
+    "write_text",
+]
 
 _HEADER_LIMIT = 100_000_000  # the safetensors format's own limit, in bytes
 
@@ -106,3 +118,33 @@ def _is_entry(entry: Any) -> bool:
         and len(offsets) == 2
         and all(isinstance(offset, int) for offset in offsets)
     )
+
+
+def read_toml(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    """What a TOML file says; nothing where ``missing_ok`` and there is none.
+
+    Raises UsageError where it cannot be read or understood.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        if missing_ok and isinstance(error, FileNotFoundError | NotADirectoryError):
+            return {}
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}.") from error
+    return found
+
+
+def digest_of(path: Path) -> tuple[str, int]:
+    """The SHA-256 and the size in bytes of a file. Raises OSError where it cannot be read."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return digest.hexdigest(), size

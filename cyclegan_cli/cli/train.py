@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +39,7 @@ from cyclegan_cli.cli.processes import (
     team,
 )
 from cyclegan_cli.errors import UsageError
+from cyclegan_cli.files import read_toml
 from cyclegan_cli.places import check_name, runs_dir
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec, TrainSettings
 
@@ -235,17 +235,7 @@ def _settings(ctx: typer.Context, config: Path | None) -> TrainSettings:
 
 
 def _from_toml(path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}.") from error
-    return {key.replace("-", "_"): value for key, value in data.items()}
+    return {key.replace("-", "_"): value for key, value in read_toml(path).items()}
 
 
 def _to_toml(settings: TrainSettings) -> str:

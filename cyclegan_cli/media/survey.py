@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cyclegan_cli.errors import PictureError
+from cyclegan_cli.files import digest_of
 from cyclegan_cli.media.pictures import read_small
 
 __all__ = ["THUMBNAIL", "Look", "Survey", "survey"]
@@ -99,10 +99,6 @@ def look(path: Path) -> Look:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return digest_of(path)[0]
     except OSError as error:
         raise PictureError(f"{path}: {error.strerror or error}.") from error
-    return digest.hexdigest()

@@ -5,7 +5,6 @@ No torch here: lists, completion and usage errors read styles through this modul
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ __all__ = [
     "Style",
     "Way",
     "damaged",
-    "digest_of",
     "is_name",
     "plain",
     "read_generator_header",
@@ -155,16 +153,6 @@ def read_generator_header(path: Path) -> tuple[GeneratorSpec, dict[str, Any]]:
             hint=f"cyclegan pretrained import {path} --name NAME",
         )
     return spec, about if isinstance(about, dict) else {}
-
-
-def digest_of(path: Path) -> tuple[str, int]:
-    """The SHA-256 and the size in bytes of a file."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return digest.hexdigest(), size
 
 
 def damaged(folder: Path, what: str) -> StoreError:

@@ -6,20 +6,15 @@ and direction: a team's own styles on its own server.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cyclegan_cli.errors import UsageError
+from cyclegan_cli.files import read_toml
 from cyclegan_cli.places import check_name, home_dir
 from cyclegan_cli.styles.cards import WAYS, Style, Way, plain
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["Digest", "Entry", "Row", "available_styles", "entries", "user_catalogue"]
 
@@ -97,14 +92,7 @@ def _available(entry: Entry) -> Style:
 
 
 def _read(path: Path) -> list[Row]:
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}.") from error
+    data = read_toml(path, missing_ok=True)
     rows, servers = data.get("generator", []), data.get("servers", {})
     if not isinstance(rows, list) or not isinstance(servers, dict):
         raise UsageError(f"{path} has no [[generator]] rows.", hint="See docs/styles.md.")
@@ -120,15 +108,21 @@ def _read(path: Path) -> list[Row]:
     return result
 
 
+def filled(templates: Sequence[object], file: str) -> tuple[str, ...]:
+    """Addresses with ``file`` put in. Raises ValueError where there is none, or none of the web."""
+    addresses = tuple(str(text).replace("{file}", file) for text in templates)
+    if not addresses or not all(a.startswith(("https://", "http://")) for a in addresses):
+        raise ValueError("its addresses must begin with https:// or http://")
+    return addresses
+
+
 def _row(row: Mapping[str, Any], servers: Mapping[str, Any]) -> Row:
     server = servers[row["server"]] if "server" in row else {}
     file = str(row["file"])
     templates = [*row.get("addresses", []), *server.get("addresses", [])]
-    addresses = tuple(str(text).replace("{file}", file) for text in templates)
     if "/" in file or "\\" in file or file.startswith("."):
         raise ValueError(f"{file!r} is not the name of a file")
-    if not addresses or not all(a.startswith(("https://", "http://")) for a in addresses):
-        raise ValueError("its addresses must begin with https:// or http://")
+    addresses = filled(templates, file)
     if row["direction"] not in WAYS:
         raise ValueError('its direction must be "xy" or "yx"')
     limit = row.get("size_limit", SIZE_LIMIT)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError, UsageError
-from cyclegan_cli.files import write_text
+from cyclegan_cli.files import read_toml, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
 from cyclegan_cli.styles import unpacking
 from cyclegan_cli.styles.cards import plain
+from cyclegan_cli.styles.catalogue import filled
 from cyclegan_cli.styles.download import (
     Learned,
     Tell,
@@ -31,11 +31,6 @@ from cyclegan_cli.styles.download import (
     recorded_digest,
 )
 from cyclegan_cli.styles.fetch import Patience, fetch, file_digests
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["DataSet", "Here", "datasets", "download_dataset", "find_dataset", "here", "location"]
 
@@ -88,14 +83,7 @@ def find_dataset(name: str) -> DataSet:
 
 
 def _read(path: Path) -> dict[str, DataSet]:
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}.") from error
+    data = read_toml(path, missing_ok=True)
     server, rows = data.get("server", {}), data.get("datasets", {})
     if not isinstance(server, dict) or not isinstance(rows, dict):
         raise UsageError(f"{path} has no [datasets.NAME] rows.", hint="See docs/guide.md.")
@@ -114,9 +102,7 @@ def _read(path: Path) -> dict[str, DataSet]:
 def _row(name: str, row: Mapping[str, Any], server: Mapping[str, Any]) -> DataSet:
     file = f"{check_name(name)}.zip"
     templates = row.get("addresses", server.get("addresses", []))
-    addresses = tuple(str(text).replace("{file}", file) for text in templates)
-    if not addresses or not all(a.startswith(("https://", "http://")) for a in addresses):
-        raise ValueError("its addresses must begin with https:// or http://")
+    addresses = filled(templates, file)
     pictures = row.get("pictures")
     if pictures is not None and [type(n) for n in pictures] != [int, int]:
         raise ValueError("its pictures must be two numbers")

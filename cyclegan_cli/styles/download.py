@@ -16,9 +16,9 @@ from cyclegan_cli.errors import (
     UsageError,
     WeightsError,
 )
-from cyclegan_cli.files import write_text
+from cyclegan_cli.files import digest_of, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
-from cyclegan_cli.styles.cards import Style, Way, digest_of
+from cyclegan_cli.styles.cards import Style, Way
 from cyclegan_cli.styles.catalogue import Digest, Entry, Row, entries
 from cyclegan_cli.styles.fetch import Event, Patience, fetch, file_digests
 from cyclegan_cli.styles.store import downloaded_style, weights_file

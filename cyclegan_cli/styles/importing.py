@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cyclegan_cli.engine.weights import save_generator
 from cyclegan_cli.errors import WeightsError
-from cyclegan_cli.styles.cards import Origin, Style, Way, digest_of
+from cyclegan_cli.files import digest_of
+from cyclegan_cli.styles.cards import Origin, Style, Way
 from cyclegan_cli.styles.publicformat import read_generator
 from cyclegan_cli.styles.store import add_style
 from cyclegan_cli.styles.verification import check_generator

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cyclegan_cli.errors import StoreError, UnknownNameError, UsageError, WeightsError
-from cyclegan_cli.files import write_text
+from cyclegan_cli.files import digest_of, write_text
 from cyclegan_cli.places import cache_dir, check_name, styles_dir
 from cyclegan_cli.styles.cards import (
     STYLE_FORMAT,
@@ -29,7 +29,6 @@ from cyclegan_cli.styles.cards import (
     Style,
     Way,
     damaged,
-    digest_of,
     is_name,
     plain,
     read_generator_header,

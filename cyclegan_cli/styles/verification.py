@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cyclegan_cli.errors import StoreError, WeightsError
-from cyclegan_cli.styles.cards import Direction, Style, digest_of
+from cyclegan_cli.files import digest_of
+from cyclegan_cli.styles.cards import Direction, Style
 from cyclegan_cli.styles.store import find_style
 
 __all__ = ["check_generator", "verify_style"]

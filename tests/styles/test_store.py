@@ -25,10 +25,11 @@ from cyclegan_cli.errors import (
     UsageError,
     WeightsError,
 )
+from cyclegan_cli.files import digest_of
 from cyclegan_cli.places import styles_dir
 from cyclegan_cli.settings import GeneratorSpec
 from cyclegan_cli.styles import store
-from cyclegan_cli.styles.cards import digest_of, read_style
+from cyclegan_cli.styles.cards import read_style
 from cyclegan_cli.styles.store import (
     add_style,
     damaged_styles,

@@ -62,7 +62,8 @@ def _candidates(
 ) -> tuple[list[Plan], list[Plan]]:
     """Plans from fast to small: those that keep more than the trunk, and those that do not."""
     cost = estimate(network, *size, Plan(_MIB, 0))
-    row = max(cost.sizes) // size[0]  # bytes of one row at the full resolution
+    # Bytes of one row at the full resolution.
+    row = network.spec.width * size[1] * next(network.parameters()).element_size()
     sizes = _STRIPS.get(device.type, _STRIPS["cuda"])
     strips = [max(mib * _MIB, rows * row) for mib, rows in zip(sizes, _ROWS, strict=True)]
     levels = sorted({s for s in cost.sizes if s > cost.middle}, reverse=True)

@@ -49,6 +49,16 @@ def test_any_size_and_type(height: int, width: int, dtype: str) -> None:
         assert off.max() <= 0.5 + 1e-4 * top / 2
 
 
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "grey"])
+@pytest.mark.parametrize("size", [(2, 3), (37, 50), (96, 41)])
+def test_every_kind_of_generator(name: str, size: tuple[int, int]) -> None:
+    """Where the change is added to the picture, what leaves the range of colours is clipped."""
+    generator, pixels = network(KINDS[name]), random_pixels(*size)
+    exact = (expected(generator, pixels).clip(-1, 1) + 1) * 127.5
+    off = np.abs(Translator(generator).paint(pixels).astype(np.float64) - exact)
+    assert off.max() <= 0.5 + 1e-4 * 127.5
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (1, 40), (17, 16)])
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_flat_and_tiny_pictures_give_numbers(size: tuple[int, int], value: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared" / "data"  # real pictures, where they lie beside a checkout
 
 SMALL = (
     *("--generator", "mobile", "--crop-size", "32", "--load-size", "36"),

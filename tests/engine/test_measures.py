@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,11 +11,7 @@ from torch.nn import functional
 
 from cyclegan_cli.engine.measures import sliced_wasserstein
 from cyclegan_cli.engine.twosample import classifier_error
-
-SHARED = next(
-    (p / "shared" / "data" for p in Path(__file__).resolve().parents if (p / "shared").is_dir()),
-    Path("/nowhere"),
-)
+from tests.program import SHARED
 
 
 def textures(count: int, seed: int, *, stripes: float = 1.0, size: int = 64) -> Tensor:

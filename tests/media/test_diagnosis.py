@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,7 @@ from cyclegan_cli.media.folders import find_pictures
 from cyclegan_cli.media.pictures import read_rgb, read_small
 from cyclegan_cli.media.scenes import painting, photograph
 from cyclegan_cli.media.survey import Look, look, survey
-
-SHARED = os.environ.get("CYCLEGAN_TEST_DATA", "")  # a folder with photos/, monet/ and vangogh/
+from tests.program import SHARED
 
 
 def looks(folder: Path) -> list[Look]:
@@ -184,8 +182,8 @@ def test_a_file_that_is_cut_short_is_found_out(kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not SHARED, reason="CYCLEGAN_TEST_DATA names no folder of real pictures")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data")
 def test_real_folders_are_well() -> None:
-    found = {name: looks(Path(SHARED, name))[:60] for name in ("photos", "monet", "vangogh")}
+    found = {name: looks(SHARED / name)[:60] for name in ("photos", "monet", "vangogh")}
     for x, y in (("photos", "monet"), ("photos", "vangogh")):
         assert diagnose(Domain(x, found[x]), Domain(y, found[y]), crop_size=256) == []

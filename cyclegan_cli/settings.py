@@ -189,7 +189,7 @@ class TrainSettings:
     ``lambda_structure`` how little of the input's light and dark is left
     (``engine.objective.structure_loss``). ``replay``: pictures of
     the history, and as many real ones, that a discriminator learns from at each step; 0: the
-    paper's exchange. ``ema``: how much of the generators' running mean stays at each step, the mean
+    paper's exchange. ``noise_d``: the deviation of the noise through which the discriminators see. ``ema``: how much of the generators' running mean stays at each step, the mean
     being what is shown, measured and published; 0: the generators themselves. ``init``: the style
     whose weights G and F start from. ``hold_out``: pictures of each domain kept out of training to
     be measured on, never more than a tenth. ``evaluate_every``: an interval, or "never".
@@ -216,6 +216,7 @@ class TrainSettings:
     replay: int = 0
     gan: GanLoss = "lsgan"
     discriminator: DiscriminatorKind = "patchgan"
+    noise_d: float = 0.0
     load_size: int = 286
     crop_size: int = 256
     resize: Resize = "keep"
@@ -268,6 +269,7 @@ class TrainSettings:
         _require(self.replay >= 0, "--replay must be 0 (none) or more")
         _require(self.replay == 0 or self.history > 0, "--replay needs a --history")
         _require(0 <= self.ema < 1, "--ema must lie in [0, 1)")
+        _require(0 <= self.noise_d <= 1, "--noise-d must lie between 0 and 1")
         _require(
             self.discriminator in get_args(DiscriminatorKind),
             "--discriminator must be patchgan or twoscale",

@@ -121,6 +121,9 @@ def train(
     discriminator: Annotated[
         str, typer.Option(help="patchgan, or twoscale: for few steps.")
     ] = _D.discriminator,
+    noise_d: Annotated[
+        float, typer.Option(help="Noise through which D sees, e.g. 0.05; 0: none.")
+    ] = _D.noise_d,
     gan: Annotated[str, typer.Option(help="lsgan, vanilla or hinge.")] = _D.gan,
     generator: Annotated[
         str, typer.Option(help=f"One of: {', '.join(GENERATORS)}.")

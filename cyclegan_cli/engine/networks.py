@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-_DETAIL = 4.0
+_DETAIL = 2.0
 
 
 def _norm(channels: int) -> nn.InstanceNorm2d:
@@ -150,7 +150,7 @@ class Discriminator(nn.Module):
 class TwoScaleDiscriminator(nn.Module):
     """D_X or D_Y for few steps: logits for 38×38 patches of a picture and of its half.
 
-    Each sees the picture and beside it, four times as strong, what half the resolution cannot show:
+    Each sees the picture and beside it, twice as strong, what half the resolution cannot show:
     brushwork is faint beside light and dark, and would be learnt late.
     Two networks, each three 4×4 convolutions of stride 2 with padding 1 and widths 32, 64, 128, and
     a 3×3 one to the logits; LeakyReLU 0.2, and no normalisation, which would hide the palette. Two

@@ -187,14 +187,14 @@ class TrainSettings:
     distance of patches (see ``engine.patches``), ``lambda_self`` the L1 distance of output and
     input at a quarter of the size (Shrivastava et al., CVPR 2017, section 2.1),
     ``lambda_structure`` how little of the input's light and dark is left
-    (``engine.objective.structure_loss``). ``replay``: pictures of
-    the history, and as many real ones, that a discriminator learns from at each step; 0: the
-    paper's exchange. ``noise_d``: the deviation of the noise through which the discriminators see. ``ema``: how much of the generators' running mean stays at each step, the mean
-    being what is shown, measured and published; 0: the generators themselves. ``init``: the style
-    whose weights G and F start from. ``hold_out``: pictures of each domain kept out of training to
-    be measured on, never more than a tenth. ``evaluate_every``: an interval, or "never".
-    ``exact_reference``: every layer
-    by PyTorch's own operations.
+    (``engine.objective.structure_loss``). ``replay``: pictures of the history, and as many real
+    ones, that a discriminator learns from at each step; 0: the paper's exchange. ``noise_d``: the
+    deviation of the noise through which the discriminators see. ``ema``: how much of the
+    generators' running mean stays at each step, the mean being what is shown, measured and
+    published; 0: the generators themselves. ``init``: the style whose weights G and F start from.
+    ``hold_out``: pictures of each domain kept out of training to be measured on, never more than a
+    tenth. ``evaluate_every``: an interval, or "never". ``exact_reference``: every layer by
+    PyTorch's own operations.
     """
 
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)

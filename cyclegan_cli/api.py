@@ -76,7 +76,11 @@ class LoadedStyle:
         for arrays and tensors of another shape, type or range, or too large for the memory.
         """
         settings = TranslateSettings(
-            resolution=resolution, strength=strength, keep_color=keep_color, compare=compare
+            resolution=resolution,
+            strength=strength,
+            keep_color=keep_color,
+            compare=compare,
+            max_memory=self._translator.max_memory,
         )
         if isinstance(image, Image.Image):
             return self._paint_image(image, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 import time
@@ -261,13 +262,21 @@ def _check_streams(plan: Plan, as_json: bool) -> None:
         raise UsageError("stdout cannot carry both the picture and JSON.", hint="-o FILE")
     if sys.stdout.isatty():
         raise UsageError("A picture would be written to the terminal.", hint="-o FILE")
+    if sys.stdout.name == os.devnull:  # which safe_streams puts where there is none
+        raise UsageError("A picture would be written to stdout, which is closed.", hint="-o FILE")
 
 
 def _say_left_out(console: Console, plan: Plan) -> None:
     if plan.ignored_files:
         console.detail(f"{plan.ignored_files} files that are hidden or no pictures are left out.")
     if plan.there_already:
-        console.note(f"{len(plan.there_already)} outputs exist already and are left as they are.")
+        count = len(plan.there_already)
+        what = (
+            "1 output exists already and is"
+            if count == 1
+            else f"{count} outputs exist already and are"
+        )
+        console.note(f"{what} left as {'it is' if count == 1 else 'they are'}.")
 
 
 # -- the work --------------------------------------------------------------------------------

@@ -52,8 +52,6 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
     initialise(network, torch.Generator().manual_seed(0))
     pixels = picture(megapixels)
     translator = Translator(network)
-    if mode == "lean":
-        translator.max_memory = lean_budget(network, pixels.shape[:2])
     if mode == "baseline":
         own = plain(network)
         height, width = (n // 4 * 4 for n in pixels.shape[:2])
@@ -69,6 +67,8 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
             translator.paint(part)
 
     work(pixels[:64, :64])  # what is set up once does not count
+    if mode == "lean":
+        translator.max_memory = lean_budget(network, pixels.shape[:2])
     started, cpu = time.perf_counter(), time.process_time()
     work(pixels)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
@@ -87,7 +87,7 @@ def whole_tensor(pixels):
 
 def lean_budget(network, size: tuple[int, int]) -> int:
     """The bytes with which a picture is painted with only the trunk kept."""
-    from cyclegan_cli.painting.memory import resident_memory
+    from cyclegan_cli.machine import resident_memory
     from cyclegan_cli.painting.streaming import Plan, estimate
 
     height, width = (-(-n // 4) * 4 for n in size)

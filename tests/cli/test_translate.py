@@ -246,7 +246,7 @@ def test_a_bomb_is_refused_and_can_be_allowed(user: User) -> None:
 
 def test_a_resolution_that_the_memory_cannot_hold_is_one_failure(user: User) -> None:
     assert user.types("a.png", "-s", "monet", "--resolution", "9999999") == 1
-    assert "9999999×7200000 pixels (--resolution 9999999) needs" in user.err
+    assert "9999999×7199999 pixels (--resolution 9999999) needs" in user.err
     assert user.files() == {"a.png", "photos/b.png", "photos/deep/c.png"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,6 +220,35 @@ def test_a_path_is_no_picture(style: LoadedStyle) -> None:
     with pytest.raises(UsageError, match="str is no picture") as caught:
         style("photo.jpg")  # type: ignore[type-var]
     assert "open" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda a: a.astype(np.int64), "astype"),
+        (lambda a: a.astype(np.float32), "/ 255"),
+        (lambda a: a / 127.5 - 1, "+ 1) / 2"),
+        (lambda a: np.stack([a, a]), "for one in"),
+        (torch.from_numpy, "permute(2, 0, 1)"),
+        (lambda a: torch.from_numpy(a.astype(np.int64)).permute(2, 0, 1), "torch.uint8"),
+    ],
+)
+def test_a_refusal_says_how_it_would_go(
+    style: LoadedStyle, pixels: np.ndarray, make: Any, words: str
+) -> None:
+    with pytest.raises(PictureError) as caught:
+        style(make(pixels))
+    assert words in str(caught.value.hint)
+
+
+def test_numbers_of_numpy_and_devices_by_number(
+    style: LoadedStyle, weights: Path, pixels: np.ndarray
+) -> None:
+    found = style(pixels, resolution=np.int64(20), strength=np.float32(0.5))
+    assert np.array_equal(found, style(pixels, resolution=20, strength=0.5))
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="no device '0'"):
+            load_style(weights, gpu=0)
 
 
 def test_both_directions_by_name(tmp_path: Path, weights: Path, pixels: np.ndarray) -> None:

@@ -25,6 +25,7 @@ from cyclegan_cli.cli.common import (
 )
 from cyclegan_cli.cli.completion import complete_style
 from cyclegan_cli.cli.console import SIGPIPE, Console
+from cyclegan_cli.cli.liveview import duration
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.cli.sharing import check_shareable, own_share, paint_together, painter
 from cyclegan_cli.errors import UsageError
@@ -327,7 +328,7 @@ def _run(console: Console, plan: Plan, paint: PaintFrame, settings: TranslateSet
 
 
 class _Pace:
-    """How far a video is, and how fast it goes."""
+    """How far a video is, how fast it goes, and how long it will take."""
 
     def __init__(self) -> None:
         self._job: Job | None = None
@@ -338,8 +339,11 @@ class _Pace:
         if event.job is not self._job:
             self._job, self._since = event.job, now
         spent = now - self._since  # since the first frame, which tells nothing yet
-        rate = f", {(event.number - 1) / spent:.1f} frames/s" if spent > 0 else ""
-        return f"frame {event.number}/{event.frames}{rate}"
+        if spent <= 0:
+            return f"frame {event.number}/{event.frames}"
+        rate = (event.number - 1) / spent
+        left = duration((event.frames - event.number) / rate) if rate else "?"
+        return f"frame {event.number}/{event.frames}, {rate:.1f} frames/s, {left} left"
 
 
 def _report(console: Console, event: Event) -> None:

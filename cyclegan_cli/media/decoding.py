@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.machine import MEMORY_MARGIN, available_memory
 from cyclegan_cli.media.deep import deep_channels
-from cyclegan_cli.media.formats import sniff
+from cyclegan_cli.media.formats import RAW_EXTENSIONS, sniff
 
 __all__ = [
     "FORMATS",
@@ -106,9 +106,14 @@ def _reason(error: Exception) -> str:
 def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.Image]:
     """The picture of ``source``, opened and identified by its bytes, not by its name; not decoded.
 
-    To be used inside ``decoding(name)``. Raises PictureError for what is empty, no picture, or
-    larger than ``max_pixels``; OSError as the file system does.
+    To be used inside ``decoding(name)``. Raises PictureError for what is empty, no picture, a
+    camera's raw file, or larger than ``max_pixels``; OSError as the file system does.
     """
+    if isinstance(source, Path) and source.suffix.lower() in RAW_EXTENSIONS:
+        raise PictureError(
+            f"{name} is a camera's raw file, of which only the small preview could be read.",
+            hint="Develop it first, into a TIFF or JPEG.",
+        )
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(16)
         file.seek(0)

@@ -65,6 +65,14 @@ def test_heic_has_a_hint() -> None:
     assert caught.value.hint == "pip install pillow-heif"
 
 
+def test_a_raw_file_is_not_taken_for_its_preview(tmp_path: Path) -> None:
+    path = tmp_path / "shot.NEF"
+    path.write_bytes(saved(Image.fromarray(base()), "TIFF"))
+    with pytest.raises(PictureError, match="raw file") as caught:
+        read_rgb(path)
+    assert "Develop it" in str(caught.value.hint)
+
+
 def test_missing_and_folder(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="no such file"):
         read_rgb(tmp_path / "no.png")

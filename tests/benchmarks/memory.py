@@ -5,7 +5,8 @@
 Each figure is measured in a process of its own, on a 4:3 picture of random smooth colours.
 ``baseline`` is ``tests.benchmarks.baseline``, the whole picture at once; ``whole`` calls the
 program's network on the whole picture; ``streamed`` is what ``Translator`` does by default;
-``lean`` is ``Translator`` with no more memory than it needs.
+``plain`` is that without the fast paths, as ``whole`` is; ``lean`` is ``Translator`` with no more
+memory than it needs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 
-MODES = ("baseline", "whole", "streamed", "lean")
+MODES = ("baseline", "whole", "plain", "streamed", "lean")
 
 
 def picture(megapixels: float):
@@ -51,7 +52,7 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
     network = Generator(GeneratorSpec.named(generator)).eval().requires_grad_(False)
     initialise(network, torch.Generator().manual_seed(0))
     pixels = picture(megapixels)
-    translator = Translator(network)
+    translator = Translator(network, exact_reference=mode == "plain")
     if mode == "baseline":
         own = plain(network)
         height, width = (n // 4 * 4 for n in pixels.shape[:2])

@@ -35,6 +35,7 @@ MAX_PIXELS = 1_000_000_000
 # Bytes a pixel that decoding takes at its most (measured: JPEG, TIFF and PNG 10 to 14; WebP 22, 16
 # bits with alpha 24).
 _DECODING, _DECODING_MORE = 14, 24
+_FRAME = 8  # bytes a pixel that a frame will take when it is painted and encoded, with its alpha
 _SMALL = 2**24  # pixels that are decoded without asking how much memory there is
 
 # Raster formats only: Pillow's EPS runs another program, and its WMF, GRIB, HDF5… are stubs.
@@ -197,14 +198,14 @@ def check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 def check_memory(image: Image.Image, name: str, others: int = 0) -> None:
     """Raise PictureError where the memory does not suffice to decode ``image``.
 
-    ``others``: the pixels of the frames before it, which will be painted, too.
+    ``others``: the pixels of the frames before it, which will be painted and encoded, too.
     """
     pixels = image.width * image.height
     if pixels + others <= _SMALL:
         return
     plain = image.mode in ("RGB", "L", "CMYK") and image.format in ("JPEG", "PNG", "TIFF", "BMP")
     plain &= deep_channels(image) is None
-    needed = pixels * (_DECODING if plain else _DECODING_MORE) + others * 3
+    needed = pixels * (_DECODING if plain else _DECODING_MORE) + others * _FRAME
     room = MEMORY_MARGIN * available_memory()
     if needed > room:
         raise PictureError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -220,6 +221,23 @@ def test_a_path_is_no_picture(style: LoadedStyle) -> None:
     with pytest.raises(UsageError, match="str is no picture") as caught:
         style("photo.jpg")  # type: ignore[type-var]
     assert "open" in str(caught.value.hint)
+
+
+def test_the_example_of_the_guide_runs_as_it_stands(
+    tmp_path: Path, weights: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = (REPOSITORY / "docs" / "guide.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    add_style(
+        "monet", x="photos", y="paintings", origin="trained", weights={"xy": weights}, card={}
+    )
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(pixels).save("photo.jpg")
+    names: dict[str, Any] = {}
+    exec(compile(example, "guide.md", "exec"), names)
+    names["photo"].close()
+    with Image.open("painting.jpg") as painting:
+        assert painting.size == names["small"].size == (34, 21)
 
 
 @pytest.mark.parametrize(

@@ -88,12 +88,16 @@ def whole_tensor(pixels):
 
 def lean_budget(network, size: tuple[int, int]) -> int:
     """The bytes with which a picture is painted with only the trunk kept."""
+    import torch
+
     from cyclegan_cli.machine import resident_memory
+    from cyclegan_cli.painting.memory import choose
     from cyclegan_cli.painting.streaming import Plan, estimate
 
     height, width = (-(-n // 4) * 4 for n in size)
-    cost = estimate(network, height, width, Plan(16 * 2**20, 0))
-    cost = estimate(network, height, width, Plan(16 * 2**20, cost.middle))
+    middle = estimate(network, height, width, Plan(2**20, 0)).middle
+    plans = choose(network, (height, width), torch.device("cpu"), 2**60)
+    cost = estimate(network, height, width, next(p for p in plans if p.keep == middle))
     return resident_memory() + cost.strips + cost.kept + 3 * height * width + 20_000_000
 
 

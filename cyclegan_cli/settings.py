@@ -17,6 +17,7 @@ from cyclegan_cli.errors import UsageError, WeightsError
 
 __all__ = [
     "GENERATORS",
+    "DiscriminatorKind",
     "GanLoss",
     "GeneratorSpec",
     "Interval",
@@ -31,6 +32,11 @@ Resize = Literal["keep", "distort"]
 Publish = Literal["last", "best"]
 Upsample = Literal["transpose", "resize"]
 Norm = Literal["instance", "none"]
+DiscriminatorKind = Literal["patchgan", "twoscale"]
+
+
+def _is_grain(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class GeneratorSpec:
     depthwise and a pointwise one. ``upsample``: transposed convolutions (the paper's) or
     nearest-neighbour enlargement before a convolution. ``norm``: the paper's InstanceNorm, or
     none, so that a pixel depends only on its surroundings. ``residual``: what the layers give is
-    added to the input, so that an untrained generator is nearly the identity.
+    added to the input, so that an untrained generator is nearly the identity. ``grain``: the
+    deviation of the noise that a picture gets before it (``engine.grain``), in [−1, 1].
     """
 
     name: str = "resnet9"
@@ -52,6 +59,7 @@ class GeneratorSpec:
     upsample: Upsample = "transpose"
     norm: Norm = "instance"
     residual: bool = False
+    grain: float = 0.0
     in_channels: int = 3
     out_channels: int = 3
 
@@ -72,6 +80,7 @@ class GeneratorSpec:
             or self.upsample not in get_args(Upsample)
             or self.norm not in get_args(Norm)
             or (self.residual and self.in_channels != self.out_channels)
+            or not _is_grain(self.grain)
         ):
             raise WeightsError("This generator is of a kind that this version cannot build.")
         # The name is printed: a file's must not carry control codes to the terminal.
@@ -107,9 +116,16 @@ GENERATORS: dict[str, GeneratorSpec] = {
     "resnet6": GeneratorSpec(name="resnet6", blocks=6),
     "mobile": GeneratorSpec(name="mobile", width=24, separable=True, upsample="resize"),
     "brush": GeneratorSpec(
-        name="brush", width=24, separable=True, upsample="resize", norm="none", residual=True
+        name="brush",
+        width=24,
+        separable=True,
+        upsample="resize",
+        norm="none",
+        residual=True,
+        grain=0.03,
     ),
 }
+
 
 _INTERVAL = re.compile(
     r"\s*(\d+(?:\.\d+)?)\s*(epochs?|steps?|min(?:utes?)?|s(?:ec(?:onds?)?)?|h(?:ours?)?)\s*"
@@ -164,14 +180,20 @@ def _digits(count: float) -> str:
 class TrainSettings:
     """One training, whole: with the pictures and a seed it determines every step.
 
-    Lengths are pixels; ``lr`` is Adam's step size; ``decay_from`` is the number of epochs at the
-    full learning rate (None: half of them). ``max_steps`` stops early and leaves
-    the schedule as it is. Losses of weight 0 are not computed: ``lambda_gan`` weighs the
-    adversarial one, ``lambda_patch`` the sliced Wasserstein distance of patches (see
-    ``engine.patches``), ``lambda_self`` the L1 distance of output and input at a quarter of the
-    size (Shrivastava et al., CVPR 2017, section 2.1). ``init``: the style whose weights G and F
-    start from. ``hold_out``: pictures of each domain kept out of training to be measured on, never
-    more than a tenth. ``evaluate_every``: an interval, or "never". ``exact_reference``: every layer
+    Lengths are pixels; ``lr`` is Adam's step size, ``lr_d`` that of the discriminators (None: the
+    same); ``decay_from`` is the number of epochs at the full learning rate (None: half of them).
+    ``max_steps`` stops early and leaves the schedule as it is. Losses of weight 0 are not
+    computed: ``lambda_gan`` weighs the adversarial one, ``lambda_patch`` the sliced Wasserstein
+    distance of patches (see ``engine.patches``), ``lambda_self`` the L1 distance of output and
+    input at a quarter of the size (Shrivastava et al., CVPR 2017, section 2.1),
+    ``lambda_structure`` how little of the input's light and dark is left
+    (``engine.objective.structure_loss``). ``replay``: pictures of
+    the history, and as many real ones, that a discriminator learns from at each step; 0: the
+    paper's exchange. ``noise_d``: the deviation of the noise through which the discriminators see. ``ema``: how much of the generators' running mean stays at each step, the mean
+    being what is shown, measured and published; 0: the generators themselves. ``init``: the style
+    whose weights G and F start from. ``hold_out``: pictures of each domain kept out of training to
+    be measured on, never more than a tenth. ``evaluate_every``: an interval, or "never".
+    ``exact_reference``: every layer
     by PyTorch's own operations.
     """
 
@@ -180,15 +202,21 @@ class TrainSettings:
     decay_from: int | None = None
     batch_size: int = 1
     lr: float = 2e-4
+    lr_d: float | None = None
     beta1: float = 0.5
     lambda_cycle: float = 10.0
     lambda_identity: float = 0.5
     lambda_gan: float = 1.0
     lambda_patch: float = 0.0
     lambda_self: float = 0.0
+    lambda_structure: float = 0.0
+    ema: float = 0.0
     init: str | None = None
     history: int = 50
+    replay: int = 0
     gan: GanLoss = "lsgan"
+    discriminator: DiscriminatorKind = "patchgan"
+    noise_d: float = 0.0
     load_size: int = 286
     crop_size: int = 256
     resize: Resize = "keep"
@@ -217,6 +245,10 @@ class TrainSettings:
         )
         _require(self.batch_size >= 1, "--batch-size must be at least 1")
         _require(math.isfinite(self.lr) and self.lr >= 0, "--lr must be a number from 0 up")
+        own = self.lr_d
+        _require(
+            own is None or (math.isfinite(own) and own >= 0), "--lr-d must be a number from 0 up"
+        )
         _require(0 <= self.beta1 < 1, "--beta1 must lie in [0, 1)")
         for name in (
             "lambda_cycle",
@@ -224,6 +256,7 @@ class TrainSettings:
             "lambda_gan",
             "lambda_patch",
             "lambda_self",
+            "lambda_structure",
         ):
             value = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
@@ -233,6 +266,14 @@ class TrainSettings:
             "--lambda-patch needs a --crop-size of at least 64",
         )
         _require(self.history >= 0, "--history must be 0 (none) or more")
+        _require(self.replay >= 0, "--replay must be 0 (none) or more")
+        _require(self.replay == 0 or self.history > 0, "--replay needs a --history")
+        _require(0 <= self.ema < 1, "--ema must lie in [0, 1)")
+        _require(0 <= self.noise_d <= 1, "--noise-d must lie between 0 and 1")
+        _require(
+            self.discriminator in get_args(DiscriminatorKind),
+            "--discriminator must be patchgan or twoscale",
+        )
         _require(self.gan in get_args(GanLoss), "--gan must be lsgan, vanilla or hinge")
         _require(
             self.precision in get_args(Precision), "--precision must be auto, fp32, bf16 or fp16"
@@ -339,6 +380,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
     "int | None": ((int, _NONE), "a whole number"),
     "float": ((int, float), "a number"),
+    "float | None": ((int, float, _NONE), "a number"),
     "bool": ((bool,), "true or false"),
     "str": ((str,), "text"),
     "str | None": ((str, _NONE), "text"),

@@ -152,8 +152,8 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
         place = start.place
     elif run.settings.init is not None:
         for way, file in first_weights(run.settings).items():
-            network = model.G if way == "xy" else model.F
-            network.load_state_dict(load_generator(file, device.torch).state_dict())
+            letter = "G" if way == "xy" else "F"
+            model.start_from(letter, load_generator(file, device.torch))
     if group.leads:
         remove_leftovers(run)
     pictures = UnpairedPictures(
@@ -305,7 +305,7 @@ def _publish(console: Console, run: Run, model: CycleGAN, place: Place, seconds:
         console.note(f"The style is that of step {start.place.step}, the best one measured.")
         place = start.place
     else:
-        publish(run, model.G, model.F, place, facts=facts)
+        publish(run, model.shown_G, model.shown_F, place, facts=facts)
     name = shlex.quote(run.name)
     console.note(f"The run as a page: {run.folder / REPORT}")
     console.note("Try it:")

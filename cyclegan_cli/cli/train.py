@@ -85,6 +85,9 @@ def train(
         int, typer.Option(help="Pictures of each domain a step and process.")
     ] = _D.batch_size,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = _D.lr,
+    lr_d: Annotated[
+        float | None, typer.Option(help="That of D_X and D_Y. Default: the same.")
+    ] = None,
     beta1: Annotated[float, typer.Option(help="Adam's first decay.")] = _D.beta1,
     lambda_cycle: Annotated[
         float, typer.Option(help="Weight of the cycle loss.")
@@ -102,10 +105,25 @@ def train(
     lambda_self: Annotated[
         float, typer.Option(help="Weight of staying near the input; 0: none.")
     ] = _D.lambda_self,
+    lambda_structure: Annotated[
+        float, typer.Option(help="Weight of keeping light and dark; 0: none.")
+    ] = _D.lambda_structure,
     init: Annotated[
         str | None, typer.Option(metavar="STYLE", help="Start from a style's weights.")
     ] = None,
     history: Annotated[int, typer.Option(help="Generated images kept for each D.")] = _D.history,
+    replay: Annotated[
+        int, typer.Option(help="Of them, shown to D at each step; 0: as the paper.")
+    ] = _D.replay,
+    ema: Annotated[
+        float, typer.Option(help="Publish a running mean, e.g. 0.998; 0: none.")
+    ] = _D.ema,
+    discriminator: Annotated[
+        str, typer.Option(help="patchgan, or twoscale: for few steps.")
+    ] = _D.discriminator,
+    noise_d: Annotated[
+        float, typer.Option(help="Noise through which D sees, e.g. 0.05; 0: none.")
+    ] = _D.noise_d,
     gan: Annotated[str, typer.Option(help="lsgan, vanilla or hinge.")] = _D.gan,
     generator: Annotated[
         str, typer.Option(help=f"One of: {', '.join(GENERATORS)}.")

@@ -160,9 +160,12 @@ def load(path: Path) -> Checkpoint:
 
 
 def generators(start: Checkpoint) -> tuple[Generator, Generator]:
-    """G and F as ``start`` has them, float32 on the CPU. Raises CheckpointError."""
+    """G and F, or their running means, as ``start`` has them: float32 on the CPU.
+
+    Raises CheckpointError.
+    """
     networks = []
-    for letter in ("G", "F"):
+    for letter in ("G", "F") if start.settings.ema == 0 else ("G_mean", "F_mean"):
         with torch.device("meta"):
             network = Generator(start.settings.generator)
         own = {

@@ -6,7 +6,8 @@ generators; D_X and D_Y the discriminators, which tell real pictures of X and Y 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -16,10 +17,21 @@ from torch.nn import functional
 
 from cyclegan_cli.engine.distributed import ALONE, Group
 from cyclegan_cli.engine.fast.modules import quick
+from cyclegan_cli.engine.grain import canvas, drawn
 from cyclegan_cli.engine.history import History
-from cyclegan_cli.engine.networks import Discriminator, Generator, initialise
-from cyclegan_cli.engine.objective import discriminator_loss, generator_loss, l1
-from cyclegan_cli.engine.patches import PatchLoss
+from cyclegan_cli.engine.networks import (
+    Discriminator,
+    Generator,
+    TwoScaleDiscriminator,
+    initialise,
+)
+from cyclegan_cli.engine.objective import (
+    discriminator_loss,
+    generator_loss,
+    l1,
+    structure_loss,
+)
+from cyclegan_cli.engine.patches import REMEMBERED, PatchLoss
 from cyclegan_cli.errors import CheckpointError
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings
@@ -50,10 +62,18 @@ class CycleGAN:
         self.dtype = dtype
         spec, seed = settings.generator, settings.seed
         self.G, self.F = Generator(spec), Generator(spec)
-        self.D_X, self.D_Y = Discriminator(spec.in_channels), Discriminator(spec.out_channels)
+        kind = Discriminator if settings.discriminator == "patchgan" else TwoScaleDiscriminator
+        self.D_X, self.D_Y = kind(spec.in_channels), kind(spec.out_channels)
         for name, network in self.networks().items():
             initialise(network, torch.Generator().manual_seed(stream_seed(seed, "weights", name)))
             network.to(self.device)
+        # What is shown, measured and published: the generators, or their running means.
+        self.shown_G, self.shown_F = self.G, self.F
+        if settings.ema > 0:
+            self.shown_G, self.shown_F = (
+                copy.deepcopy(n).requires_grad_(False) for n in (self.G, self.F)
+            )
+        self.steps = 0
         # Compiled calls share the parameters of the networks, which stay what is saved.
         call = torch.compile if settings.compile else _as_it_is
         self._G, self._F = call(self.G), call(self.F)
@@ -65,6 +85,9 @@ class CycleGAN:
         self.optimiser_D = self._adam(chain(self.D_X.parameters(), self.D_Y.parameters()))
         self.history_X = History(settings.history, seed, "X")
         self.history_Y = History(settings.history, seed, "Y")
+        # Only for a replay: the real pictures that were seen when the held fakes were made.
+        self.real_X = History(settings.history, seed, "real_X")
+        self.real_Y = History(settings.history, seed, "real_Y")
         self.patches: dict[str, PatchLoss] = {}
         if settings.lambda_patch > 0:
             channels = {"X": spec.in_channels, "Y": spec.out_channels}
@@ -86,9 +109,25 @@ class CycleGAN:
         batches: x and y, as ``step`` takes them.
         """
         if self.patches:
-            pairs = [(x, y, self.F(y), self.G(x)) for x, y in batches]
-            self.patches["X"].begin([p[0] for p in pairs], [p[2] for p in pairs])
-            self.patches["Y"].begin([p[1] for p in pairs], [p[3] for p in pairs])
+            pairs = list(batches)
+            few = pairs[:: -(-len(pairs) // REMEMBERED)]
+            made_x = [self._with_grain(self.F, y, f"begin-F-{i}") for i, (_, y) in enumerate(few)]
+            made_y = [self._with_grain(self.G, x, f"begin-G-{i}") for i, (x, _) in enumerate(few)]
+            self.patches["X"].begin([x for x, _ in pairs], made_x)
+            self.patches["Y"].begin([y for _, y in pairs], made_y)
+
+    def start_from(self, letter: str, network: Generator) -> None:
+        """Give G or F the weights of ``network``, a generator of the same spec."""
+        own, shown = (self.G, self.shown_G) if letter == "G" else (self.F, self.shown_F)
+        own.load_state_dict(network.state_dict())
+        shown.load_state_dict(network.state_dict())
+
+    def _with_grain(self, network: Callable[[Tensor], Tensor], x: Tensor, name: str) -> Tensor:
+        """``network`` of ``x`` under fresh grain, where the generators take any."""
+        if self.settings.generator.grain > 0:
+            seed = stream_seed(self.settings.seed, "grain", name, self.steps)
+            x = x + self.settings.generator.grain * drawn(x, seed)
+        return network(x)
 
     def step(self, x: Tensor, y: Tensor, learning_rate: float) -> dict[str, Tensor]:
         """One step: Adam for G and F with both D frozen, then Adam for D_X and D_Y.
@@ -97,7 +136,8 @@ class CycleGAN:
         learn from the fakes that were made before the generators moved, through the histories.
         Returns every loss as a detached scalar (weighted as it enters the sum): ``G`` and ``F``
         adversarial, ``cycle_X``, ``cycle_Y``, ``identity_X``, ``identity_Y``, ``patch_X``,
-        ``patch_Y``, ``self_X``, ``self_Y``, ``D_X``, ``D_Y``: those whose weight is not 0.
+        ``patch_Y``, ``self_X``, ``self_Y``, ``structure_X``, ``structure_Y``, ``D_X``, ``D_Y``:
+        those whose weight is not 0.
 
         Of several processes each gets its part of the batch (``shares``), which may be empty, and
         all take the step of the whole batch: gradients are weighted by pictures, summed once for
@@ -106,12 +146,16 @@ class CycleGAN:
         count, whole = len(x), self.group.total(len(x))
         if count == 0:  # a picture that counts for nothing, so that all processes do the same
             x = y = torch.zeros((1, *x.shape[1:]), dtype=x.dtype, device=x.device)
-        for optimiser in (self.optimiser_G, self.optimiser_D):
+        own = self.settings.lr_d  # of the discriminators, which follow the same schedule
+        rate_D = learning_rate if own is None else learning_rate * own / (self.settings.lr or 1.0)
+        for optimiser, rate in ((self.optimiser_G, learning_rate), (self.optimiser_D, rate_D)):
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = rate
         losses, fake_x, fake_y = self._step_generators(x, y, (count, whole))
         if self.settings.lambda_gan > 0:
             losses |= self._step_discriminators(x, y, fake_x, fake_y, (count, whole))
+        self._follow()
+        self.steps += 1
         self.scaler.update()
         return losses
 
@@ -121,31 +165,44 @@ class CycleGAN:
         s = self.settings
         self._freeze_discriminators(True)
         with self._autocast():
-            fake_y, fake_x = self._G(x), self._F(y)
+            fake_y = self._with_grain(self._G, x, "G(x)")
+            fake_x = self._with_grain(self._F, y, "F(y)")
             losses = self._adversarial(fake_x, fake_y)
             if s.lambda_cycle > 0:
-                losses["cycle_X"] = s.lambda_cycle * l1(self._F(fake_y), x)
-                losses["cycle_Y"] = s.lambda_cycle * l1(self._G(fake_x), y)
+                back_x = self._with_grain(self._F, fake_y, "F(G(x))")
+                back_y = self._with_grain(self._G, fake_x, "G(F(y))")
+                losses["cycle_X"] = s.lambda_cycle * l1(back_x, x)
+                losses["cycle_Y"] = s.lambda_cycle * l1(back_y, y)
             if s.lambda_cycle * s.lambda_identity > 0:
                 weight = s.lambda_cycle * s.lambda_identity
-                losses["identity_X"] = weight * l1(self._F(x), x)
-                losses["identity_Y"] = weight * l1(self._G(y), y)
-            if self.patches:
-                losses["patch_X"] = s.lambda_patch * self.patches["X"](x, fake_x)
-                losses["patch_Y"] = s.lambda_patch * self.patches["Y"](y, fake_y)
-            if s.lambda_self > 0:
-                losses["self_X"] = s.lambda_self * _coarse_l1(fake_x, y)
-                losses["self_Y"] = s.lambda_self * _coarse_l1(fake_y, x)
+                losses["identity_X"] = weight * l1(self._with_grain(self._F, x, "F(x)"), x)
+                losses["identity_Y"] = weight * l1(self._with_grain(self._G, y, "G(y)"), y)
+            losses |= self._beyond_the_paper(x, y, fake_x, fake_y)
         means = self._descend(self.optimiser_G, losses, batch)
         return means, fake_x.detach(), fake_y.detach()
+
+    def _beyond_the_paper(
+        self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor
+    ) -> dict[str, Tensor]:
+        s, losses = self.settings, {}
+        if self.patches:
+            losses["patch_X"] = s.lambda_patch * self.patches["X"](fake_x)
+            losses["patch_Y"] = s.lambda_patch * self.patches["Y"](fake_y)
+        if s.lambda_self > 0:
+            losses["self_X"] = s.lambda_self * _coarse_l1(fake_x, y)
+            losses["self_Y"] = s.lambda_self * _coarse_l1(fake_y, x)
+        if s.lambda_structure > 0:
+            losses["structure_X"] = s.lambda_structure * structure_loss(fake_x, y)
+            losses["structure_Y"] = s.lambda_structure * structure_loss(fake_y, x)
+        return losses
 
     def _adversarial(self, fake_x: Tensor, fake_y: Tensor) -> dict[str, Tensor]:
         s = self.settings
         if s.lambda_gan == 0:
             return {}
         losses = {
-            "G": generator_loss(self._D_Y(fake_y), s.gan),
-            "F": generator_loss(self._D_X(fake_x), s.gan),
+            "G": generator_loss(self._judged(self._D_Y, fake_y, "G"), s.gan),
+            "F": generator_loss(self._judged(self._D_X, fake_x, "F"), s.gan),
         }
         return {name: s.lambda_gan * loss for name, loss in losses.items()}
 
@@ -154,14 +211,39 @@ class CycleGAN:
     ) -> dict[str, Tensor]:
         s = self.settings
         self._freeze_discriminators(False)
-        fake_x = self._exchange(self.history_X, fake_x, batch)
-        fake_y = self._exchange(self.history_Y, fake_y, batch)
+        if s.replay > 0:
+            x = self.real_X.replay(x, s.replay)
+            y = self.real_Y.replay(y, s.replay)
+            fake_x = self.history_X.replay(fake_x, s.replay)
+            fake_y = self.history_Y.replay(fake_y, s.replay)
+        else:
+            fake_x = self._exchange(self.history_X, fake_x, batch)
+            fake_y = self._exchange(self.history_Y, fake_y, batch)
         with self._autocast():
             losses = {
-                "D_X": discriminator_loss(self._D_X(x), self._D_X(fake_x), s.gan),
-                "D_Y": discriminator_loss(self._D_Y(y), self._D_Y(fake_y), s.gan),
+                "D_X": discriminator_loss(
+                    self._judged(self._D_X, x, "x"),
+                    self._judged(self._D_X, fake_x, "fake_x"),
+                    s.gan,
+                ),
+                "D_Y": discriminator_loss(
+                    self._judged(self._D_Y, y, "y"),
+                    self._judged(self._D_Y, fake_y, "fake_y"),
+                    s.gan,
+                ),
             }
         return self._descend(self.optimiser_D, losses, batch)
+
+    def _judged(self, D: Callable[[Tensor], Tensor], pictures: Tensor, name: str) -> Tensor:
+        """The logits of ``pictures``, seen through noise where that is asked for.
+
+        It hides faint patterns that give a generator away at once and teach it nothing of painting
+        (instance noise: Sønderby et al., ICLR 2017).
+        """
+        if self.settings.noise_d > 0:
+            seed = stream_seed(self.settings.seed, "noise", name, self.steps)
+            pictures = pictures + self.settings.noise_d * drawn(pictures, seed)
+        return D(pictures)
 
     def _exchange(self, history: History, fakes: Tensor, batch: tuple[int, int]) -> Tensor:
         """What the history shows in place of this process's pictures.
@@ -195,6 +277,16 @@ class CycleGAN:
         self.scaler.step(optimiser)
         return means
 
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The running means take a step towards the generators: the first ones long, as a mean."""
+        if self.settings.ema == 0:
+            return
+        stays = min(self.settings.ema, (1 + self.steps) / (10 + self.steps))
+        for shown, own in ((self.shown_G, self.G), (self.shown_F, self.F)):
+            for mean, parameter in zip(shown.parameters(), own.parameters(), strict=True):
+                mean.lerp_(parameter, 1 - stays)
+
     def _freeze_discriminators(self, frozen: bool) -> None:
         self.D_X.requires_grad_(not frozen)
         self.D_Y.requires_grad_(not frozen)
@@ -212,17 +304,27 @@ class CycleGAN:
         x, y: float, N×3×H×W in [−1, 1]. Returns ``x``, ``G(x)``, ``F(G(x))``, ``y``, ``F(y)``,
         ``G(F(y))``, float32 on the CPU.
         """
+        G, F = self.shown_G, self.shown_F
         with self._autocast():
-            fake_y, fake_x = self.G(x), self.F(y)
-            pictures = {"x": x, "G(x)": fake_y, "F(G(x))": self.F(fake_y)}
-            pictures |= {"y": y, "F(y)": fake_x, "G(F(y))": self.G(fake_x)}
+            fake_y, fake_x = self._on_canvas(G, x), self._on_canvas(F, y)
+            pictures = {"x": x, "G(x)": fake_y, "F(G(x))": self._on_canvas(F, fake_y)}
+            pictures |= {"y": y, "F(y)": fake_x, "G(F(y))": self._on_canvas(G, fake_x)}
         return {name: picture.float().cpu() for name, picture in pictures.items()}
+
+    def _on_canvas(self, network: Generator, pictures: Tensor) -> Tensor:
+        """``network`` of ``pictures`` under the grain that a painting gets."""
+        if network.spec.grain > 0:
+            _, channels, height, width = pictures.shape
+            grain = canvas(0, height, width, channels).to(pictures.device)
+            pictures = pictures + network.spec.grain * grain
+        painted: Tensor = network(pictures)
+        return painted
 
     @torch.no_grad()
     def paint(self, network: Generator, pictures: Tensor) -> Tensor:
         """G or F at work: float, N×3×H×W in [−1, 1] -> the same, float32 on the CPU."""
         with self._autocast():
-            painted: Tensor = network(pictures.to(self.device))
+            painted = self._on_canvas(network, pictures.to(self.device))
         return painted.float().cpu()
 
     # -- the whole state -----------------------------------------------------------------------
@@ -230,7 +332,7 @@ class CycleGAN:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the next step depends on: tensors, and plain values."""
         tensors: dict[str, Tensor] = {}
-        for name, network in self.networks().items():
+        for name, network in (self.networks() | self._means()).items():
             for key, tensor in network.state_dict().items():
                 tensors[f"{name}.{key}"] = tensor
         for name, optimiser in self._optimisers().items():
@@ -241,8 +343,9 @@ class CycleGAN:
             for index, image in enumerate(history.state()):
                 tensors[f"{name}.{index:04}"] = image
         for domain, patches in self.patches.items():
-            tensors[f"patches_{domain}"] = patches.quantiles
-        plain: dict[str, Any] = {"scaler": self.scaler.state_dict()}
+            for key, tensor in patches.state().items():
+                tensors[f"patches_{domain}.{key}"] = tensor
+        plain: dict[str, Any] = {"scaler": self.scaler.state_dict(), "steps": self.steps}
         plain |= {f"patches_{d}.steps": patches.steps for d, patches in self.patches.items()}
         plain |= {f"{name}.seen": history.seen for name, history in self._histories().items()}
         return tensors, plain
@@ -250,7 +353,7 @@ class CycleGAN:
     def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """The inverse of ``state``. Raises CheckpointError where the state is of another model."""
         try:
-            for name, network in self.networks().items():
+            for name, network in (self.networks() | self._means()).items():
                 network.load_state_dict(_below(tensors, name))
             for name, optimiser in self._optimisers().items():
                 moments: dict[int, dict[str, Tensor]] = {}
@@ -263,8 +366,9 @@ class CycleGAN:
                 images = [image.to(self.device, copy=True) for _, image in held]
                 history.load_state(images, int(plain[f"{name}.seen"]))
             for domain, patches in self.patches.items():
-                patches.quantiles.copy_(tensors[f"patches_{domain}"])
-                patches.steps = int(plain[f"patches_{domain}.steps"])
+                kept = _below(tensors, f"patches_{domain}")
+                patches.load_state(kept, int(plain[f"patches_{domain}.steps"]))
+            self.steps = int(plain.get("steps", 0))  # of runs from before, nothing depends on it
             if plain["scaler"]:
                 self.scaler.load_state_dict(plain["scaler"])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -274,7 +378,16 @@ class CycleGAN:
         return {"optimiser_G": self.optimiser_G, "optimiser_D": self.optimiser_D}
 
     def _histories(self) -> dict[str, History]:
-        return {"history_X": self.history_X, "history_Y": self.history_Y}
+        histories = {"history_X": self.history_X, "history_Y": self.history_Y}
+        if self.settings.replay > 0:
+            histories |= {"real_X": self.real_X, "real_Y": self.real_Y}
+        return histories
+
+    def _means(self) -> dict[str, nn.Module]:
+        """The generators' running means, where there are any."""
+        if self.settings.ema == 0:
+            return {}
+        return {"G_mean": self.shown_G, "F_mean": self.shown_F}
 
 
 def _as_it_is(network: Any) -> Any:

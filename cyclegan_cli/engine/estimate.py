@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from cyclegan_cli.engine.networks import Discriminator, Generator, count_parameters
+from cyclegan_cli.engine.networks import (
+    Discriminator,
+    Generator,
+    TwoScaleDiscriminator,
+    count_parameters,
+)
 from cyclegan_cli.settings import TrainSettings
 
 __all__ = ["Needs", "training_needs"]
@@ -31,13 +36,15 @@ def training_needs(settings: TrainSettings) -> Needs:
     F), the parameters with their gradients and moments, and the histories.
     """
     generator = Generator(settings.generator)
-    discriminator = Discriminator(settings.generator.out_channels)
+    patchgan = settings.discriminator == "patchgan"
+    kind = Discriminator if patchgan else TwoScaleDiscriminator
+    discriminator = kind(settings.generator.out_channels)
     channels, crop = settings.generator.in_channels, settings.crop_size
     pixels = settings.batch_size * crop * crop
     kept = 6 * _activations(generator, channels, pixels)
-    kept += 2 * _activations(discriminator, channels, pixels)
+    kept += 2 * max(1, settings.replay) * _activations(discriminator, channels, pixels)
     parameters = 2 * (count_parameters(generator) + count_parameters(discriminator))
-    history = 2 * settings.history * channels * crop * crop
+    history = (4 if settings.replay else 2) * settings.history * channels * crop * crop
     return Needs(
         memory=_FLOAT * (int(kept) + 4 * parameters + history) + 500 * 2**20,  # and torch itself
         checkpoint=_FLOAT * (3 * parameters + history),

@@ -50,6 +50,23 @@ class History:
         old, self._held[index] = self._held[index], image.clone()
         return old
 
+    def replay(self, images: Tensor, count: int) -> Tensor:
+        """``count`` of the held images, the newest among them, once ``images`` have joined them.
+
+        images: N×C×H×W, detached. Once ``capacity`` are held, each takes the place of one chosen
+        uniformly. Returns count×C×H×W.
+        """
+        for image in images:
+            choice = choices(self._seed, "replay-place", self._name, self.seen)
+            self.seen += 1
+            if len(self._held) < self.capacity:
+                self._held.append(image.clone())
+            else:
+                self._held[choice.randrange(self.capacity)] = image.clone()
+        choice = choices(self._seed, "replay", self._name, self.seen)
+        shown = [choice.choice(self._held) for _ in range(count - 1)]
+        return torch.stack([images[-1], *shown])
+
     def state(self) -> list[Tensor]:
         """The held images in order."""
         return list(self._held)

@@ -15,10 +15,21 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cyclegan_cli.settings import GeneratorSpec, Norm
 
-__all__ = ["Discriminator", "Generator", "ResidualBlock", "count_parameters", "initialise"]
+__all__ = [
+    "Discriminator",
+    "Generator",
+    "ResidualBlock",
+    "TwoScaleDiscriminator",
+    "count_parameters",
+    "initialise",
+]
+
+
+_DETAIL = 2.0
 
 
 def _norm(channels: int) -> nn.InstanceNorm2d:
@@ -136,6 +147,46 @@ class Discriminator(nn.Module):
         return cast(Tensor, self.model(x))
 
 
+class TwoScaleDiscriminator(nn.Module):
+    """D_X or D_Y for few steps: logits for 38×38 patches of a picture and of its half.
+
+    Each sees the picture and beside it, twice as strong, what half the resolution cannot show:
+    brushwork is faint beside light and dark, and would be learnt late.
+    Two networks, each three 4×4 convolutions of stride 2 with padding 1 and widths 32, 64, 128, and
+    a 3×3 one to the logits; LeakyReLU 0.2, and no normalisation, which would hide the palette. Two
+    scales: Wang et al., "High-Resolution Image Synthesis …", CVPR 2018, section 3.2.
+    """
+
+    def __init__(self, channels: int = 3, width: int = 32) -> None:
+        super().__init__()
+
+        def judge() -> nn.Sequential:
+            layers: list[nn.Module] = []
+            before = 2 * channels
+            for after in (width, 2 * width, 4 * width):
+                layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+                before = after
+            return nn.Sequential(*layers, nn.Conv2d(before, 1, 3))
+
+        self.fine, self.coarse = judge(), judge()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float, N×channels×H×W in [−1, 1], H and W ≥ 64. Returns logits, N×2×h×w.
+
+        The second channel is the half's answer, enlarged: so both scales weigh the same.
+        """
+        half = functional.avg_pool2d(x, 2)
+        fine = self.fine(_with_detail(x, half))
+        coarse = self.coarse(_with_detail(half, functional.avg_pool2d(half, 2)))
+        return torch.cat([fine, functional.interpolate(coarse, size=fine.shape[2:])], dim=1)
+
+
+def _with_detail(x: Tensor, half: Tensor) -> Tensor:
+    """``x`` and its fine detail as further channels; ``half``: ``x`` at half its size."""
+    smooth = functional.interpolate(half, size=x.shape[2:], mode="bilinear", align_corners=False)
+    return torch.cat([x, _DETAIL * (x - smooth)], dim=1)
+
+
 @torch.no_grad()
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Weights of convolutions from N(0, 0.02), biases 0 (paper, section 4).
@@ -144,13 +195,15 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     deviation is √(2/fan-in) (He et al., ICCV 2015; √(1/fan-in) where depthwise), the last
     convolution of a block a fifth and that of the generator a fiftieth of it, so that every block,
     and a residual generator as a whole, starts near the identity (Zhang et al., ICLR 2019).
+    ``TwoScaleDiscriminator`` has no normalisation either, and He's deviation for its LeakyReLU.
     """
     free = isinstance(network, Generator) and network.spec.norm == "none"
+    leaky = isinstance(network, TwoScaleDiscriminator)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             deviation = 0.02
-            if free:
-                gain = 2.0 if module.groups == 1 else 1.0
+            if free or leaky:
+                gain = 2.0 / 1.04 if leaky else 2.0 if module.groups == 1 else 1.0
                 deviation = math.sqrt(gain / module.weight[0].numel())
             module.weight.normal_(0.0, deviation, generator=generator)
             if module.bias is not None:

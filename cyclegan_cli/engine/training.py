@@ -191,7 +191,9 @@ def _evaluated(
     model: CycleGAN, evaluator: Evaluator, folder: Path, place: Place, losses: dict[str, float]
 ) -> Evaluated:
     """Measure the generators, and keep their state where it is the best so far."""
-    scores = evaluator.evaluate(partial(model.paint, model.G), partial(model.paint, model.F))
+    scores = evaluator.evaluate(
+        partial(model.paint, model.shown_G), partial(model.paint, model.shown_F)
+    )
     before = checkpoint.best_distance(folder)
     best = before is None or scores.distance < before
     if best:

@@ -20,12 +20,20 @@ FORMAT = "cyclegan-generator-1"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def save_generator(path: Path, network: Generator, about: dict[str, object] | None = None) -> None:
-    """Write ``network`` to ``path`` atomically, float32, with its spec and ``about`` (plain JSON).
+def save_generator(
+    path: Path,
+    network: Generator,
+    about: dict[str, object] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write ``network`` to ``path`` atomically, with its spec and ``about`` (plain JSON).
 
-    Raises OSError as the file system does.
+    ``dtype``: what the weights are kept in; float16 halves the file. Raises OSError as the file
+    system does.
     """
-    tensors = {k: v.detach().cpu().float().contiguous() for k, v in network.state_dict().items()}
+    weights = network.state_dict().items()
+    tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in weights}
     metadata = {
         "format": FORMAT,
         "generator": json.dumps(network.spec.to_json()),

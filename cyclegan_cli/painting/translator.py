@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.errors import PictureError, WeightsError
 from cyclegan_cli.painting.memory import choose
@@ -121,7 +122,10 @@ def source_rows(
             strip = pixels[start - first : stop - first]
         else:
             strip = pixels[rows[start:stop] - first][:, columns]
-        return to_tensor(strip, channels, device).to(dtype)
+        values = to_tensor(strip, channels, device)
+        if network.spec.grain > 0:
+            values = values + network.spec.grain * canvas(start, stop, size[1], channels).to(device)
+        return values.to(dtype)
 
     # float32 pixels, and what they were before: wider than the tensor that comes of them.
     return Rows(channels, *size, dtype.itemsize, read, True, 3 * size[1] * 4)

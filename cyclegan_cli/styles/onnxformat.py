@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
+from cyclegan_cli.engine.grain import CENTRE, PERIOD, SPREAD, tile
 from cyclegan_cli.engine.networks import Generator, ResidualBlock
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.files import atomic_path
+from cyclegan_cli.settings import GeneratorSpec
 from cyclegan_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export_onnx"]
 
+_FLOAT = 1  # onnx.TensorProto.FLOAT
 _OPSET = 18
 _IR_VERSION = 8  # the one that opset 18 came with: runtimes from 2023 on read it
 
@@ -103,6 +106,8 @@ def _write_generator(graph: _Graph, network: Generator) -> None:
         size = graph.add("Gather", shape, graph.constant([axis]))
         sizes.append(size)
         x = _mirrored(graph, x, size, axis)
+    if network.spec.grain > 0:
+        x = _grained(graph, x, network.spec)
     padded = x
     for part in (network.encoder, network.trunk, network.decoder):
         for layer in part:
@@ -133,6 +138,23 @@ def _mirrored(graph: _Graph, x: str, size: str, axis: int) -> str:
     turn = graph.add("Mod", graph.add("Range", zero, end, step), period)
     rows = graph.add("Min", turn, graph.add("Sub", period, turn))
     return graph.add("Gather", x, rows, axis=axis)
+
+
+def _grained(graph: _Graph, x: str, spec: GeneratorSpec) -> str:
+    """``x`` under the canvas, which is laid out from its first row and column on."""
+    grain = graph.constant(tile()[None, : spec.in_channels])
+    grain = graph.add("Cast", grain, to=_FLOAT)
+    shape = graph.add("Shape", x)
+    scalar = graph.constant(np.asarray([], dtype=np.int64))
+    zero, step = graph.constant(np.asarray(0)), graph.constant(np.asarray(1))
+    period = graph.constant(np.asarray(PERIOD))
+    for axis in (2, 3):
+        size = graph.add("Gather", shape, graph.constant([axis]))
+        every = graph.add("Range", zero, graph.add("Reshape", size, scalar), step)
+        grain = graph.add("Gather", grain, graph.add("Mod", every, period), axis=axis)
+    centre, scale = (np.asarray(v, np.float32) for v in (CENTRE, spec.grain / SPREAD))
+    grain = graph.add("Sub", grain, graph.constant(centre))
+    return graph.add("Add", x, graph.add("Mul", grain, graph.constant(scale)))
 
 
 def _layer(graph: _Graph, layer: nn.Module, x: str) -> str:

@@ -55,6 +55,32 @@ def test_it_fills_with_what_it_returns() -> None:
         assert [number(p) for p in history.state()] == list(range(n + 1))
 
 
+def test_a_replay_shows_the_newest_and_others_that_were_held() -> None:
+    history = History(8, 0, "Y")
+    shown: set[int] = set()
+    for n in range(200):
+        answers = [number(picture) for picture in history.replay(numbered(n), 5)]
+        held = [number(picture) for picture in history.state()]
+        assert len(answers) == 5
+        assert answers[0] == n
+        assert n in held
+        assert len(held) == len(set(held)) == min(n + 1, 8)
+        assert set(answers) <= set(held)
+        shown |= set(answers[1:])
+    assert len(shown) > 150  # nearly every picture comes back, sooner or later
+
+
+def test_a_replay_goes_on_from_its_state() -> None:
+    whole, half = History(4, 3, "X"), History(4, 3, "X")
+    for n in range(10):
+        whole.replay(numbered(n), 3)
+        half.replay(numbered(n), 3)
+    resumed = History(4, 3, "X")
+    resumed.load_state(half.state(), half.seen)
+    for n in range(10, 30):
+        assert torch.equal(whole.replay(numbered(n), 3), resumed.replay(numbered(n), 3))
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_stored_one_comes_back_half_the_time_from_a_uniform_place(seed: int) -> None:
     exchanged, places = follow(seed)

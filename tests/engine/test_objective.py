@@ -7,8 +7,14 @@ from typing import get_args
 
 import pytest
 import torch
+from torch.nn import functional
 
-from cyclegan_cli.engine.objective import discriminator_loss, generator_loss, l1
+from cyclegan_cli.engine.objective import (
+    discriminator_loss,
+    generator_loss,
+    l1,
+    structure_loss,
+)
 from cyclegan_cli.settings import GanLoss
 from tests.engine import naive
 from tests.engine.examination import TOLERANCE, relative_error
@@ -50,3 +56,28 @@ def test_vanilla_is_finite_for_logits_of_any_size(value: float) -> None:
     far = torch.full((1, 1, 2, 2), value, dtype=torch.float64)
     assert float(generator_loss(far, "vanilla")) == max(-value, 0.0)
     assert float(discriminator_loss(far, far, "vanilla")) == abs(value) / 2
+
+
+def scene(seed: int) -> torch.Tensor:
+    """Something with light and dark at several sizes: N×3×H×W."""
+    draw = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, 3, 12, 12, generator=draw)
+    return functional.interpolate(coarse, size=(96, 96), mode="bilinear").mul(0.4).clamp(-1, 1)
+
+
+def test_structure_forgives_palette_and_contrast_but_not_another_scene() -> None:
+    picture = scene(0)
+    assert float(structure_loss(picture, picture)) < 1e-4
+    paler = 0.6 * picture + torch.tensor([0.3, 0.1, -0.1])[:, None, None]
+    assert float(structure_loss(paler, picture)) < 0.05
+    dabs = picture + 0.3 * (torch.rand(1, 3, 96, 96).round() - 0.5)  # finer than it looks
+    assert float(structure_loss(dabs, picture)) < 0.2
+    assert float(structure_loss(scene(1), picture)) > 0.5
+    assert float(structure_loss(-picture, picture)) > 1.0
+
+
+def test_structure_has_finite_gradients_on_flat_pictures() -> None:
+    flat = torch.zeros(1, 3, 64, 64, requires_grad=True)
+    torch.autograd.backward(structure_loss(flat, torch.zeros(1, 3, 64, 64)))
+    assert flat.grad is not None
+    assert bool(torch.isfinite(flat.grad).all())

@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.errors import PictureError, WeightsError
 from cyclegan_cli.painting import translator as module
 from cyclegan_cli.painting.pixels import from_bytes, reflected, to_bytes, to_pixels, to_tensor
@@ -27,6 +28,8 @@ def expected(generator, pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype != np.float32:
         padded = padded.astype(np.float64) / np.iinfo(pixels.dtype).max * 2 - 1
     x = torch.from_numpy(padded).float().permute(2, 0, 1)[None]
+    if generator.spec.grain:
+        x = x + generator.spec.grain * canvas(0, x.shape[2], x.shape[3], 3)
     return whole(generator, x)[0, :, :height, :width].permute(1, 2, 0).double().numpy()
 
 

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec
 from cyclegan_cli.styles.onnxformat import export_onnx
@@ -32,7 +33,10 @@ def mirrored(x: torch.Tensor, axis: int) -> torch.Tensor:
 
 @torch.no_grad()
 def expected(network: Generator, x: torch.Tensor) -> torch.Tensor:
-    return network(mirrored(mirrored(x, 2), 3))[..., : x.shape[2], : x.shape[3]].clamp(-1, 1)
+    x, (height, width) = mirrored(mirrored(x, 2), 3), x.shape[2:]
+    if network.spec.grain:
+        x = x + network.spec.grain * canvas(0, x.shape[2], x.shape[3], x.shape[1])
+    return network(x)[..., :height, :width].clamp(-1, 1)
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:

@@ -22,6 +22,15 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     return
 
 
+@pytest.fixture(autouse=True)
+def _no_bundled_styles(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is empty where a test does not ask for what ships: its styles are the test's own."""
+    if "bundled" not in request.keywords:
+        monkeypatch.setattr("cyclegan_cli.styles.store._BUNDLED", tmp_path / "bundled")
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """CYCLEGAN_HOME of this test."""

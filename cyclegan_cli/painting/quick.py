@@ -18,7 +18,7 @@ from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.allocator import keep_freed_memory
 from cyclegan_cli.engine.fast.convolutions import few_outputs
 from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.winograd import convolve, realised, transformed
+from cyclegan_cli.engine.fast.winograd import Transformed, convolve, realised, transformed
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.painting.moments import Moments, factors, measure
 from cyclegan_cli.painting.rows import Rows, after, normalised
@@ -47,7 +47,7 @@ class Quick:
     """
 
     def __init__(self) -> None:
-        self._weights: dict[nn.Conv2d, Tensor] = {}
+        self._weights: dict[nn.Conv2d, Transformed] = {}
         self._waiting: tuple[Rows, _Waiting] | None = None  # of the rows that were made last
         keep_freed_memory()
 
@@ -143,7 +143,7 @@ class Quick:
             groups=layer.groups,
         )
 
-    def _transformed(self, layer: nn.Conv2d) -> Tensor:
+    def _transformed(self, layer: nn.Conv2d) -> Transformed:
         if layer not in self._weights:
             self._weights[layer] = transformed(layer.weight)
         return self._weights[layer]

@@ -1,4 +1,4 @@
-"""kernels.cpp, loaded where it was built and the processor can run it.
+"""native/kernels.cpp, loaded where it was built and the processor can run it.
 
 All tensors are float32 on the CPU. Sources are 1×C×h×W, their rows contiguous.
 """
@@ -18,14 +18,24 @@ from torch import Tensor
 __all__ = [
     "Strip",
     "add_normalised",
+    "convolve",
+    "correlate",
     "depthwise",
     "depthwise_backward",
     "fold",
     "moments",
+    "pointwise",
     "prepare",
     "present",
+    "separable",
+    "separable_backward",
+    "spread",
+    "winograd_correlate",
+    "winograd_grads",
     "winograd_in",
     "winograd_out",
+    "winograd_product",
+    "winograd_weights",
 ]
 
 _LONG = ctypes.c_long
@@ -38,6 +48,8 @@ class Strip:
     ``values``: 1×C×h×W, the rows from ``first`` on of a picture of ``height`` rows. ``mean`` and
     ``scale``: C values each, or None; ``relu`` comes after them. ``pad`` on every side: by
     reflection (``mirror``) or zeros. Rows are counted in the padded picture, from its first one.
+    ``enlarge``: before it is padded, each pixel becomes 2×2; ``first`` and ``height`` are of the
+    picture as it was.
     """
 
     values: Tensor
@@ -48,6 +60,13 @@ class Strip:
     mean: Tensor | None = None
     scale: Tensor | None = None
     relu: bool = False
+    enlarge: bool = False
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width of what is read."""
+        scale = 2 if self.enlarge else 1
+        return scale * self.height + 2 * self.pad, scale * self.values.shape[3] + 2 * self.pad
 
 
 class _Source(ctypes.Structure):
@@ -59,6 +78,7 @@ class _Source(ctypes.Structure):
         *((name, _LONG) for name in ("pad", "mirror")),
         *((name, ctypes.c_void_p) for name in ("mean", "scale")),
         ("relu", _LONG),
+        ("enlarge", _LONG),
     ]
 
 
@@ -70,23 +90,25 @@ def present() -> bool:
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | None:
     folder = Path(__file__).parent
-    if not _runs_here():
-        return None
-    for path in sorted(folder.glob("_kernels*.so")):
-        try:
-            library = ctypes.CDLL(str(path))
-            library.set_team(_team())
-            return library
-        except (OSError, AttributeError):  # of another machine, or of another version
-            continue
+    for name in _runs_here():
+        for path in sorted(folder.glob(f"{name}.*so")):
+            try:
+                library = ctypes.CDLL(str(path))
+                library.set_team(_team())
+                return library
+            except (OSError, AttributeError):  # of another machine, or of another version
+                continue
     return None
 
 
-def _runs_here() -> bool:
-    """They are built for AVX2 with FMA on x86, and for any processor elsewhere."""
+def _runs_here() -> list[str]:
+    """Which builds this processor can run, best first: 16 floats at once want AVX-512 on x86, 8
+    want AVX2 with FMA there, and nothing elsewhere."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX")
+        return ["_kernels"]
+    capability = torch.backends.cpu.get_cpu_capability()
+    wide = ["_kernels16"] if capability.startswith("AVX512") else []
+    return [*wide, "_kernels"] if capability.startswith("AVX") else []
 
 
 def _team() -> ctypes.c_void_p | None:
@@ -118,20 +140,96 @@ def _source(strip: object) -> _Source:
     assert isinstance(strip, Strip)
     values = strip.values
     _, channels, rows, width = values.shape
+    scale = 2 if strip.enlarge else 1
+    size = (scale * strip.height, scale * width)
     return _Source(
-        *(values.data_ptr(), values.stride(1), strip.first, rows, strip.height, width, channels),
+        *(values.data_ptr(), values.stride(1), strip.first, rows, *size, channels),
         *(strip.pad, int(strip.mirror)),
         strip.mean.data_ptr() if strip.mean is not None else None,
         strip.scale.data_ptr() if strip.scale is not None else None,
-        int(strip.relu),
+        *(int(strip.relu), int(strip.enlarge)),
     )
 
 
 def prepare(strip: Strip, row: int, count: int) -> Tensor:
     """``count`` rows of the padded picture from ``row`` on: 1×C×count×(W + 2 pad)."""
-    _, channels, _, width = strip.values.shape
-    out = torch.empty(1, channels, count, width + 2 * strip.pad)
+    out = torch.empty(1, strip.values.shape[1], count, strip.padded[1])
     _call("prepare", strip, row, count, out)
+    return out
+
+
+def fold(strip: Strip, grad: Tensor) -> Tensor:
+    """The gradient of reading all of ``strip``: of 1×C×(H + 2 pad)×(W + 2 pad), which is changed.
+
+    Returns that of ``strip.values``; its mean and scale are taken for 0 and 1.
+    """
+    out = torch.empty(strip.values.shape)
+    _call("fold", strip, grad, out)
+    return out
+
+
+# -- convolutions ----------------------------------------------------------------------------------
+
+
+def convolve(
+    strip: Strip,
+    rows: tuple[int, int],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int = 1,
+    *,
+    turned: bool = False,
+) -> Tensor:
+    """``rows`` (from, to) of a convolution of the padded picture; weight: O×C×K×K, stride 1 or 2.
+
+    ``turned``: weight is C×O×K×K, and mirrored both ways: the gradient of a convolution's input, of
+    that of its output padded by K − 1 zeros. Returns 1×O×(to − from)×width.
+    """
+    outputs, kernel = weight.shape[1 if turned else 0], weight.shape[2]
+    start, stop = rows
+    width = (strip.padded[1] - kernel) // stride + 1
+    out = torch.empty(1, outputs, stop - start, width)
+    shape = (outputs, kernel, stride, int(turned))
+    _call("convolve", strip, start, stop - start, *shape, weight, bias, out, out.stride(1))
+    return out
+
+
+def spread(
+    strip: Strip,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    weight: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    """Rows and columns of a 3×3 transposed convolution, stride 2; weight: C×O×3×3.
+
+    They are counted in the whole output, (2 H + 1)×(2 W + 1), behind which there are zeros (and the
+    bias). ``strip`` is padded by one zero. Also the gradient of a convolution's input, stride 2.
+    """
+    outputs, width = weight.shape[1], columns[1] - columns[0]
+    out = torch.empty(1, outputs, rows[1] - rows[0], width)
+    size = (rows[0], rows[1] - rows[0], columns[0], width, outputs)
+    _call("spread", strip, *size, weight, bias, out, out.stride(1))
+    return out
+
+
+def correlate(strip: Strip, grad: Tensor, kernel: int, stride: int = 1) -> tuple[Tensor, Tensor]:
+    """The gradients of ``convolve``'s weight and bias, of that of its whole output, 1×O×h×w."""
+    _, outputs, height, width = grad.shape
+    grad_weight = torch.empty(outputs, strip.values.shape[1], kernel, kernel)
+    grad_bias = torch.empty(outputs)
+    size = (outputs, height, width, kernel, stride)
+    _call("correlate", strip, grad, *size, grad_weight, grad_bias)
+    return grad_weight, grad_bias
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1×1 convolution of 1×C×h×w, rows contiguous; weight: O×C×1×1. Returns 1×O×h×w."""
+    _, channels, height, width = x.shape
+    outputs, count = weight.shape[0], height * width
+    out = torch.empty(1, outputs, height, width)
+    size = (channels, count, outputs, 0)
+    _call("pointwise", x, x.stride(1), *size, weight, bias, out, count)
     return out
 
 
@@ -140,31 +238,84 @@ def depthwise(strip: Strip, row: int, count: int, weight: Tensor, bias: Tensor |
 
     Returns 1×C×count×(W + 2 pad − 2), from row ``row`` of the output on.
     """
-    _, channels, _, width = strip.values.shape
-    out = torch.empty(1, channels, count, width + 2 * strip.pad - 2)
+    out = torch.empty(1, strip.values.shape[1], count, strip.padded[1] - 2)
     _call("depthwise", strip, row, count, weight.contiguous(), bias, out)
     return out
 
 
 def depthwise_backward(strip: Strip, grad: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of ``depthwise`` of a whole picture mirrored by 1: input, weight, bias.
+    """The gradients of ``depthwise`` of a whole picture: of its values, weight and bias.
 
     grad: 1×C×H×W, of the output.
     """
-    channels, height, width = grad.shape[1:]
-    grad_in = torch.empty(1, channels, height, width)
-    grad_weight, grad_bias = torch.empty(weight.shape), torch.empty(channels)
-    values = (grad.contiguous(), weight.contiguous(), grad_in, grad_weight, grad_bias)
-    _call("depthwise_backward", strip, *values)
+    channels = grad.shape[1]
+    grad_in, grad_weight = torch.empty(strip.values.shape), torch.empty(weight.shape)
+    grad_bias = torch.empty(channels)
+    _call("depthwise_backward", strip, grad, weight, grad_in, grad_weight, grad_bias)
     return grad_in, grad_weight, grad_bias
 
 
-def fold(grad: Tensor) -> Tensor:
-    """The gradient of reflection by 1: 1×C×(H + 2)×(W + 2), which is changed, to 1×C×H×W."""
-    _, channels, height, width = grad.shape
-    out = torch.empty(1, channels, height - 2, width - 2)
-    _call("fold", grad, channels, height - 2, width - 2, out)
+def separable(
+    strip: Strip,
+    rows: tuple[int, int],
+    depth: tuple[Tensor, Tensor],
+    point: tuple[Tensor, Tensor],
+) -> Tensor:
+    """``rows`` (from, to) of a depthwise 3×3 convolution and a pointwise one behind it.
+
+    ``depth`` and ``point``: weight and bias, C×1×3×3 and O×C×1×1. Returns 1×O×(to − from)×width.
+    """
+    start, stop = rows
+    outputs = point[0].shape[0]
+    out = torch.empty(1, outputs, stop - start, strip.padded[1] - 2)
+    _call("separable", strip, start, stop - start, *depth, outputs, *point, out, out.stride(1))
     return out
+
+
+def separable_backward(
+    strip: Strip, grad: Tensor, depth: tuple[Tensor, Tensor], point: Tensor, *, inwards: bool
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of ``separable`` over a whole picture.
+
+    Of the picture's values (None without ``inwards``), the depthwise weight and bias, the pointwise
+    weight and bias. ``grad``: 1×O×H×W, of its output. ``point``: the pointwise weight.
+    """
+    _, outputs, height, width = grad.shape
+    channels = point.shape[1]
+    grad_in = torch.empty(strip.values.shape) if inwards else None
+    between = torch.empty(2, channels, height, width)
+    depth_grads = torch.empty(channels, 1, 3, 3), torch.empty(channels)
+    point_grads = torch.empty(point.shape), torch.empty(outputs)
+    grads = (*depth_grads, *point_grads)
+    _call("separable_backward", strip, grad, *depth, outputs, point, between, grad_in, *grads)
+    return grad_in, *grads
+
+
+# -- Winograd's filtering --------------------------------------------------------------------------
+
+
+def winograd_weights(weight: Tensor, *, turned: bool = False) -> Tensor:
+    """The weights of ``winograd_product``; weight: O×I×3×3, or ``turned`` as in ``convolve``.
+
+    What is returned is in the order of the kernels: flat, with its O and I to be remembered.
+    """
+    outputs, inputs = weight.shape[:2][::-1] if turned else weight.shape[:2]
+    rows = -(-outputs // 24) * 24  # a multiple of all heights of blocks
+    out = torch.empty(36 * rows * (inputs + 1))
+    _call("winograd_weights", weight, outputs, inputs, int(turned), out)
+    return out
+
+
+def winograd_product(
+    packed: Tensor, shape: tuple[int, int], matrices: Tensor, tiles: int, products: Tensor
+) -> None:
+    """36 products: of ``winograd_weights`` of ``shape`` (O, I) with I×tiles, to O×tiles.
+
+    ``matrices`` and ``products`` are 36×(I or O)×tiles, whose first stride may be larger; up to 16
+    floats behind the last of ``matrices`` must be readable.
+    """
+    apart = (matrices.stride(0), products.stride(0))
+    _call("winograd_product", packed, *shape, matrices, apart[0], tiles, products, apart[1])
 
 
 def winograd_in(strip: Strip, row: int, tiles: tuple[int, int], out: Tensor, apart: int) -> None:
@@ -195,6 +346,24 @@ def winograd_out(
         "winograd_out",
         *(products, apart, channels, *tiles, *size, bias, out, out.stride(1), mean, m2, seen),
     )
+
+
+def winograd_grads(grad: Tensor, tiles: tuple[int, int], out: Tensor, apart: int) -> None:
+    """The adjoint of ``winograd_out``: 1×C×h×w, a view, to 36 matrices of C×tiles."""
+    _, channels, rows, width = grad.shape
+    _call("winograd_grads", grad, grad.stride(1), channels, rows, width, *tiles, out, apart)
+
+
+def winograd_correlate(grads: Tensor, values: Tensor) -> Tensor:
+    """36 products of O×tiles and I×tiles, as lie in the views given: 36×O×I."""
+    outputs, inputs, tiles = grads.shape[1], values.shape[1], values.shape[2]
+    out = torch.empty(36, outputs, inputs)
+    shapes = (grads.stride(0), outputs, values, values.stride(0), inputs, tiles)
+    _call("winograd_correlate", grads, *shapes, out)
+    return out
+
+
+# -- InstanceNorm ----------------------------------------------------------------------------------
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ the same with other operations. What they cannot do, the modules do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,14 @@ from torch import Tensor, nn
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.allocator import keep_freed_memory
 from cyclegan_cli.engine.fast.convolutions import few_outputs
-from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.winograd import convolve, realised, transformed
+from cyclegan_cli.engine.fast.gradients import (
+    Convolution,
+    Depthwise,
+    Reading,
+    Separable,
+    Transposed,
+    Winograd,
+)
 from cyclegan_cli.engine.networks import Generator, ResidualBlock
 
 __all__ = ["quick"]
@@ -60,119 +66,123 @@ def _chain(layers: nn.Sequential) -> Layer:
 
 
 def _steps(layers: list[nn.Module]) -> Iterator[Layer]:
-    """Each layer's function; reflection by 1 and the 3×3 convolution behind it are one."""
+    """Each layer's function: what a convolution can read through is one with it."""
+    waiting: list[nn.Module] = []
     index = 0
     while index < len(layers):
         layer = layers[index]
-        after = layers[index + 1] if index + 1 < len(layers) else None
-        together = _reflected(layer, after)
-        yield together or _single(layer)
-        index += 2 if together else 1
+        behind = layers[index + 1] if index + 1 < len(layers) else None
+        index += 1
+        if _waits(layer, waiting):
+            waiting.append(layer)
+            continue
+        reading = _reading(waiting)
+        together = _separable(reading, layer, behind) if kernels.present() else None
+        index += 1 if together else 0
+        single = _with_kernels if kernels.present() else _in_torch
+        found = together or single(reading, layer)
+        if found is None:
+            yield from waiting
+        yield found or layer
+        waiting = []
+    yield from waiting
 
 
-def _reflected(pad: nn.Module, layer: nn.Module | None) -> Layer | None:
-    if not (isinstance(pad, nn.ReflectionPad2d) and isinstance(layer, nn.Conv2d)):
+_ORDER = (nn.ReLU, nn.Upsample, nn.ReflectionPad2d)  # in which kernels do them
+
+
+def _waits(layer: nn.Module, waiting: list[nn.Module]) -> bool:
+    """Whether ``layer`` can be done by what reads its output, after those that wait already."""
+    if not isinstance(layer, _ORDER):
+        return False
+    if isinstance(layer, nn.Upsample):
+        if layer.scale_factor != 2 or layer.mode != "nearest":
+            return False
+    elif isinstance(layer, nn.ReflectionPad2d) and len(set(layer.padding)) > 1:
+        return False
+    place = _ORDER.index(type(layer))
+    return all(_ORDER.index(type(before)) < place for before in waiting)
+
+
+def _reading(waiting: list[nn.Module]) -> Reading:
+    pads = [int(layer.padding[0]) for layer in waiting if isinstance(layer, nn.ReflectionPad2d)]
+    return Reading(
+        relu=any(isinstance(layer, nn.ReLU) for layer in waiting),
+        enlarge=any(isinstance(layer, nn.Upsample) for layer in waiting),
+        pad=pads[0] if pads else 0,
+        mirror=bool(pads),
+    )
+
+
+def _separable(reading: Reading, layer: nn.Module, behind: nn.Module | None) -> Layer | None:
+    """A depthwise convolution with the pointwise one behind it."""
+    if not (
+        isinstance(layer, nn.Conv2d) and isinstance(behind, nn.Conv2d) and _is_depthwise(layer)
+    ):
         return None
-    if layer.kernel_size != (3, 3) or layer.stride != (1, 1) or pad.padding != (1, 1, 1, 1):
+    if behind.kernel_size != (1, 1) or behind.groups != 1 or behind.stride != (1, 1):
         return None
-    if layer.groups == 1 and min(layer.in_channels, layer.out_channels) >= _LEAST:
-        return lambda x: _call(_Winograd, x, layer.weight, layer.bias)
-    if layer.groups == layer.in_channels == layer.out_channels and kernels.present():
-        return lambda x: _call(_Depthwise, x, layer.weight, layer.bias)
+    if layer.bias is None or behind.bias is None or behind.padding != (0, 0):
+        return None
+    depth, point = layer, behind
+    return lambda x: _call(
+        Separable, x, depth.weight, depth.bias, point.weight, point.bias, reading
+    )
+
+
+def _with_kernels(reading: Reading, layer: nn.Module) -> Layer | None:
+    if isinstance(layer, nn.ConvTranspose2d):
+        return _transposed(reading, layer)
+    if not isinstance(layer, nn.Conv2d) or layer.bias is None:
+        return None
+    zeros = int(layer.padding[0])
+    if zeros and (reading.mirror or reading.enlarge):
+        return None
+    return _convolution(reading.padded(zeros) if zeros else reading, layer)
+
+
+def _convolution(reading: Reading, layer: nn.Conv2d) -> Layer | None:
+    """``reading`` has the convolution's own padding, too."""
+    if _is_depthwise(layer):
+        return lambda x: _call(Depthwise, x, layer.weight, layer.bias, reading)
+    kernel, stride = layer.kernel_size[0], layer.stride[0]
+    if layer.groups > 1 or layer.kernel_size != (kernel, kernel):
+        return None
+    if (kernel, stride) == (3, 1) and min(layer.in_channels, layer.out_channels) >= _LEAST:
+        return lambda x: _call(Winograd, x, layer.weight, layer.bias, reading)
+    if stride == 1 or (kernel, stride) == (3, 2):
+        return lambda x: _call(Convolution, x, layer.weight, layer.bias, reading, stride)
     return None
 
 
-def _single(layer: nn.Module) -> Layer:
-    if isinstance(layer, nn.Conv2d) and layer.kernel_size == (7, 7) and layer.out_channels <= 4:
-        return lambda x: few_outputs(x, layer.weight, layer.bias)
-    return layer
+def _transposed(reading: Reading, layer: nn.ConvTranspose2d) -> Layer | None:
+    shape = (layer.kernel_size, layer.stride, layer.padding, layer.output_padding)
+    if shape != ((3, 3), (2, 2), (1, 1), (1, 1)) or layer.groups > 1 or layer.bias is None:
+        return None
+    if reading.pad or reading.enlarge:
+        return None
+    reads = reading.padded(1)
+    return lambda x: _call(Transposed, x, layer.weight, layer.bias, reads)
+
+
+def _in_torch(reading: Reading, layer: nn.Module) -> Layer | None:
+    """What is won without the kernels: 3×3 convolutions, and the last one."""
+    if not isinstance(layer, nn.Conv2d) or layer.stride != (1, 1) or layer.groups > 1:
+        return None
+    if layer.kernel_size == (7, 7) and layer.out_channels <= 4 and layer.padding == (0, 0):
+        return lambda x: few_outputs(reading.plainly(x), layer.weight, layer.bias)
+    whole = layer.kernel_size == (3, 3) and layer.padding == (0, 0) and layer.bias is not None
+    if whole and min(layer.in_channels, layer.out_channels) >= _LEAST:
+        first = Reading(relu=reading.relu, enlarge=reading.enlarge)
+        rest = Reading(pad=reading.pad, mirror=reading.mirror)
+        return lambda x: _call(Winograd, first.plainly(x), layer.weight, layer.bias, rest)
+    return None
+
+
+def _is_depthwise(layer: nn.Conv2d) -> bool:
+    each = layer.groups == layer.in_channels == layer.out_channels > 1
+    return each and layer.kernel_size == (3, 3) and layer.stride == (1, 1)
 
 
 def _call(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
-    result: Tensor = function.apply(*arguments)
-    return result
-
-
-class _Winograd(torch.autograd.Function):
-    """Reflection by 1 and a 3×3 convolution: output and input gradient by Winograd's filtering."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.biased = bias is not None
-        x, matrices = x.contiguous(), transformed(weight)
-        return _each(x, lambda one: convolve(_mirrored(one), (0, one.shape[2]), matrices, bias))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        grad_in = None
-        if ctx.needs_input_grad[0]:
-            # The gradient of a convolution is one with the kernel turned, zeros around.
-            matrices = transformed(weight.flip(2, 3).transpose(0, 1))
-            rows = (0, grad.shape[2] + 2)
-
-            def back(one: Tensor) -> Tensor:
-                strip = Strip(one, 0, one.shape[2], pad=2)
-                return _folded(convolve(strip, rows, matrices, None))
-
-            grad_in = _each(grad, back)
-        padded = _each(x.contiguous(), _padded)
-        _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            *(grad, padded, weight, [weight.shape[0]] if ctx.biased else None),
-            *([1, 1], [0, 0], [1, 1], False, [0, 0], 1),
-            [False, ctx.needs_input_grad[1], ctx.biased and ctx.needs_input_grad[2]],
-        )
-        return grad_in, grad_weight, grad_bias
-
-
-class _Depthwise(torch.autograd.Function):
-    """Reflection by 1 and a depthwise 3×3 convolution."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _each(
-            x.contiguous(),
-            lambda one: kernels.depthwise(_mirrored(one), 0, one.shape[2], weight, bias),
-        )
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        x, grad = x.contiguous(), grads[0].contiguous()
-        parts = [
-            kernels.depthwise_backward(_mirrored(x[i : i + 1]), grad[i : i + 1], weight)
-            for i in range(x.shape[0])
-        ]
-        grads_in, grads_weight, grads_bias = zip(*parts, strict=True)
-        return torch.cat(grads_in), sum(grads_weight), sum(grads_bias)
-
-
-def _each(x: Tensor, function: Layer) -> Tensor:
-    """The kernels take one picture at a time."""
-    parts = [function(x[i : i + 1]) for i in range(x.shape[0])]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _mirrored(one: Tensor) -> Strip:
-    return Strip(one, 0, one.shape[2], pad=1, mirror=True)
-
-
-def _padded(one: Tensor) -> Tensor:
-    strip = _mirrored(one)
-    if kernels.present():
-        return kernels.prepare(strip, 0, one.shape[2] + 2)
-    return realised(strip, 0, one.shape[2] + 2, 0)
-
-
-def _folded(grad: Tensor) -> Tensor:
-    """The gradient of reflection by 1."""
-    if kernels.present():
-        return kernels.fold(grad)
-    grad[:, :, 2] += grad[:, :, 0]
-    grad[:, :, -3] += grad[:, :, -1]
-    grad[:, :, :, 2] += grad[:, :, :, 0]
-    grad[:, :, :, -3] += grad[:, :, :, -1]
-    return grad[:, :, 1:-1, 1:-1].contiguous()
+    return cast(Tensor, function.apply(*arguments))

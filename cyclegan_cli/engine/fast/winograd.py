@@ -8,6 +8,8 @@ Deep Neural Networks", 2020: a third of the error.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -17,7 +19,7 @@ from torch.nn import functional
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.kernels import Strip
 
-__all__ = ["convolve", "transformed"]
+__all__ = ["Transformed", "convolve", "correlate", "transformed"]
 
 # Columns of the matrix products at a time: what lies between the transforms stays in the cache.
 _TILES = 256
@@ -54,34 +56,50 @@ def _both_ways(matrix: tuple[tuple[float, ...], ...], dtype: torch.dtype) -> Ten
     return torch.kron(one, one).to(dtype).contiguous()
 
 
-def transformed(weight: Tensor) -> Tensor:
-    """weight: O×I×3×3, float32. Returns 36×O×I, what ``convolve`` multiplies with."""
-    out, inputs = weight.shape[:2]
-    flat = weight.reshape(out * inputs, 9).t()
-    return (_both_ways(_WEIGHTS, torch.float32) @ flat).view(36, out, inputs)
+@dataclass(frozen=True)
+class Transformed:
+    """Weights as ``convolve`` multiplies with them, of O outputs and I inputs.
+
+    ``matrices``: 36×O×I, or in the kernels' own order where these are here.
+    """
+
+    matrices: Tensor
+    outputs: int
+    inputs: int
+
+
+def transformed(weight: Tensor, *, turned: bool = False) -> Transformed:
+    """weight: O×I×3×3, float32; ``turned``: I×O×3×3, to be mirrored: an input's gradient."""
+    outputs, inputs = weight.shape[:2][::-1] if turned else weight.shape[:2]
+    if kernels.present():
+        packed = kernels.winograd_weights(weight.contiguous(), turned=turned)
+        return Transformed(packed, outputs, inputs)
+    if turned:
+        weight = weight.flip(2, 3).transpose(0, 1)
+    flat = weight.reshape(outputs * inputs, 9).t()
+    matrices = (_both_ways(_WEIGHTS, torch.float32) @ flat).view(36, outputs, inputs)
+    return Transformed(matrices, outputs, inputs)
 
 
 def convolve(
     strip: Strip,
     rows: tuple[int, int],
-    weight: Tensor,
+    weight: Transformed,
     bias: Tensor | None,
     into: Tensor | None = None,
 ) -> Tensor:
     """Rows ``rows`` (from, to) of the output of a 3×3 convolution, stride 1, of the padded picture.
 
-    weight: 36×O×I of ``transformed``. ``strip`` must hold every row that they need. Returns
-    1×O×(to − from)×(W + 2 pad − 2), float32.
+    ``strip`` must hold every row that they need. Returns
+    1×O×(to − from)×width, float32.
     """
     start, stop = rows
-    width = strip.values.shape[3] + 2 * strip.pad - 2
-    out = torch.empty(1, weight.shape[1], stop - start, width) if into is None else into
+    width = strip.padded[1] - 2
+    out = torch.empty(1, weight.outputs, stop - start, width) if into is None else into
     across = -(-width // 4)
     down = -(-(stop - start) // 4)
-    parts = -(-down * across // _TILES)
-    step = max(1, -(-down // parts))  # rows of tiles at a time, about the same number each time
-    for first in range(0, down, step):
-        tiles = (min(step, down - first), across)
+    for first, high in _parts(down, across):
+        tiles = (high, across)
         top, bottom = 4 * first, min(4 * (first + tiles[0]), stop - start)
         part = out[:, :, top:bottom]
         one = _part if kernels.present() else _part_in_torch
@@ -89,32 +107,63 @@ def convolve(
     return out
 
 
+def correlate(strip: Strip, grad: Tensor) -> Tensor:
+    """The gradient of a 3×3 convolution's weight, O×I×3×3, by the adjoint transforms.
+
+    grad: 1×O×H×W, of its output. Wants the kernels.
+    """
+    _, outputs, height, width = grad.shape
+    inputs = strip.values.shape[1]
+    across = -(-width // 4)
+    total: Tensor | None = None
+    for first, high in _parts(-(-height // 4), across):
+        tiles = (high, across)
+        values = _matrices(inputs, high * across)
+        kernels.winograd_in(strip, 4 * first, tiles, values, values.stride(0))
+        grads = _matrices(outputs, high * across)
+        part = grad[:, :, 4 * first : 4 * (first + high)]
+        kernels.winograd_grads(part, tiles, grads, grads.stride(0))
+        found = kernels.winograd_correlate(grads, values)
+        total = found if total is None else total.add_(found)
+    assert total is not None
+    back = _both_ways(_WEIGHTS, torch.float32).t() @ total.view(36, -1)
+    return back.t().reshape(outputs, inputs, 3, 3)
+
+
+def _parts(down: int, across: int) -> Iterator[tuple[int, int]]:
+    """Rows of tiles that are computed at a time: the first, and about as many each time."""
+    step = max(1, -(-down // -(-down * across // _TILES)))
+    for first in range(0, down, step):
+        yield first, min(step, down - first)
+
+
+def _matrices(rows: int, columns: int) -> Tensor:
+    """Room for 36 of them, and to be read beyond."""
+    apart = rows * columns + _APART
+    return torch.empty(36 * apart).as_strided((36, rows, columns), (apart, columns, 1))
+
+
 def _part(
     strip: Strip,
     row: int,
     tiles: tuple[int, int],
-    weight: Tensor,
+    weight: Transformed,
     bias: Tensor | None,
     out: Tensor,
 ) -> None:
     count = tiles[0] * tiles[1]
-    _, outputs, inputs = weight.shape
-    apart = inputs * count + _APART
-    values = torch.empty(36 * apart)
-    kernels.winograd_in(strip, row, tiles, values, apart)
-    matrices = values.as_strided((36, inputs, count), (apart, count, 1))
-    apart = outputs * count + _APART
-    values = torch.empty(36 * apart)
-    products = values.as_strided((36, outputs, count), (apart, count, 1))
-    torch.bmm(weight, matrices, out=products)
-    kernels.winograd_out(products, apart, tiles, out, bias)
+    matrices, products = _matrices(weight.inputs, count), _matrices(weight.outputs, count)
+    kernels.winograd_in(strip, row, tiles, matrices, matrices.stride(0))
+    shape = (weight.outputs, weight.inputs)
+    kernels.winograd_product(weight.matrices, shape, matrices, count, products)
+    kernels.winograd_out(products, products.stride(0), tiles, out, bias)
 
 
 def _part_in_torch(
     strip: Strip,
     row: int,
     tiles: tuple[int, int],
-    weight: Tensor,
+    weight: Transformed,
     bias: Tensor | None,
     out: Tensor,
 ) -> None:
@@ -124,7 +173,7 @@ def _part_in_torch(
     channels = x.shape[1]
     squares = x[0].unfold(1, 6, 4).unfold(2, 6, 4).permute(3, 4, 0, 1, 2).reshape(36, -1)
     squares = _both_ways(_INTO, torch.float32) @ squares
-    products = torch.bmm(weight, squares.view(36, channels, down * across))
+    products = torch.bmm(weight.matrices, squares.view(36, channels, down * across))
     blocks = _both_ways(_OUT, torch.float32) @ products.view(36, -1)
     picture = blocks.view(4, 4, -1, down, across).permute(2, 3, 0, 4, 1)
     picture = picture.reshape(1, -1, 4 * down, 4 * across)[:, :, : out.shape[2], : out.shape[3]]

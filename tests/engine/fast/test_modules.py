@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,8 +23,20 @@ WAYS = [
 ROUNDING = 3e-6
 LAYERS = {
     "whole": [nn.ReflectionPad2d(1), nn.Conv2d(24, 16, 3)],
+    "whole, after ReLU": [nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(16, 20, 3)],
     "depthwise": [nn.ReflectionPad2d(1), nn.Conv2d(5, 5, 3, groups=5)],
-    "to three": [nn.ReflectionPad2d(3), nn.Conv2d(6, 3, 7)],
+    "separable": [nn.ReflectionPad2d(1), nn.Conv2d(5, 5, 3, groups=5), nn.Conv2d(5, 14, 1)],
+    "enlarged": [
+        *(nn.ReLU(), nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1)),
+        *(nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 12, 1)),
+    ],
+    "few channels": [nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(5, 7, 3)],
+    "from three": [nn.ReflectionPad2d(3), nn.Conv2d(3, 8, 7)],
+    "to three": [nn.ReLU(), nn.ReflectionPad2d(3), nn.Conv2d(6, 3, 7)],
+    "halved": [nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(5, 16, 3, stride=2)],
+    "halved, zeros": [nn.ReLU(), nn.Conv2d(5, 9, 3, stride=2, padding=1)],
+    "transposed": [nn.ReLU(), nn.ConvTranspose2d(7, 13, 3, 2, 1, 1)],
+    "zeros for all": [nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(5, 7, 3, padding=1)],
 }
 
 
@@ -43,7 +57,7 @@ def gradients(function, layers: nn.Sequential, x: Tensor, grad: Tensor) -> list[
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("size", [(4, 4), (5, 9), (17, 34), (32, 8)])
+@pytest.mark.parametrize("size", [(4, 4), (6, 10), (17, 34), (32, 8), (4, 230)])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_each_layer_and_its_gradients(
     name: str, size: tuple[int, int], channels_last: bool
@@ -52,9 +66,9 @@ def test_each_layer_and_its_gradients(
     layers = nn.Sequential(*copy.deepcopy(LAYERS[name]))
     for parameter in layers.parameters():
         parameter.data.normal_(0, 0.3, generator=random)
-    channels, outputs = layers[1].in_channels, layers[1].out_channels
+    channels = next(layer.in_channels for layer in layers if hasattr(layer, "in_channels"))
     x = torch.randn(2, channels, *size, generator=random)
-    grad = torch.randn(2, outputs, *size, generator=random)
+    grad = torch.randn(layers(x).shape, generator=random)
     if channels_last:
         x = x.to(memory_format=torch.channels_last)
         grad = grad.to(memory_format=torch.channels_last)
@@ -67,31 +81,49 @@ def test_each_layer_and_its_gradients(
         assert float((ours - value).norm()) <= allowed
 
 
-def step(settings: TrainSettings, dtype: torch.dtype) -> Tensor:
+def test_a_picture_need_not_have_a_gradient() -> None:
+    layers = nn.Sequential(*copy.deepcopy(LAYERS["from three"]))
+    x = torch.rand(1, 3, 12, 12)
+    for function in (layers, _chain(layers)):
+        layers.zero_grad()
+        function(x).square().sum().backward()
+    assert x.grad is None
+    assert all(p.grad is not None for p in layers.parameters())
+
+
+def step(settings: TrainSettings, dtype: torch.dtype, seed: int) -> Tensor:
     """All gradients of G and F of one step, as one vector."""
     model = CycleGAN(settings)
-    random = torch.Generator().manual_seed(1)
+    random = torch.Generator().manual_seed(seed)
     for network in model.networks().values():
         for parameter in network.parameters():
             if parameter.ndim > 1:
                 parameter.data.normal_(0, parameter[0].numel() ** -0.5, generator=random)
         network.to(dtype)
-    x, y = (torch.rand(1, 3, 64, 64, generator=random).to(dtype) * 2 - 1 for _ in "xy")
+    x, y = (torch.rand(1, 3, 32, 32, generator=random).to(dtype) * 2 - 1 for _ in "xy")
     model._step_generators(x, y, (1, 1))
     parameters = model.optimiser_G.param_groups[0]["params"]
     return torch.cat([p.grad.double().flatten() for p in parameters])
 
 
+SPECS = {
+    "resnet": GeneratorSpec(width=4, blocks=2),
+    "mobile": GeneratorSpec(width=4, blocks=2, separable=True, upsample="resize"),
+    "brush": replace(GeneratorSpec.named("brush"), width=4, blocks=2),
+}
+
+
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("separable", [False, True])
-def test_a_whole_step(separable: bool) -> None:
-    spec = GeneratorSpec(
-        width=4, blocks=2, separable=separable, upsample="resize" if separable else "transpose"
-    )
-    settings = TrainSettings(generator=spec, crop_size=64, load_size=64, history=0)
+@pytest.mark.parametrize("name", SPECS)
+def test_a_whole_step(name: str) -> None:
+    """Of several draws: a ReLU or a difference that rounding turns over moves gradients by 1e-3."""
+    settings = TrainSettings(generator=SPECS[name], crop_size=32, load_size=32, history=0)
     reference = TrainSettings.from_json({**settings.to_json(), "exact_reference": True})
-    exact = step(reference, torch.float64)
-    plain = float((step(reference, torch.float32) - exact).norm() / exact.norm())
-    quick = step(settings, torch.float32)
-    assert not torch.equal(quick, step(reference, torch.float32))  # another way was taken
-    assert float((quick - exact).norm() / exact.norm()) <= 4 * plain + 1e-6
+    errors: dict[str, list[float]] = {"plain": [], "quick": []}
+    for seed in range(5):
+        exact = step(reference, torch.float64, seed)
+        for way, chosen in (("plain", reference), ("quick", settings)):
+            found = step(chosen, torch.float32, seed)
+            errors[way].append(float((found - exact).norm() / exact.norm()))
+    assert errors["plain"] != errors["quick"]  # another way was taken
+    assert statistics.median(errors["quick"]) <= 4 * statistics.median(errors["plain"]) + 1e-6

@@ -1,0 +1,159 @@
+// What all kernels share: vectors, threads, scratch memory, and pictures of which rows are read.
+
+#pragma once
+
+#include "compiler.h"
+
+// GOMP_parallel of the OpenMP runtime that PyTorch brought: a second pool of threads would fight
+// with the first, whose threads spin for a while after each of PyTorch's operations.
+using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
+Team team = nullptr;
+
+template <class Function>
+void each(long count, long threads, const Function& function) {
+    struct Job {
+        std::atomic<long> next{0};
+        long count;
+        const Function* function;
+        static void run(void* self) {
+            auto* job = static_cast<Job*>(self);
+            for (long i; (i = job->next++) < job->count;) (*job->function)(i);
+        }
+    } job;
+    job.count = count;
+    job.function = &function;
+    if (threads <= 1 || count <= 1) {
+        Job::run(&job);
+    } else if (team) {
+        team(Job::run, &job, static_cast<unsigned>(threads), 0);
+    } else {
+        std::vector<std::thread> others;
+        for (long i = 1; i < threads; i++) others.emplace_back(Job::run, &job);
+        Job::run(&job);
+        for (auto& other : others) other.join();
+    }
+}
+
+// Memory that a thread keeps for the next call: `count` floats, not cleared. What two slots give
+// is in use at once.
+template <int Slot>
+float* scratch(long count) {
+    struct Kept {
+        float* values = nullptr;
+        long count = 0;
+        ~Kept() { std::free(values); }
+    };
+    static thread_local Kept kept;
+    if (kept.count < count) {
+        std::free(kept.values);
+        const std::size_t bytes = (count * sizeof(float) + 4095) / 4096 * 4096;
+        kept.values = static_cast<float*>(std::aligned_alloc(64, bytes));
+        kept.count = count;
+    }
+    return kept.values;
+}
+
+// As many floats as a register of the processor holds.
+constexpr long kLanes = LANES;
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+inline Vector wide(const float* from) {
+    Vector v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+}
+inline void put(float* to, const Vector& v, long count = kLanes) {
+    if (count >= kLanes)
+        std::memcpy(to, &v, sizeof v);
+    else
+        std::memcpy(to, &v, sizeof(float) * count);
+}
+inline float sum_of(const Vector& v) {
+    float total = 0.0f;
+    for (long lane = 0; lane < kLanes; lane++) total += v[lane];
+    return total;
+}
+inline long up(long count, long multiple) { return (count + multiple - 1) / multiple * multiple; }
+
+extern "C" {
+
+// Kept in step with the class Source of kernels.py.
+struct Source {
+    const float* values;  // row `first` of channel 0
+    long plane;           // floats from one channel to the next
+    long first, rows;     // the rows of the picture that lie in memory
+    long height, width;   // of the whole picture, enlarged where it is
+    long channels;
+    long pad;             // on every side
+    long mirror;          // reflection, else zeros
+    const float* mean;    // of each channel, or null
+    const float* scale;   // 1 / sqrt(variance + eps)
+    long relu;
+    long enlarge;         // 1: every pixel stands for 2x2; `first` and `rows` are as in memory
+};
+}
+
+// `count` values of a row in memory as they are read: normalised, and without what is negative.
+inline void read_values(const Source& s, long channel, const float* __restrict from,
+                        float* __restrict to, long count) {
+    const float mean = s.mean ? s.mean[channel] : 0.0f, scale = s.mean ? s.scale[channel] : 1.0f;
+    if (s.mean && s.relu) {
+        for (long x = 0; x < count; x++) {
+            const float value = (from[x] - mean) * scale;
+            to[x] = value > 0.0f ? value : 0.0f;
+        }
+    } else if (s.mean) {
+        for (long x = 0; x < count; x++) to[x] = (from[x] - mean) * scale;
+    } else if (s.relu) {
+        for (long x = 0; x < count; x++) to[x] = from[x] > 0.0f ? from[x] : 0.0f;
+    } else {
+        std::memcpy(to, from, sizeof(float) * count);
+    }
+}
+
+// Columns `left` ... `left + length` of row `row` of the padded picture, both counted from its
+// first one of padding: zeros where the padded picture has ended or a row is not in memory.
+inline void padded_part(const Source& s, long channel, long row, long left, float* __restrict to,
+                        long length) {
+    long r = row - s.pad;
+    if (s.mirror && r < 0) r = -r;
+    if (s.mirror && r >= s.height && r < s.height + s.pad) r = 2 * (s.height - 1) - r;
+    const bool known = r >= 0 && r < s.height && (r >> s.enlarge) >= s.first &&
+                       (r >> s.enlarge) < s.first + s.rows;
+    if (!known) {
+        std::memset(to, 0, sizeof(float) * length);
+        return;
+    }
+    const long width = s.width >> s.enlarge, start = left - s.pad;  // in the picture's columns
+    const float* from = s.values + channel * s.plane + ((r >> s.enlarge) - s.first) * width;
+    const long low = std::max(start, 0L), high = std::min(start + length, s.width);
+    if (low < high && s.enlarge) {
+        const long first = low >> 1, count = ((high - 1) >> 1) - first + 1;
+        float* narrow = scratch<0>(count);
+        read_values(s, channel, from + first, narrow, count);
+        float* __restrict inner = to + (low - start);
+        const long odd = low & 1, pairs = (high - low - odd) / 2;
+        if (odd) inner[0] = narrow[0];
+        for (long x = 0; x < pairs; x++) inner[odd + 2 * x] = inner[odd + 2 * x + 1] = narrow[odd + x];
+        if (odd + 2 * pairs < high - low) inner[high - low - 1] = narrow[count - 1];
+    } else if (low < high) {
+        read_values(s, channel, from + low, to + (low - start), high - low);
+    }
+    const auto outside = [&](long x) {  // of the picture
+        if (!s.mirror || x < -s.pad || x >= s.width + s.pad) return 0.0f;
+        const long at = x < 0 ? -x : 2 * (s.width - 1) - x;
+        if (at >= low && at < high) return to[at - start];
+        float value;
+        read_values(s, channel, from + (at >> s.enlarge), &value, 1);
+        return value;
+    };
+    for (long x = start; x < std::min(start + length, 0L); x++) to[x - start] = outside(x);
+    const long after = std::max(s.width, start), end = std::min(start + length, s.width + s.pad);
+    for (long x = after; x < end; x++) to[x - start] = outside(x);
+    const long zeros = std::max(end, after);
+    if (zeros < start + length)
+        std::memset(to + (zeros - start), 0, sizeof(float) * (start + length - zeros));
+}
+
+inline void padded_row(const Source& s, long channel, long row, float* to, long length) {
+    padded_part(s, channel, row, 0, to, length);
+}

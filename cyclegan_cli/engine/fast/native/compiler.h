@@ -1,0 +1,14 @@
+// What the compiler brings, included before it is told of instructions that this file needs not.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#ifndef LANES
+#define LANES 8
+#endif

@@ -1,0 +1,53 @@
+// The parts of the fast paths that PyTorch has no fast operation for: float32, NCHW, CPU.
+//
+// A plain C interface without headers of PyTorch or Python, loaded by kernels.py: one build serves
+// every version of both. It is built twice, for registers of 8 and of 16 floats (LANES), and the
+// loader takes what the processor has. Every output is computed by one thread in one order: the
+// result does not depend on the number of threads.
+//
+// Where a function takes a Source, it reads rows of a picture of which only some lie in memory (a
+// strip), as if InstanceNorm with known statistics, ReLU, enlarging and padding had been applied
+// before.
+
+#include "compiler.h"
+
+// kernels.py loads them only where the processor has these instructions.
+#if defined(__x86_64__) && defined(__clang__)
+#if LANES == 16
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"))), apply_to = function)
+#else
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#endif
+#elif defined(__x86_64__) && defined(__GNUC__)
+#pragma GCC push_options
+#if LANES == 16
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
+#else
+#pragma GCC target("avx2,fma")
+#endif
+#endif
+
+#include "convolution.h"
+#include "depthwise.h"
+#include "winograd.h"
+
+extern "C" {
+
+void set_team(Team found) { team = found; }
+
+// Rows `row` ... `row + count` of the padded source, each width + 2 pad values.
+void prepare(const Source* s, long row, long count, float* out, long threads) {
+    each(s->channels, threads, [=](long c) {
+        const long length = s->width + 2 * s->pad;
+        for (long i = 0; i < count; i++)
+            padded_row(*s, c, row + i, out + (c * count + i) * length, length);
+    });
+}
+
+}  // extern "C"
+
+#if defined(__x86_64__) && defined(__clang__)
+#pragma clang attribute pop
+#elif defined(__x86_64__) && defined(__GNUC__)
+#pragma GCC pop_options
+#endif

@@ -10,6 +10,7 @@ painted = [monet(photo, resolution=1024) for photo in photos]
 from __future__ import annotations
 
 from functools import lru_cache
+from os import PathLike
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +32,7 @@ __all__ = ["LoadedStyle", "load_style", "translate"]
 
 Array = NDArray[Any]
 AnyImage = TypeVar("AnyImage", Image.Image, Array, torch.Tensor)
+Number = TypeVar("Number", int, float, "int | None")
 
 
 class LoadedStyle:
@@ -76,7 +78,11 @@ class LoadedStyle:
         for arrays and tensors of another shape, type or range, or too large for the memory.
         """
         settings = TranslateSettings(
-            resolution=resolution, strength=strength, keep_color=keep_color, compare=compare
+            resolution=_plain(resolution),
+            strength=_plain(strength),
+            keep_color=keep_color,
+            compare=compare,
+            max_memory=self._translator.max_memory,
         )
         if isinstance(image, Image.Image):
             return self._paint_image(image, settings)
@@ -106,11 +112,13 @@ class LoadedStyle:
         if batch.ndim != 4 or batch.shape[1] not in (1, 3, 4) or 0 in batch.shape:
             raise PictureError(
                 f"A tensor of shape {tuple(tensor.shape)} cannot be painted: C×H×W or N×C×H×W is "
-                "wanted, with 1, 3 or 4 channels."
+                "wanted, with 1, 3 or 4 channels.",
+                hint="tensor.permute(2, 0, 1) makes C×H×W of H×W×C, tensor[None] of H×W.",
             )
         if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
             raise PictureError(
-                f"A tensor of type {tensor.dtype} cannot be painted: uint8 or floats are wanted."
+                f"A tensor of type {tensor.dtype} cannot be painted: uint8 or floats are wanted.",
+                hint="tensor.to(torch.uint8), where its values are 0 to 255.",
             )
         numbers = batch.float() if batch.is_floating_point() else batch
         painted = [
@@ -124,7 +132,9 @@ class LoadedStyle:
         values = array[..., None] if array.ndim == 2 else array
         if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or 0 in values.shape:
             raise PictureError(
-                f"An array of shape {array.shape} cannot be painted: H×W, H×W×3 or H×W×4 is wanted."
+                f"An array of shape {array.shape} cannot be painted: H×W, H×W×3 or H×W×4 is "
+                "wanted.",
+                hint="Several pictures: [style(one) for one in pictures].",
             )
         alpha = values[..., 3:]
         colour = values[..., :3] if values.shape[2] >= 3 else np.repeat(values, 3, axis=2)
@@ -144,22 +154,29 @@ def _to_pixels(colour: Array) -> Array:
     if colour.dtype.kind != "f":
         raise PictureError(
             f"An array of type {colour.dtype} cannot be painted: uint8, uint16 or floats are "
-            "wanted."
+            "wanted.",
+            hint='array.astype("uint8"), where its values are 0 to 255.',
         )
     if not (colour.min() >= 0 and colour.max() <= 1):  # also where there is a NaN
         raise PictureError(
             f"Floats from {colour.min():g} to {colour.max():g} cannot be painted: they must lie in "
-            "[0, 1]."
+            "[0, 1].",
+            hint="array / 255 brings 0…255 there, (array + 1) / 2 brings −1…1.",
         )
     scaled: Array = colour.astype(np.float32) * np.float32(2) - np.float32(1)
     return scaled
 
 
+def _plain(value: Number) -> Number:
+    """A number of NumPy's as Python's own, anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def load_style(
-    style: str,
+    style: str | PathLike[str],
     *,
     reverse: bool = False,
-    gpu: str = "auto",
+    gpu: str | int = "auto",
     precision: Precision = "auto",
     max_memory: int | None = None,
 ) -> LoadedStyle:
@@ -174,7 +191,7 @@ def load_style(
     TranslateSettings(precision=precision, max_memory=max_memory)  # checks them
     found = find_style(str(style))
     weights = weights_file(found, reverse)
-    devices = resolve(gpu)
+    devices = resolve(str(gpu))
     if len(devices) > 1:
         raise UsageError(f"gpu={gpu!r}: pictures are painted on one device.")
     device = devices[0].torch
@@ -190,10 +207,10 @@ def load_style(
 
 def translate(
     image: AnyImage,
-    style: str | LoadedStyle,
+    style: str | PathLike[str] | LoadedStyle,
     *,
     reverse: bool = False,
-    gpu: str = "auto",
+    gpu: str | int = "auto",
     precision: Precision = "auto",
     max_memory: int | None = None,
     resolution: int | None = None,
@@ -210,7 +227,7 @@ def translate(
     if not isinstance(style, LoadedStyle):
         weights = weights_file(find_style(str(style)), reverse)
         stamp = (str(weights.resolve()), weights.stat().st_mtime_ns, weights.stat().st_size)
-        style = _last_loaded(str(style), reverse, gpu, precision, max_memory, stamp)
+        style = _last_loaded(str(style), reverse, str(gpu), precision, max_memory, stamp)
     elif (reverse, gpu, precision, max_memory) != (False, "auto", "auto", None):
         raise UsageError(f"{style!r} is loaded already: say that to load_style.")
     return style(

@@ -7,6 +7,7 @@ and renamed: a reader sees the old file or the new one, never half of one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from cyclegan_cli.errors import UsageError
 __all__ = [
     "atomic_path",
     "digest_of",
+    "is_special",
     "read_safetensors_header",
     "read_toml",
     "sync_folder",
@@ -40,8 +42,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     ``path`` is untouched. The temporary name keeps ``path``'s extension, since encoders choose the
     format by it, and starts with a dot, so that folder walks skip it.
 
-    Raises OSError as the file system does.
+    Raises OSError as the file system does, and where ``path`` is a device or the like, which a
+    rename would destroy (/dev/null, where the user may).
     """
+    if is_special(path):
+        raise OSError(errno.EINVAL, "It is no ordinary file", str(path))
     temporary = path.with_name(f".{path.stem[:60]}.{secrets.token_hex(6)}.tmp{path.suffix}")
     try:
         yield temporary
@@ -52,6 +57,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_special(path: Path) -> bool:
+    """Whether ``path`` is a device, a pipe, a socket, or one of the system's links to such."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    if stat.S_ISLNK(mode):  # /dev/stdout, /dev/fd/63
+        folder = path.parent.resolve()
+        return folder == Path("/dev") or Path("/proc") in folder.parents
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _copy_mode(path: Path, temporary: Path) -> None:

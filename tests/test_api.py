@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,6 +221,52 @@ def test_a_path_is_no_picture(style: LoadedStyle) -> None:
     with pytest.raises(UsageError, match="str is no picture") as caught:
         style("photo.jpg")  # type: ignore[type-var]
     assert "open" in str(caught.value.hint)
+
+
+def test_the_example_of_the_guide_runs_as_it_stands(
+    tmp_path: Path, weights: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = (REPOSITORY / "docs" / "guide.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    add_style(
+        "monet", x="photos", y="paintings", origin="trained", weights={"xy": weights}, card={}
+    )
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(pixels).save("photo.jpg")
+    names: dict[str, Any] = {}
+    exec(compile(example, "guide.md", "exec"), names)
+    names["photo"].close()
+    with Image.open("painting.jpg") as painting:
+        assert painting.size == names["small"].size == (34, 21)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda a: a.astype(np.int64), "astype"),
+        (lambda a: a.astype(np.float32), "/ 255"),
+        (lambda a: a / 127.5 - 1, "+ 1) / 2"),
+        (lambda a: np.stack([a, a]), "for one in"),
+        (torch.from_numpy, "permute(2, 0, 1)"),
+        (lambda a: torch.from_numpy(a.astype(np.int64)).permute(2, 0, 1), "torch.uint8"),
+    ],
+)
+def test_a_refusal_says_how_it_would_go(
+    style: LoadedStyle, pixels: np.ndarray, make: Any, words: str
+) -> None:
+    with pytest.raises(PictureError) as caught:
+        style(make(pixels))
+    assert words in str(caught.value.hint)
+
+
+def test_numbers_of_numpy_and_devices_by_number(
+    style: LoadedStyle, weights: Path, pixels: np.ndarray
+) -> None:
+    found = style(pixels, resolution=np.int64(20), strength=np.float32(0.5))
+    assert np.array_equal(found, style(pixels, resolution=20, strength=0.5))
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="no device '0'"):
+            load_style(weights, gpu=0)
 
 
 def test_both_directions_by_name(tmp_path: Path, weights: Path, pixels: np.ndarray) -> None:

@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from cyclegan_cli.files import atomic_path, read_safetensors_header, write_bytes, write_text
+from cyclegan_cli.files import (
+    atomic_path,
+    is_special,
+    read_safetensors_header,
+    write_bytes,
+    write_text,
+)
 
 
 def test_a_file_appears_whole_and_nothing_else(tmp_path: Path) -> None:
@@ -34,6 +40,22 @@ def test_an_interrupted_write_leaves_the_old_file(
         raise error
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path: Path) -> None:
+    """Root may: a rename would put a file in the place of /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no ordinary file"):
+        write_bytes(tmp_path / "pipe", b"data")
+    assert os.listdir(tmp_path) == ["pipe"]
+    assert stat.S_ISFIFO((tmp_path / "pipe").lstat().st_mode)
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for ordinary in ("link", "file", "missing", "."):
+        assert not is_special(tmp_path / ordinary)
+    assert is_special(Path(os.devnull))
+    if Path("/dev/stdout").is_symlink():
+        assert is_special(Path("/dev/stdout"))
 
 
 def test_readers_never_see_the_temporary_name_as_a_picture(tmp_path: Path) -> None:

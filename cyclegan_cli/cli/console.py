@@ -31,8 +31,15 @@ def safe_streams() -> None:
     """Make stdout and stderr take any text: odd file names, and consoles that are not UTF-8.
 
     A file name that is not valid UTF-8 leaves as the bytes it came as; a character that a cp1252
-    console cannot show becomes an escape, instead of an exception.
+    console cannot show becomes an escape, instead of an exception. A stream that was closed before
+    the program began (``>&-``) is empty, or leads nowhere: the first file that is opened would get
+    its number.
     """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 - for as long as the program runs
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

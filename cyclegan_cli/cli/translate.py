@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 import time
@@ -24,6 +25,7 @@ from cyclegan_cli.cli.common import (
 )
 from cyclegan_cli.cli.completion import complete_style
 from cyclegan_cli.cli.console import SIGPIPE, Console
+from cyclegan_cli.cli.liveview import duration
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.cli.sharing import check_shareable, own_share, paint_together, painter
 from cyclegan_cli.errors import UsageError
@@ -261,13 +263,21 @@ def _check_streams(plan: Plan, as_json: bool) -> None:
         raise UsageError("stdout cannot carry both the picture and JSON.", hint="-o FILE")
     if sys.stdout.isatty():
         raise UsageError("A picture would be written to the terminal.", hint="-o FILE")
+    if sys.stdout.name == os.devnull:  # which safe_streams puts where there is none
+        raise UsageError("A picture would be written to stdout, which is closed.", hint="-o FILE")
 
 
 def _say_left_out(console: Console, plan: Plan) -> None:
     if plan.ignored_files:
         console.detail(f"{plan.ignored_files} files that are hidden or no pictures are left out.")
     if plan.there_already:
-        console.note(f"{len(plan.there_already)} outputs exist already and are left as they are.")
+        count = len(plan.there_already)
+        what = (
+            "1 output exists already and is"
+            if count == 1
+            else f"{count} outputs exist already and are"
+        )
+        console.note(f"{what} left as {'it is' if count == 1 else 'they are'}.")
 
 
 # -- the work --------------------------------------------------------------------------------
@@ -318,7 +328,7 @@ def _run(console: Console, plan: Plan, paint: PaintFrame, settings: TranslateSet
 
 
 class _Pace:
-    """How far a video is, and how fast it goes."""
+    """How far a video is, how fast it goes, and how long it will take."""
 
     def __init__(self) -> None:
         self._job: Job | None = None
@@ -329,8 +339,11 @@ class _Pace:
         if event.job is not self._job:
             self._job, self._since = event.job, now
         spent = now - self._since  # since the first frame, which tells nothing yet
-        rate = f", {(event.number - 1) / spent:.1f} frames/s" if spent > 0 else ""
-        return f"frame {event.number}/{event.frames}{rate}"
+        if spent <= 0:
+            return f"frame {event.number}/{event.frames}"
+        rate = (event.number - 1) / spent
+        left = duration((event.frames - event.number) / rate) if rate else "?"
+        return f"frame {event.number}/{event.frames}, {rate:.1f} frames/s, {left} left"
 
 
 def _report(console: Console, event: Event) -> None:

@@ -78,7 +78,11 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         converted = profiled(image, profile)
     if converted is None and image.mode == "LAB":
         converted = _lab_transform().apply(image)
-    return converted if converted is not None else image.convert("RGB"), alpha
+    return converted if converted is not None else _as_rgb(image), alpha
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
 
 
 def profiled(image: Image.Image, profile: bytes) -> Image.Image | None:

@@ -16,11 +16,14 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from cyclegan_cli.errors import PictureError
-from cyclegan_cli.media.formats import sniff
+from cyclegan_cli.machine import MEMORY_MARGIN, available_memory
+from cyclegan_cli.media.deep import deep_channels
+from cyclegan_cli.media.formats import RAW_EXTENSIONS, sniff
 
 __all__ = [
     "FORMATS",
     "MAX_PIXELS",
+    "check_memory",
     "check_size",
     "decoding",
     "held_pillow",
@@ -29,6 +32,11 @@ __all__ = [
 ]
 
 MAX_PIXELS = 1_000_000_000
+# Bytes a pixel that decoding takes at its most (measured: JPEG, TIFF and PNG 10 to 14; WebP 22, 16
+# bits with alpha 24).
+_DECODING, _DECODING_MORE = 14, 24
+_FRAME = 8  # bytes a pixel that a frame will take when it is painted and encoded, with its alpha
+_SMALL = 2**24  # pixels that are decoded without asking how much memory there is
 
 # Raster formats only: Pillow's EPS runs another program, and its WMF, GRIB, HDF5… are stubs.
 FORMATS = (
@@ -99,9 +107,14 @@ def _reason(error: Exception) -> str:
 def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.Image]:
     """The picture of ``source``, opened and identified by its bytes, not by its name; not decoded.
 
-    To be used inside ``decoding(name)``. Raises PictureError for what is empty, no picture, or
-    larger than ``max_pixels``; OSError as the file system does.
+    To be used inside ``decoding(name)``. Raises PictureError for what is empty, no picture, a
+    camera's raw file, or larger than ``max_pixels``; OSError as the file system does.
     """
+    if isinstance(source, Path) and source.suffix.lower() in RAW_EXTENSIONS:
+        raise PictureError(
+            f"{name} is a camera's raw file, of which only the small preview could be read.",
+            hint="Develop it first, into a TIFF or JPEG.",
+        )
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(16)
         file.seek(0)
@@ -113,6 +126,7 @@ def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.I
             raise _not_a_picture(name, head) from error
         with image:
             check_size(image, name, max_pixels)
+            check_memory(image, name)
             yield image
 
 
@@ -178,4 +192,23 @@ def check_size(image: Image.Image, name: str, max_pixels: int) -> None:
         raise PictureError(
             f"{name} has {width}×{height} pixels, more than the {max_pixels:,} that are allowed.",
             hint="--max-pixels raises the limit, if you trust the file.",
+        )
+
+
+def check_memory(image: Image.Image, name: str, others: int = 0) -> None:
+    """Raise PictureError where the memory does not suffice to decode ``image``.
+
+    ``others``: the pixels of the frames before it, which will be painted and encoded, too.
+    """
+    pixels = image.width * image.height
+    if pixels + others <= _SMALL:
+        return
+    plain = image.mode in ("RGB", "L", "CMYK") and image.format in ("JPEG", "PNG", "TIFF", "BMP")
+    plain &= deep_channels(image) is None
+    needed = pixels * (_DECODING if plain else _DECODING_MORE) + others * _FRAME
+    room = MEMORY_MARGIN * available_memory()
+    if needed > room:
+        raise PictureError(
+            f"{name} has {pixels + others:,} pixels and needs {needed / 1e9:.1f} GB of memory to "
+            f"be read; {room / 1e9:.1f} GB is left for it."
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from cyclegan_cli.errors import PictureError
+from cyclegan_cli.media.formats import sniff
 
 __all__ = ["Facts", "Running", "input_arguments", "inspect", "running", "timeline"]
 
@@ -25,6 +26,7 @@ _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 _CUT_SHORT = re.compile(r"partial file|ended prematurely|truncat|premature end", re.IGNORECASE)
 _STREAM = re.compile(r"^  Stream #0:\d+\S*: (Video|Audio): ([^\s,]+)(.*)$", re.MULTILINE)
 _MATRICES = ("bt709", "bt470bg", "smpte170m", "bt2020nc", "bt2020ncl", "smpte240m", "fcc")
+_HDR = ("smpte2084", "arib-std-b67")  # PQ and HLG
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Facts:
 
     ``width``, ``height``: as shown, after rotation. ``aspect``: of one pixel, width over height.
     ``rate``: frames a second as the header has it. ``matrix``: whether the file says how its
-    YUV is meant. ``sounds``: the codec of each track of sound.
+    YUV is meant. ``hdr``: whether its values are those of HDR (PQ or HLG, BT.2100). ``sounds``: the
+    codec of each track of sound.
     """
 
     width: int
@@ -41,6 +44,7 @@ class Facts:
     aspect: Fraction
     rate: Fraction
     matrix: bool
+    hdr: bool
     sounds: tuple[str, ...]
 
 
@@ -113,7 +117,7 @@ def inspect(path: Path) -> Facts:
         log = ffmpeg.errors.read(2**20).decode("utf-8", "replace")
     size = re.search(r"^#dimensions 0: (\d+)x(\d+)$", text, re.MULTILINE)
     if size is None or not re.search(r"^0, ", text, re.MULTILINE):
-        raise PictureError(f"{path} cannot be read as a video: {_why(log)}.")
+        raise PictureError(f"{path} cannot be read as a video: {_why(path, log)}.")
     base = re.search(r"^#tb 0: (\d+)/(\d+)$", text, re.MULTILINE)
     pixel = re.search(r"^#sar 0: (\d+)/(\d+)$", text, re.MULTILINE)
     streams = _STREAM.findall(log.partition("Stream mapping:")[0])
@@ -124,6 +128,7 @@ def inspect(path: Path) -> Facts:
         aspect=_fraction(pixel[1], pixel[2]) if pixel else Fraction(1),
         rate=_fraction(base[2], base[1]) if base else Fraction(25),
         matrix=any(name in video for name in _MATRICES),
+        hdr=any(name in video for name in _HDR),
         sounds=tuple(codec for kind, codec, _ in streams if kind == "Audio"),
     )
 
@@ -166,10 +171,18 @@ def _fraction(over: str, under: str) -> Fraction:
     return Fraction(int(over), int(under)) if int(over) and int(under) else Fraction(1)
 
 
-def _why(log: str) -> str:
-    """The first complaint in a full log."""
-    words = ("moov atom", "invalid data", "not whitelisted", "no streams", "error", "no such file")
+def _why(path: Path, log: str) -> str:
+    """What the file is instead, or the first complaint in a full log."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        head = file.read(16)
+        if not head:
+            return "it is empty"
+        if sniff(head) is not None:
+            return f"it is a picture ({sniff(head)})"
+    if "matches no streams" in log:
+        return "there is no picture in it"
+    words = ("moov atom", "invalid data", "not whitelisted", "error", "no such file")
     for line in log.splitlines():
-        if any(word in line.lower() for word in (*words, "matches no streams")):
+        if any(word in line.lower() for word in words):
             return re.sub(r"^\[[^]]*\] *", "", line).strip().rstrip(".")
     return "no frame could be decoded"

@@ -11,6 +11,7 @@ __all__ = [
     "ANIMATED",
     "PAGED",
     "PICTURE_EXTENSIONS",
+    "RAW_EXTENSIONS",
     "VIDEO_EXTENSIONS",
     "default_extension",
     "extension_of",
@@ -47,6 +48,12 @@ _EXTENSIONS = {
     "TGA": ".tga", "QOI": ".qoi", "PCX": ".pcx", "SGI": ".sgi",
 }  # fmt: skip
 _REPLACED = {".mpo": ".jpg", ".heic": ".jpg", ".heif": ".jpg", ".pgm": ".ppm", ".pbm": ".ppm"}
+
+# Cameras' raw files are TIFFs whose first picture is a preview the size of a stamp.
+RAW_EXTENSIONS = frozenset({
+    ".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".iiq", ".kdc", ".mos", ".mrw", ".nef", ".nrw",
+    ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw",
+})  # fmt: skip
 
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF8", "GIF"),

@@ -119,7 +119,7 @@ def probe(path: Path) -> Motion:
 
 def silent(width: int, height: int, rate: Fraction, frames: int) -> Motion:
     """What ``write_frames`` needs for frames that come from no file."""
-    facts = Facts(width, height, Fraction(1), rate, matrix=False, sounds=())
+    facts = Facts(width, height, Fraction(1), rate, matrix=False, hdr=False, sounds=())
     return Motion(None, facts, rate, frames, Fraction(0), False)
 
 
@@ -152,10 +152,7 @@ def read_frames(motion: Motion) -> Generator[Frames, None, None]:
     facts = motion.facts
     assert motion.path is not None
     filters = [f"fps=fps={motion.rate}:start_time=0:round=near"] if motion.variable else []
-    # Untagged files follow the habit: BT.709 from 720 lines up, BT.601 below.
-    untagged = not facts.matrix and min(facts.width, facts.height) >= 720
-    matrix = ":in_color_matrix=bt709" if untagged else ""
-    filters.append(f"scale=flags=bicubic+accurate_rnd+full_chroma_int{matrix}")
+    filters += _to_srgb(facts)
     arguments = ["-v", "error", *input_arguments(motion.path), "-map", "0:V:0"]
     arguments += ["-vf", ",".join(filters), "-fps_mode", "passthrough"]
     count = 0
@@ -170,6 +167,20 @@ def read_frames(motion: Motion) -> Generator[Frames, None, None]:
         raise PictureError(
             f"{motion.path}: only {count} of {motion.frames} frames could be read{reason}."
         )
+
+
+def _to_srgb(facts: Facts) -> list[str]:
+    if facts.hdr:
+        # White is 203 cd/m² (BT.2408); up to half of that light stays as it is, more is compressed.
+        return [
+            "zscale=transfer=linear:npl=203,format=gbrpf32le,zscale=primaries=bt709",
+            "tonemap=mobius:param=0.5:desat=0",
+            "zscale=transfer=iec61966-2-1:matrix=gbr:range=full,format=gbrp",
+        ]
+    # Untagged files follow the habit: BT.709 from 720 lines up, BT.601 below.
+    untagged = not facts.matrix and min(facts.width, facts.height) >= 720
+    matrix = ":in_color_matrix=bt709" if untagged else ""
+    return [f"scale=flags=bicubic+accurate_rnd+full_chroma_int{matrix}"]
 
 
 def _next_frame(ffmpeg: Running, height: int, width: int) -> Frames | None:
@@ -262,22 +273,26 @@ def _encoding(
     colour = "smpte170m" if kind == "AVI" and height < 720 else "bt709"
     keep = "-1" if strip_metadata else "1"
     copied = transcoded(motion, kind) is None
+    source: list[str] = []
     sound: list[str] = []
     if motion.path is not None:
-        sound = [*input_arguments(motion.path), "-map", "1:a?"]
-        sound += ["-map_metadata", keep, "-map_chapters", keep]
+        source = input_arguments(motion.path)
+        sound = ["-map", "1:a?", "-map_metadata", keep, "-map_chapters", keep]
     return [
         *("-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
         *("-framerate", str(motion.rate)),
         *(["-itsoffset", f"{float(motion.start):.6f}"] if late else []),
-        *("-i", "pipe:0", *sound, "-map", "0:v:0"),
+        # The picture is the first track: some programs take no other for it.
+        *("-i", "pipe:0", *source, "-map", "0:v:0", *sound),
         *("-vf", _to_yuv(layout, motion.facts.aspect, colour)),
-        *("-colorspace", colour, "-color_primaries", colour, "-color_trc", colour),
-        *("-color_range", "tv", "-c:v", *container.codec, option, str(max(1, level))),
+        *("-c:v", *container.codec, option, str(max(1, level))),
         *("-c:a", *(("copy",) if copied else container.sound), *container.options),
     ]
 
 
 def _to_yuv(layout: str, aspect: Fraction, colour: str) -> str:
     scale = f"scale=out_color_matrix={colour}:out_range=tv:flags=bicubic+accurate_rnd"
-    return f"{scale}+full_chroma_int,format={layout},setsar={aspect.numerator}/{aspect.denominator}"
+    # What the frames say of themselves is what the encoder writes, whatever its options say.
+    meant = f"setparams=range=tv:colorspace={colour}:color_primaries={colour}:color_trc={colour}"
+    pixel = f"setsar={aspect.numerator}/{aspect.denominator}"
+    return f"{scale}+full_chroma_int,format={layout},{meant},{pixel}"

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cyclegan_cli.media.colour import deep_grey, is_deep_grey, profiled, to_srgb
-from cyclegan_cli.media.decoding import MAX_PIXELS, check_size, decoding, is_lossless_webp, opened
+from cyclegan_cli.media.decoding import (
+    MAX_PIXELS,
+    check_memory,
+    check_size,
+    decoding,
+    is_lossless_webp,
+    opened,
+)
 from cyclegan_cli.media.deep import deep_channels, read_deep
 from cyclegan_cli.media.formats import ANIMATED, PAGED, PICTURE_EXTENSIONS
 from cyclegan_cli.media.metadata import Metadata, read_metadata
@@ -127,6 +134,7 @@ def read_picture(
             if index:
                 image.seek(index)
             check_size(image, called, max_pixels - total)
+            check_memory(image, called, total)
             total += image.width * image.height
             pixels, alpha = _decode(image, again, index)
             if index == 0:

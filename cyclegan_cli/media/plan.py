@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cyclegan_cli.errors import UsageError
+from cyclegan_cli.files import is_special
 from cyclegan_cli.media.folders import (
     PlaceKeys,
     exists,
@@ -329,6 +330,8 @@ def _check_place(target: Path) -> None:
         raise UsageError(f"{target}: the name is too long.", hint="-o FILE names it otherwise.")
     if is_folder(target):
         raise UsageError(f"{target} is a folder, where a file would be written.")
+    if is_special(target):
+        raise UsageError(f"{target} is no ordinary file.", hint="-o - writes to stdout.")
     parent = target.parent
     while not exists(parent) and parent != parent.parent:
         parent = parent.parent

@@ -12,8 +12,9 @@ from cyclegan_cli.painting.resample import Filter, resample_rows
 
 __all__ = ["Enlarger"]
 
-_RADIUS = 4  # pixels of the painting: the windows in which photo and painting are compared
-_NOISE = 1e-3  # variance, of values in [−1, 1], below which a window counts as flat
+_FINE = 1  # pixels of the painting: what differs from the mean this far around is its finest detail
+_RADIUS = 2  # the windows in which that detail of photo and painting is compared
+_NOISE = 1e-4  # variance, of values in [−1, 1], below which a window counts as flat
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
@@ -23,8 +24,10 @@ class Enlarger:
     The enlarged painting gets the detail that the photo lost on its way to the painting's size: the
     top of a Laplacian pyramid (Burt and Adelson, 1983), of the luma. How much of it is decided
     where it falls, as the guided filter does (He, Sun and Tang, 2010): by the slope of the line
-    that in a small window leads from the photo's luma to the painting's. Where the painter kept an
-    edge, it is as sharp as in the photo; where he painted over a texture, it stays painted over.
+    that in a small window leads from the photo's finest detail at the painting's size to the
+    painting's, times the share of the painting's that this line explains (r²). Where the painter
+    kept an edge, it is as sharp as in the photo; where he painted over a texture, left out a line
+    or moved it, it stays so.
 
     photo: the photo at the painting's size; painting: both 1×3×h×w in [−1, 1]. ``size``: the
     photo's own height and width.
@@ -58,16 +61,23 @@ def _luma(picture: Tensor) -> Tensor:
 
 
 def _gain(photo: Tensor, painting: Tensor) -> Tensor:
-    """The slope, 0..1, of the line from the photo's to the painting's luma around each pixel."""
+    """The slope, 0..1, of the line from the photo's to the painting's fine luma, times its r².
+
+    Of the fine luma, since an edge that was kept would speak for a line beside it that was not,
+    which would come back as a scratch.
+    """
+    photo, painting = photo - _mean(photo, _FINE), painting - _mean(painting, _FINE)
     mean, painted = _mean(photo), _mean(painting)
-    slope = _mean(photo * painting).sub_(mean * painted)
-    slope /= _mean(photo * photo).sub_(mean * mean).add_(_NOISE)
-    return _mean(slope.clamp_(0.0, 1.0))
+    common = _mean(photo * painting).sub_(mean * painted)
+    slope = common / _mean(photo * photo).sub_(mean * mean).add_(_NOISE)
+    explained = common.mul_(slope)
+    explained /= _mean(painting * painting).sub_(painted * painted).add_(_NOISE)
+    return _mean(slope.clamp_(0.0, 1.0).mul_(explained.clamp_(0.0, 1.0)))
 
 
-def _mean(x: Tensor) -> Tensor:
+def _mean(x: Tensor, radius: int = _RADIUS) -> Tensor:
     """The mean over the square window around each pixel, as far as it lies in the picture."""
-    kernel = 2 * _RADIUS + 1
-    for shape, pad in (((1, kernel), (0, _RADIUS)), ((kernel, 1), (_RADIUS, 0))):
+    kernel = 2 * radius + 1
+    for shape, pad in (((1, kernel), (0, radius)), ((kernel, 1), (radius, 0))):
         x = functional.avg_pool2d(x, shape, 1, pad, count_include_pad=False)
     return x

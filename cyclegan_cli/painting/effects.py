@@ -9,6 +9,7 @@ import torch
 
 from cyclegan_cli.painting.color import with_colors_of
 from cyclegan_cli.painting.detail import Enlarger
+from cyclegan_cli.painting.memory import check_room
 from cyclegan_cli.painting.moments import Settle
 from cyclegan_cli.painting.pixels import Pixels, check, to_pixels, to_tensor
 from cyclegan_cli.painting.resample import resized
@@ -18,6 +19,9 @@ from cyclegan_cli.settings import TranslateSettings
 __all__ = ["paint_picture"]
 
 _STRIP = 2**20  # pixels that are worked on at once
+# Bytes a pixel of the painting's size, at their most: the photo, the painting as an array and as a
+# tensor, the Enlarger's five maps.
+_RESIZED = 4 * (3 + 3 + 3 + 5)
 
 
 def paint_picture(
@@ -46,7 +50,7 @@ def _painted(
     translator: Translator, pixels: Pixels, settings: TranslateSettings, settle: Settle | None
 ) -> Pixels:
     height, width = pixels.shape[:2]
-    enlarger = _at_resolution(translator, pixels, settings.resolution, settle)
+    enlarger = _at_resolution(translator, pixels, settings, settle)
     if enlarger is None:
         result = translator.paint(pixels, settle=settle)
         if settings.strength == 1.0 and not settings.keep_color:
@@ -67,14 +71,18 @@ def _painted(
 
 
 def _at_resolution(
-    translator: Translator, pixels: Pixels, resolution: int | None, settle: Settle | None
+    translator: Translator, pixels: Pixels, settings: TranslateSettings, settle: Settle | None
 ) -> Enlarger | None:
-    """``pixels`` painted with their long side at ``resolution``; None where that is their own."""
+    """``pixels`` painted with their long side at the resolution; None where that is their own."""
     height, width = pixels.shape[:2]
+    resolution = settings.resolution
     if resolution is None or resolution == max(height, width):
         return None
     scale = resolution / max(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    if resolution > max(height, width):  # a number that was typed can be of any size
+        what = f"Painting it at {size[1]}×{size[0]} pixels (--resolution {resolution})"
+        check_room(what, size[0] * size[1] * _RESIZED, settings.max_memory)
     photo = resized(lambda a, b: to_tensor(pixels[a:b], 3), 3, (height, width), size)
     photo.clamp_(-1.0, 1.0)
     painted = translator.paint(photo[0].permute(1, 2, 0).numpy(), settle=settle)

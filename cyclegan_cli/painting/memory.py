@@ -1,24 +1,19 @@
-"""How much memory there is, and the fastest plan that fits into it."""
+"""The fastest way to paint a picture that fits into the memory there is."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import sys
-from pathlib import Path
 
 import torch
 
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.errors import PictureError
+from cyclegan_cli.machine import MEMORY_MARGIN, available_memory, resident_memory
 from cyclegan_cli.painting.streaming import Plan, estimate, scratch_folder
 
-__all__ = ["available_memory", "choose", "resident_memory"]
+__all__ = ["check_room", "choose"]
 
-_MARGIN = 0.9  # of what is free: others need some, too, and estimates are not exact
 _COMFORT = 3_000_000_000  # bytes: a picture that can be painted within takes no more by default
-_UNSURE = 400_000_000  # bytes: Python with torch, where the system does not say
 _ALL = 2**62  # no bound
 _MIB = 2**20
 # Strips that the processor's caches and the allocator like; the smaller ones cost halos.
@@ -47,7 +42,7 @@ def choose(
     comfort = budget
     if not on_card and max_memory is None:
         comfort = min(budget, _COMFORT - resident_memory() - extra)
-    scratch = _MARGIN * shutil.disk_usage(scratch_folder()).free
+    scratch = MEMORY_MARGIN * shutil.disk_usage(scratch_folder()).free
     roomy, lean = _candidates(network, size, device)
     plans = [plan for plan in roomy if _fits(network, size, plan, (comfort, 0, 0))]
     rooms = (budget, host if on_card else 0, scratch)
@@ -97,13 +92,26 @@ def _refuse(network: Generator, size: tuple[int, int], plan: Plan, budget: float
     )
 
 
+def check_room(what: str, needed: int, max_memory: int | None) -> None:
+    """Raise PictureError where ``needed`` bytes of memory are more than this process may take.
+
+    ``what``: the sentence's subject. ``max_memory``: as for ``choose``.
+    """
+    room = max(0.0, _host_budget(max_memory))
+    if needed > room:
+        raise PictureError(
+            f"{what} needs {_gb(needed)} of memory; {_gb(room)} is left for it.",
+            hint="--resolution 2048 needs less.",
+        )
+
+
 def _gb(count: float) -> str:
     return f"{count / 1e9:.2f} GB"
 
 
 def _host_budget(max_memory: int | None) -> float:
     """Bytes that this process may take beyond what it has."""
-    free = _MARGIN * available_memory()
+    free = MEMORY_MARGIN * available_memory()
     return free if max_memory is None else min(free, max_memory - resident_memory())
 
 
@@ -111,76 +119,5 @@ def _cuda_budget(device: torch.device, max_memory: int | None) -> float:
     """Bytes that this process may take on the card, those that torch holds unused included."""
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    room = _MARGIN * (free + unused)
+    room = MEMORY_MARGIN * (free + unused)
     return room if max_memory is None else min(room, max_memory)
-
-
-def resident_memory() -> int:
-    """Bytes of memory that this process holds now."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    return _UNSURE
-
-
-def available_memory() -> int:
-    """Bytes that can be taken without swapping: the system's, and the control group's if less."""
-    system = _meminfo()
-    if system is None:
-        system = _elsewhere()
-    return max(0, min([system, *_control_groups()]))
-
-
-def _meminfo() -> int | None:
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-def _elsewhere() -> int:
-    """Systems without /proc: Windows says what is free; of others, half of what is built in."""
-    if sys.platform == "win32":
-        import ctypes
-
-        status = (ctypes.c_ulonglong * 8)()  # MEMORYSTATUSEX: two 32-bit fields, seven 64-bit ones
-        status[0] = ctypes.sizeof(status)
-        if ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
-            return int(status[2])
-    elif hasattr(os, "sysconf"):
-        with contextlib.suppress(OSError, ValueError):
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return 4_000_000_000
-
-
-def _control_groups(
-    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> list[int]:
-    """What each control group that this process is in leaves it, for versions 1 and 2."""
-    left: list[int] = []
-    with contextlib.suppress(OSError):
-        for line in own.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                base, names = root, ("memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                base = root / "memory"
-                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            else:
-                continue
-            folder = base / path.strip("/")
-            for group in [folder, *folder.parents]:
-                left += _group_room(group, *names)
-                if group == base:
-                    break
-    return left
-
-
-def _group_room(group: Path, limit: str, usage: str, cache: str) -> list[int]:
-    """The group's limit less what it uses; files in the cache do not count, being given up."""
-    with contextlib.suppress(OSError, ValueError):
-        bound = int((group / limit).read_text())  # ValueError: "max", no limit
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return [bound - int((group / usage).read_text()) + int(stat.get(cache, 0))]
-    return []

@@ -5,7 +5,8 @@
 Each figure is measured in a process of its own, on a 4:3 picture of random smooth colours.
 ``baseline`` is ``tests.benchmarks.baseline``, the whole picture at once; ``whole`` calls the
 program's network on the whole picture; ``streamed`` is what ``Translator`` does by default;
-``lean`` is ``Translator`` with no more memory than it needs.
+``plain`` is that without the fast paths, as ``whole`` is; ``lean`` is ``Translator`` with no more
+memory than it needs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 
-MODES = ("baseline", "whole", "streamed", "lean")
+MODES = ("baseline", "whole", "plain", "streamed", "lean")
 
 
 def picture(megapixels: float):
@@ -51,9 +52,7 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
     network = Generator(GeneratorSpec.named(generator)).eval().requires_grad_(False)
     initialise(network, torch.Generator().manual_seed(0))
     pixels = picture(megapixels)
-    translator = Translator(network)
-    if mode == "lean":
-        translator.max_memory = lean_budget(network, pixels.shape[:2])
+    translator = Translator(network, exact_reference=mode == "plain")
     if mode == "baseline":
         own = plain(network)
         height, width = (n // 4 * 4 for n in pixels.shape[:2])
@@ -69,6 +68,8 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
             translator.paint(part)
 
     work(pixels[:64, :64])  # what is set up once does not count
+    if mode == "lean":
+        translator.max_memory = lean_budget(network, pixels.shape[:2])
     started, cpu = time.perf_counter(), time.process_time()
     work(pixels)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
@@ -87,12 +88,16 @@ def whole_tensor(pixels):
 
 def lean_budget(network, size: tuple[int, int]) -> int:
     """The bytes with which a picture is painted with only the trunk kept."""
-    from cyclegan_cli.painting.memory import resident_memory
+    import torch
+
+    from cyclegan_cli.machine import resident_memory
+    from cyclegan_cli.painting.memory import choose
     from cyclegan_cli.painting.streaming import Plan, estimate
 
     height, width = (-(-n // 4) * 4 for n in size)
-    cost = estimate(network, height, width, Plan(16 * 2**20, 0))
-    cost = estimate(network, height, width, Plan(16 * 2**20, cost.middle))
+    middle = estimate(network, height, width, Plan(2**20, 0)).middle
+    plans = choose(network, (height, width), torch.device("cpu"), 2**60)
+    cost = estimate(network, height, width, next(p for p in plans if p.keep == middle))
     return resident_memory() + cost.strips + cost.kept + 3 * height * width + 20_000_000
 
 

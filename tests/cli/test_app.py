@@ -133,6 +133,24 @@ def test_a_reader_that_leaves_ends_it_quietly(tmp_path: Path) -> None:
     assert program.wait(60) == 141
 
 
+@pytest.mark.skipif(os.name == "nt", reason="closed streams are a Unix shell's")
+def test_streams_that_are_closed_from_the_start(tmp_path: Path) -> None:
+    def shell(line: str) -> tuple[int, str]:
+        command = f'"{sys.executable}" -m cyclegan_cli {line}'
+        environ = environment({"CYCLEGAN_HOME": str(tmp_path)})
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, env=environ, check=False
+        )
+        return done.returncode, done.stderr.decode()
+
+    assert shell("--version >&-") == (0, "")
+    assert shell("--version 2>&-") == (0, "")
+    for line in ("translate -s none - <&-", "translate -s none --from-file - <&-"):
+        code, said = shell(line)
+        assert code == 2
+        assert "no style named 'none'" in said
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
 def test_output_is_safe_on_any_console(encoding: str, tmp_path: Path) -> None:
     script = tmp_path / "say.py"

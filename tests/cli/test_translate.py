@@ -244,6 +244,12 @@ def test_a_bomb_is_refused_and_can_be_allowed(user: User) -> None:
     assert user.types("a.png", "-s", "monet", "--max-pixels", "450") == 0
 
 
+def test_a_resolution_that_the_memory_cannot_hold_is_one_failure(user: User) -> None:
+    assert user.types("a.png", "-s", "monet", "--resolution", "9999999") == 1
+    assert "9999999×7199999 pixels (--resolution 9999999) needs" in user.err
+    assert user.files() == {"a.png", "photos/b.png", "photos/deep/c.png"}
+
+
 USAGE_ERRORS = {
     "no input": (["-s", "monet"], "Nothing to translate"),
     "no style": (["a.png"], "No style"),
@@ -334,6 +340,25 @@ def test_a_bad_stdin_is_one_failure(user: User, monkeypatch: pytest.MonkeyPatch)
         assert "stdin" in user.err
         assert words in user.err
         assert not Path("out.png").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closed streams are a Unix shell's")
+def test_no_stdin_and_no_stdout(user: User) -> None:
+    """As a shell's ``<&-`` and ``>&-`` leave them, and some that start programs at night."""
+
+    def shell(line: str) -> tuple[int, str]:
+        command = f'"{sys.executable}" -m cyclegan_cli translate -s monet {line}'
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, env=environment(), check=False, text=True
+        )
+        return done.returncode, done.stderr
+
+    assert shell("- -q <&-") == (1, "error: stdin is empty.\n")
+    code, said = shell("a.png -o - >&-")
+    assert code == 2
+    assert "stdout, which is closed" in said
+    assert shell("a.png -q >&-") == (0, "")
+    assert user.pixels("a_monet.png").shape == (18, 25, 3)
 
 
 # -- stopping --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cyclegan_cli.cli import console
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import load_generator, save_generator
@@ -81,6 +83,17 @@ def test_a_video_is_painted_with_its_sound(style: Path, capsys: Any) -> None:
         assert np.abs(found - own).mean() < 0.7 * np.abs(found - other).mean()
         assert np.array_equal(sound_of(clip), sound_of(Path("out.mp4")))
     assert capsys.readouterr().out == "out.mp4\nout.mp4\n"
+
+
+def test_progress_tells_the_pace_and_the_rest(
+    style: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "PLAIN_INTERVAL", 0.0)
+    make_clip(Path("clip.mp4"), 4, sound=False)
+    assert translate(style, "clip.mp4", "-o", "out.mp4") == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "frame" in line]
+    assert said[0].startswith("Translating 0/1 frame 1/4")
+    assert re.fullmatch(r"Translating 0/1 frame 3/4, \d+\.\d frames/s, \d+ s left", said[2])
 
 
 def test_compare_and_strength_work_on_each_frame(style: Path) -> None:

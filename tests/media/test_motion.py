@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import subprocess
 import time
 import weakref
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from imageio_ffmpeg import get_ffmpeg_exe
+from PIL import Image
 
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.media import ffmpeg as program
@@ -149,6 +153,44 @@ def test_sound_that_is_longer_than_the_frames_stays_whole(tmp_path: Path) -> Non
     assert np.array_equal(sound_of(clip), sound_of(tmp_path / "copy.mp4"))
 
 
+def test_the_picture_is_the_first_track_and_says_how_it_is_meant(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", 3)
+    for kind in ("mp4", "mov", "mkv", "webm"):
+        copy = tmp_path / f"copy.{kind}"
+        copy_clip(clip, copy, KIND_OF[kind])
+        log = subprocess.run(
+            [get_ffmpeg_exe(), "-hide_banner", "-i", str(copy)],
+            capture_output=True,
+            check=False,
+            text=True,
+        ).stderr
+        video, audio = (line for line in log.splitlines() if "Stream #0:" in line)
+        assert "Stream #0:0" in video
+        assert "yuv420p(tv, bt709, progressive)" in video
+        assert "Audio" in audio
+
+
+@pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
+def test_hdr_is_seen_as_ordinary_video(transfer: str, tmp_path: Path) -> None:
+    """Grey of an HDR signal, against BT.2100: a fifth of white, and white (203 cd/m²)."""
+    signals = {"smpte2084": (0.4194, 0.5807), "arib-std-b67": (0.4558, 0.75)}[transfer]
+    greys_in = np.array([round(65535 * s) for s in signals], "<u2")
+    raw = np.repeat(greys_in[:, None], 64 * 48 * 3, 1).tobytes()
+    tags = f"setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc={transfer}"
+    ffmpeg(
+        *("-f", "rawvideo", "-pix_fmt", "rgb48le", "-s", "64x48", "-r", "5", "-i", "-"),
+        *("-vf", f"scale=out_color_matrix=bt2020:out_range=tv,format=yuv420p10le,{tags}"),
+        *("-c:v", "libx265", "-x265-params", "log-level=none:crf=4", str(tmp_path / "hdr.mp4")),
+        data=raw,
+    )
+    assert probe(tmp_path / "hdr.mp4").facts.hdr
+    _, found = decoded(tmp_path / "hdr.mp4")
+    fifth = 255 * (1.055 * 0.2 ** (1 / 2.4) - 0.055)
+    dark, white = found.mean((1, 2, 3))
+    assert abs(dark - fifth) < 6
+    assert 215 < white < 255, "compressed, with room for what is brighter"
+
+
 def test_titles_are_kept_unless_stripped(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", 2, (64, 48), "-metadata", "title=Haystacks")
     for strip in (False, True):
@@ -237,6 +279,11 @@ def test_what_is_no_video_is_refused_with_a_reason(tmp_path: Path) -> None:
         with pytest.raises(PictureError, match=name) as caught:
             probe(tmp_path / name)
         assert not str(caught.value).endswith(": .")
+    Image.new("RGB", (9, 9)).save(tmp_path / "picture.mp4", "PNG")
+    said = {"picture.mp4": "it is a picture (PNG)", "empty.mp4": "empty", "sound.mp4": "no picture"}
+    for name, words in said.items():
+        with pytest.raises(PictureError, match=re.escape(words)):
+            probe(tmp_path / name)
 
 
 def test_a_name_is_a_name(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cyclegan_cli.errors import PictureError
+from cyclegan_cli.media import decoding
 from cyclegan_cli.media.animation import whole_steps
 from cyclegan_cli.media.encoding import write_picture
 from cyclegan_cli.media.metadata import Metadata
@@ -64,6 +65,14 @@ def test_heic_has_a_hint() -> None:
     assert caught.value.hint == "pip install pillow-heif"
 
 
+def test_a_raw_file_is_not_taken_for_its_preview(tmp_path: Path) -> None:
+    path = tmp_path / "shot.NEF"
+    path.write_bytes(saved(Image.fromarray(base()), "TIFF"))
+    with pytest.raises(PictureError, match="raw file") as caught:
+        read_rgb(path)
+    assert "Develop it" in str(caught.value.hint)
+
+
 def test_missing_and_folder(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="no such file"):
         read_rgb(tmp_path / "no.png")
@@ -84,6 +93,21 @@ def test_bombs(tmp_path: Path) -> None:
     assert len(read_picture(data, base()[..., 0].size * 3).frames) == 3
     with pytest.raises(PictureError, match="are allowed"):
         read_picture(data, base()[..., 0].size * 3 - 1)
+
+
+def test_what_the_memory_cannot_hold_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames = [Image.fromarray(np.full((40, 50, 3), 60 * k, np.uint8)) for k in range(4)]
+    animation = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    monkeypatch.setattr(decoding, "_SMALL", 1000)
+    monkeypatch.setattr(decoding, "available_memory", lambda: 58_000)
+    with pytest.raises(PictureError, match=r"has 4,000 pixels and needs .* memory"):
+        read_picture(animation)  # the second frame, with what the first will take
+    assert len(read_picture(saved(frames[0], "PNG")).frames) == 1
+    monkeypatch.setattr(decoding, "available_memory", lambda: 20_000)
+    with pytest.raises(PictureError, match=r"stdin has 2,000 pixels"):
+        read_picture(saved(frames[0], "PNG"))
 
 
 def test_more_pixels_than_pillow_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,6 +186,16 @@ def test_existing_outputs(here: Path) -> None:
             make_plan(["b.png"], style="s", existing=existing)  # type: ignore[arg-type]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_devices_and_pipes_are_no_outputs(here: Path) -> None:
+    touch(here / "a.png")
+    os.mkfifo(here / "pipe.png")
+    for output in ("pipe.png", os.devnull):
+        with pytest.raises(UsageError, match="no ordinary file") as caught:
+            make_plan(["a.png"], style="s", output=output, file_format="png", existing="overwrite")
+        assert "-o -" in str(caught.value.hint)
+
+
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_to(here: Path) -> None:
     touch(here / "a.png")

@@ -124,6 +124,22 @@ def test_an_idle_painter_gives_the_detail_back() -> None:
     assert error_with < 0.25 * error_without
 
 
+def test_a_line_that_was_left_out_beside_an_edge_leaves_no_scratch() -> None:
+    """The edge is the photo's, as sharp as there; the dark line 10 pixels beside it stays away."""
+    pixels = np.full((160, 160, 3), 180, np.uint8)
+    pixels[:, 84:] = 60
+    pixels[:, 72:74] = 20
+
+    def only_the_edge(small: Any) -> Any:
+        painted = np.full_like(small, 180 / 127.5 - 1)
+        painted[:, small.shape[1] * 84 // 160 :] = 60 / 127.5 - 1
+        return painted
+
+    row = paint(Painter(only_the_edge), pixels, resolution=40)[80, :, 0].astype(int)
+    assert np.abs(row[:80] - 180).max() <= 12
+    assert row[82] - row[85] > 80, "the edge: 120 levels, smeared over 4 pixels by the enlargement"
+
+
 def test_what_was_painted_over_stays_painted_over() -> None:
     """A painter that makes everything flat: no texture of the photo may come back."""
     pixels = random_pixels(80, 80)

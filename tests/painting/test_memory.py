@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.painting import memory
-from cyclegan_cli.painting.memory import available_memory, choose, resident_memory
+from cyclegan_cli.painting.memory import check_room, choose
 from cyclegan_cli.painting.streaming import estimate
 from cyclegan_cli.settings import GeneratorSpec
 
@@ -80,27 +78,10 @@ def test_a_full_machine_is_not_driven_into_swap(
         choose(resnet9, (3000, 4000), CPU, None)
 
 
-def test_real_figures() -> None:
-    assert 2**20 < resident_memory() < 2**40
-    assert 2**20 < available_memory() < 2**45
-
-
-def test_control_groups(tmp_path: Path) -> None:
-    """Version 2: own limit and a parent's; version 1: the memory controller's."""
-    two = tmp_path / "two"
-    for folder, limit in (("", "max"), ("a", "5000"), ("a/b", "max")):
-        (two / folder).mkdir(exist_ok=True)
-        (two / folder / "memory.max").write_text(limit + "\n")
-        (two / folder / "memory.current").write_text("3000\n")
-        (two / folder / "memory.stat").write_text("anon 1000\ninactive_file 1500\n")
-    own = tmp_path / "cgroup"
-    own.write_text("0::/a/b\n")
-    assert memory._control_groups(two, own) == [5000 - 3000 + 1500]
-    one = tmp_path / "one" / "memory" / "x"
-    one.mkdir(parents=True)
-    (one / "memory.limit_in_bytes").write_text("9000")
-    (one / "memory.usage_in_bytes").write_text("4000")
-    (one / "memory.stat").write_text("cache 1\ntotal_inactive_file 500\n")
-    own.write_text("5:cpu:/y\n4:memory:/x\n0::/\n")
-    assert memory._control_groups(tmp_path / "one", own) == [5500]
-    assert memory._control_groups(two, tmp_path / "missing") == []
+def test_room_for_what_is_needed() -> None:
+    check_room("It", 14 * GB, None)
+    for needed, limit in ((15 * GB, None), (2 * GB, 2 * GB)):
+        with pytest.raises(
+            PictureError, match=r"It needs \d+\.00 GB of memory; 1\d?\.\d\d GB is left"
+        ):
+            check_room("It", needed, limit)

@@ -334,7 +334,8 @@ class TrainSettings:
 class TranslateSettings:
     """How pictures are painted and written.
 
-    ``resolution``: the long side, in pixels, at which a picture is painted (None: its own).
+    ``resolution``: the long side, in pixels, at which a picture is painted (None: its own, or
+    ``at_most`` where that is less; None: as large as it is).
     ``strength``: 0 gives the original back, 1 the painting. ``max_memory``: bytes, None for what
     the machine has free. ``quality``: 1 to 100 for formats that lose something. ``steady``: the
     frames of a video share their InstanceNorm statistics, so that it does not flicker.
@@ -343,6 +344,7 @@ class TranslateSettings:
 
     precision: Precision = "auto"
     resolution: int | None = None
+    at_most: int | None = None
     strength: float = 1.0
     keep_color: bool = False
     compare: bool = False
@@ -362,6 +364,7 @@ class TranslateSettings:
         _require(
             self.resolution is None or self.resolution >= 16, "--resolution must be at least 16"
         )
+        _require(self.at_most is None or self.at_most >= 16, "at_most must be at least 16")
         _require(0 <= self.strength <= 1, "--strength must lie between 0 and 1")
         _require(self.quality is None or 1 <= self.quality <= 100, "--quality must lie in 1..100")
         _require(self.max_pixels >= 1, "--max-pixels must be at least 1")

@@ -1,7 +1,8 @@
 """The rows of ``rows``, faster: what lies between two convolutions is not computed on its own.
 
-InstanceNorm, ReLU and padding wait until a convolution reads through them; 3×3 convolutions are
-computed by Winograd's filtering. The geometry, and so every strip, is that of ``rows``.
+InstanceNorm, ReLU, enlarging and padding wait until a convolution reads through them, a depthwise
+convolution for the pointwise one behind it; 3×3 convolutions are computed by Winograd's filtering.
+The geometry, and so every strip, is that of ``rows``.
 """
 
 from __future__ import annotations
@@ -36,8 +37,15 @@ class _Waiting:
     mean: Tensor | None = None
     scale: Tensor | None = None
     relu: bool = False
+    enlarge: bool = False
     pad: int = 0
     mirror: bool = False
+    depth: nn.Conv2d | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether more than padding can still be put off: it comes before padding."""
+        return self.pad == 0 and not self.enlarge and self.depth is None
 
 
 class Quick:
@@ -53,9 +61,8 @@ class Quick:
 
     @staticmethod
     def suits(network: Generator, device: torch.device) -> bool:
-        """Whether it can evaluate ``network`` there, and something is won: InstanceNorm waits."""
-        kept = network.spec.norm == "instance" and device.type == "cpu"
-        return kept and next(network.parameters()).dtype == torch.float32
+        """Whether it can evaluate ``network`` there."""
+        return device.type == "cpu" and next(network.parameters()).dtype == torch.float32
 
     def measure(self, x: Tensor) -> Moments:
         """As ``moments.measure``, in one pass over the memory."""
@@ -73,24 +80,45 @@ class Quick:
         """As ``rows.after``."""
         plain = after(layer, source)
         waiting = self._before(source)
-        if isinstance(layer, nn.ReLU) and waiting.pad == 0 and not waiting.relu:
+        if isinstance(layer, nn.ReLU) and waiting.bare and not waiting.relu:
             return self._delayed(dataclasses.replace(waiting, relu=True), plain)
-        if isinstance(layer, nn.ReflectionPad2d) and waiting.pad == 0:
+        if isinstance(layer, nn.Upsample) and waiting.bare and kernels.present():
+            return self._delayed(dataclasses.replace(waiting, enlarge=True), plain)
+        if isinstance(layer, nn.ReflectionPad2d) and waiting.pad == 0 and waiting.depth is None:
             padded = dataclasses.replace(waiting, pad=layer.padding[0], mirror=True)
             return self._delayed(padded, plain)
         if isinstance(layer, nn.Conv2d):
-            zeros = int(layer.padding[0])
-            if zeros and waiting.pad:
-                return plain
-            if zeros:
-                waiting = dataclasses.replace(waiting, pad=zeros, mirror=False)
-            return dataclasses.replace(plain, read=self._reader(layer, waiting))
+            return self._convolved(layer, waiting, source, plain)
+        if isinstance(layer, nn.ConvTranspose2d) and waiting.bare and kernels.present():
+            around = dataclasses.replace(waiting, pad=1)
+            return dataclasses.replace(plain, read=_transposed(layer, around))
         return plain
+
+    def _convolved(self, layer: nn.Conv2d, waiting: _Waiting, source: Rows, plain: Rows) -> Rows:
+        if waiting.depth is not None:
+            if _is_pointwise(layer):
+                return dataclasses.replace(plain, read=_separable(waiting.depth, layer, waiting))
+            waiting = _Waiting(source)
+        zeros = int(layer.padding[0])
+        if zeros and (waiting.pad or waiting.enlarge):
+            return plain
+        if zeros:
+            waiting = dataclasses.replace(waiting, pad=zeros, mirror=False)
+        rows = dataclasses.replace(plain, read=self._reader(layer, waiting))
+        if _is_depthwise(layer) and kernels.present():
+            self._waiting = (rows, dataclasses.replace(waiting, depth=layer))
+        return rows
 
     def add_normalised(self, total: Tensor, rows: Rows, start: int, stop: int) -> bool:
         """``total`` += the normalised ``rows``, where they are just that and it can be done."""
         waiting = self._before(rows)
-        if waiting.mean is None or waiting.scale is None or waiting.relu or waiting.pad:
+        if (
+            waiting.mean is None
+            or waiting.scale is None
+            or waiting.relu
+            or waiting.pad
+            or waiting.enlarge
+        ):
             return False
         part = waiting.source.read(start, stop)
         if not kernels.present() or total.device != part.device or part.stride(2) != part.shape[3]:
@@ -123,25 +151,33 @@ class Quick:
         return read
 
     def _method(self, layer: nn.Conv2d) -> Callable[[Strip, int, int], Tensor]:
-        small = layer.kernel_size == (3, 3) and layer.stride == (1, 1)
-        if small and layer.groups == 1 and min(layer.in_channels, layer.out_channels) >= _LEAST:
+        """What computes the output from ``count`` rows of the padded picture, from ``first`` on."""
+        kernel, stride = layer.kernel_size[0], layer.stride[0]
+        whole = layer.groups == 1 and layer.kernel_size == (kernel, kernel)
+        wide = min(layer.in_channels, layer.out_channels) >= _LEAST
+        if whole and (kernel, stride) == (3, 1) and wide:
             return lambda strip, first, count: convolve(
                 strip, (first, first + count - 2), self._transformed(layer), layer.bias
             )
-        if small and layer.groups == layer.in_channels == layer.out_channels and kernels.present():
+        if not kernels.present():
+            return _in_torch(layer)
+        if _is_depthwise(layer):
             return lambda strip, first, count: kernels.depthwise(
                 strip, first, count - 2, layer.weight, layer.bias
             )
-        if layer.kernel_size == (1, 1) and layer.groups == 1 and layer.stride == (1, 1):
-            return lambda strip, first, count: _pointwise(layer, _prepared(strip, first, count))
-        if layer.out_channels <= 4 and layer.groups == 1 and layer.stride == (1, 1):
-            return lambda strip, first, count: few_outputs(
+        if _is_pointwise(layer):
+            return lambda strip, first, count: kernels.pointwise(
                 _prepared(strip, first, count), layer.weight, layer.bias
             )
-        return lambda strip, first, count: functional.conv2d(
-            *(_prepared(strip, first, count), layer.weight, layer.bias, layer.stride),
-            groups=layer.groups,
-        )
+        if whole and (stride == 1 or (kernel, stride) == (3, 2)):
+
+            def product(strip: Strip, first: int, count: int) -> Tensor:
+                start = first // stride
+                rows = (start, start + (count - kernel) // stride + 1)
+                return kernels.convolve(strip, rows, layer.weight, layer.bias, stride)
+
+            return product
+        return _in_torch(layer)
 
     def _transformed(self, layer: nn.Conv2d) -> Transformed:
         if layer not in self._weights:
@@ -149,26 +185,70 @@ class Quick:
         return self._weights[layer]
 
 
+def _is_depthwise(layer: nn.Conv2d) -> bool:
+    each = layer.groups == layer.in_channels == layer.out_channels
+    return each and layer.kernel_size == (3, 3) and layer.stride == (1, 1)
+
+
+def _is_pointwise(layer: nn.Conv2d) -> bool:
+    return layer.kernel_size == (1, 1) and layer.groups == 1 and layer.stride == (1, 1)
+
+
+def _separable(
+    depth: nn.Conv2d, point: nn.Conv2d, waiting: _Waiting
+) -> Callable[[int, int], Tensor]:
+    def read(start: int, stop: int) -> Tensor:
+        strip = _strip(waiting, start, stop + 2)
+        both = (depth.weight, depth.bias), (point.weight, point.bias)
+        return kernels.separable(strip, (start, stop), *both)
+
+    return read
+
+
+def _transposed(layer: nn.ConvTranspose2d, waiting: _Waiting) -> Callable[[int, int], Tensor]:
+    def read(start: int, stop: int) -> Tensor:
+        # Row r is row r + 1 of the whole output, which comes of two rows at most.
+        strip = _strip(waiting, (start + 1) // 2, stop // 2 + 2)
+        columns = (1, 2 * waiting.source.width + 1)
+        return kernels.spread(strip, (start + 1, stop + 1), columns, layer.weight, layer.bias)
+
+    return read
+
+
+def _in_torch(layer: nn.Conv2d) -> Callable[[Strip, int, int], Tensor]:
+    if _is_pointwise(layer):
+        return lambda strip, first, count: _pointwise(layer, _prepared(strip, first, count))
+    if layer.out_channels <= 4 and layer.groups == 1 and layer.stride == (1, 1):
+        return lambda strip, first, count: few_outputs(
+            _prepared(strip, first, count), layer.weight, layer.bias
+        )
+    return lambda strip, first, count: functional.conv2d(
+        *(_prepared(strip, first, count), layer.weight, layer.bias, layer.stride),
+        groups=layer.groups,
+    )
+
+
 def _strip(waiting: _Waiting, start: int, stop: int) -> Strip:
     """What rows ``start`` … ``stop`` of the padded picture need, read."""
-    source, pad = waiting.source, waiting.pad
+    source, pad, scale = waiting.source, waiting.pad, 2 if waiting.enlarge else 1
+    height = scale * source.height
     first, end = start - pad, stop - pad
-    low, high = max(first, 0), min(end, source.height)
+    low, high = max(first, 0), min(end, height)
     if waiting.mirror:
-        last = source.height - 1
-        high = max(high, min(1 - first, source.height)) if first < 0 else high
+        last = height - 1
+        high = max(high, min(1 - first, height)) if first < 0 else high
         low = min(low, max(2 * last - (end - 1), 0)) if end - 1 > last else low
-    low = min(low, high - 1)
-    values = source.read(low, high)
+    low = min(low, high - 1) // scale
+    values = source.read(low, -(-high // scale))
     if values.stride(3) != 1 or values.stride(2) != values.shape[3]:
         values = values.contiguous()
     facts = (waiting.pad, waiting.mirror, waiting.mean, waiting.scale, waiting.relu)
-    return Strip(values, low, source.height, *facts)
+    return Strip(values, low, source.height, *facts, waiting.enlarge)
 
 
 def _prepared(strip: Strip, row: int, count: int) -> Tensor:
     """Rows of the padded picture as a tensor."""
-    bare = strip.mean is None and not strip.relu
+    bare = strip.mean is None and not strip.relu and not strip.enlarge
     if bare and strip.pad == 0:
         return strip.values[:, :, row - strip.first : row - strip.first + count]
     if kernels.present():

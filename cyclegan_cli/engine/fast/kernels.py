@@ -258,8 +258,8 @@ def depthwise_backward(strip: Strip, grad: Tensor, weight: Tensor) -> tuple[Tens
 def separable(
     strip: Strip,
     rows: tuple[int, int],
-    depth: tuple[Tensor, Tensor],
-    point: tuple[Tensor, Tensor],
+    depth: tuple[Tensor, Tensor | None],
+    point: tuple[Tensor, Tensor | None],
 ) -> Tensor:
     """``rows`` (from, to) of a depthwise 3×3 convolution and a pointwise one behind it.
 

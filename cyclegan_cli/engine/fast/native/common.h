@@ -68,9 +68,11 @@ inline void put(float* to, const Vector& v, long count = kLanes) {
         std::memcpy(to, &v, sizeof(float) * count);
 }
 inline float sum_of(const Vector& v) {
-    float total = 0.0f;
-    for (long lane = 0; lane < kLanes; lane++) total += v[lane];
-    return total;
+    float part[kLanes], sums[4] = {};
+    std::memcpy(part, &v, sizeof v);
+    for (long i = 0; i < kLanes; i += 4)
+        for (long k = 0; k < 4; k++) sums[k] += part[i + k];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 inline long up(long count, long multiple) { return (count + multiple - 1) / multiple * multiple; }
 
@@ -104,7 +106,12 @@ inline void read_values(const Source& s, long channel, const float* __restrict f
     } else if (s.mean) {
         for (long x = 0; x < count; x++) to[x] = (from[x] - mean) * scale;
     } else if (s.relu) {
-        for (long x = 0; x < count; x++) to[x] = from[x] > 0.0f ? from[x] : 0.0f;
+        long x = 0;
+        for (; x + kLanes <= count; x += kLanes) {
+            const Vector v = wide(from + x);
+            put(to + x, v > 0.0f ? v : Vector{});
+        }
+        for (; x < count; x++) to[x] = from[x] > 0.0f ? from[x] : 0.0f;
     } else {
         std::memcpy(to, from, sizeof(float) * count);
     }
@@ -137,6 +144,16 @@ inline void padded_part(const Source& s, long channel, long row, long left, floa
         if (odd + 2 * pairs < high - low) inner[high - low - 1] = narrow[count - 1];
     } else if (low < high) {
         read_values(s, channel, from + low, to + (low - start), high - low);
+    }
+    if (start == -s.pad && length >= s.width + 2 * s.pad) {  // a whole row, as most are
+        float* inner = to + s.pad;
+        for (long x = 1; x <= s.pad; x++) {
+            inner[-x] = s.mirror ? inner[x] : 0.0f;
+            inner[s.width - 1 + x] = s.mirror ? inner[s.width - 1 - x] : 0.0f;
+        }
+        const long end = s.width + 2 * s.pad;
+        if (end < length) std::memset(to + end, 0, sizeof(float) * (length - end));
+        return;
     }
     const auto outside = [&](long x) {  // of the picture
         if (!s.mirror || x < -s.pad || x >= s.width + s.pad) return 0.0f;

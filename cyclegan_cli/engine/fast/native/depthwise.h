@@ -110,47 +110,43 @@ void pointwise(const float* in, long in_plane, long channels, long count, long o
 void depthwise_backward(const Source* s, const float* grad, const float* weight, float* grad_in,
                         float* grad_weight, float* grad_bias, long threads) {
     const long padded = s->height + 2 * s->pad, length = s->width + 2 * s->pad;
-    const long height = padded - 2, width = length - 2, apart = up(length, kLanes) + 2 * kLanes;
+    const long height = padded - 2, width = length - 2;
+    const long rows = up(padded, 4), apart = up(length + 2, kLanes) + kLanes;
     each(s->channels, threads, [=](long c) {
-        float* row = scratch<2>(4 * apart + padded * length);  // the source, then three of gradients
-        float* sums = row + 4 * apart;
-        std::memset(row + apart, 0, sizeof(float) * 3 * apart);
-        const float* w = weight + 9 * c;
+        // Whole planes, so that nothing is read just after it was written, which stalls.
+        float* values = scratch<2>((padded + rows + 2) * apart + rows * length);
+        float* grads = values + padded * apart;  // with two zeros around
+        float* sums = grads + (rows + 2) * apart;
+        for (long r = 0; r < padded; r++) padded_row(*s, c, r, values + r * apart, apart);
+        std::memset(grads, 0, sizeof(float) * (rows + 2) * apart);
+        for (long y = 0; y < height; y++)
+            std::memcpy(grads + (y + 2) * apart + 2, grad + (c * height + y) * width, sizeof(float) * width);
         double dots[9] = {}, total = 0.0;
         Vector part[10] = {};
         for (long r = 0; r < padded; r++) {
-            padded_row(*s, c, r, row, apart);
-            float* g[3];  // the rows of gradients that row r took part in, two zeros before each
-            for (long a = 0; a < 3; a++) g[a] = row + apart + (r - a + 3) % 3 * apart;
-            if (r < height)
-                std::memcpy(g[0] + 2, grad + (c * height + r) * width, sizeof(float) * width);
-            else
-                std::memset(g[0], 0, sizeof(float) * apart);
+            const float *row = values + r * apart, *g = grads + (r + 2) * apart + 2;
             for (long x = 0; x < width; x += kLanes) {
                 const Vector v[3] = {wide(row + x), wide(row + x + 1), wide(row + x + 2)};
                 for (long a = 0; a < 3; a++) {
-                    const Vector one = wide(g[a] + 2 + x);
+                    const Vector one = wide(g - a * apart + x);
                     for (long b = 0; b < 3; b++) part[3 * a + b] += one * v[b];
                     if (a == 0) part[9] += one;
                 }
             }
-            if (r % 16 == 15 || r == padded - 1) {  // float32 sums stay short
+            if (r % 32 == 31 || r == padded - 1) {  // float32 sums stay short
                 for (long k = 0; k < 9; k++) dots[k] += sum_of(part[k]);
                 total += sum_of(part[9]);
                 for (auto& one : part) one = Vector{};
             }
-            if (!grad_in) continue;
-            for (long x = 0; x < length; x += kLanes) {
-                Vector sum = {};
-                for (long a = 0; a < 3; a++)
-                    for (long b = 0; b < 3; b++) sum += w[3 * a + b] * wide(g[a] + 2 + x - b);
-                put(sums + r * length + x, sum, length - x);
-            }
         }
         for (long k = 0; k < 9; k++) grad_weight[9 * c + k] = static_cast<float>(dots[k]);
         grad_bias[c] = static_cast<float>(total);
-        const long pixels = (s->height >> s->enlarge) * (s->width >> s->enlarge);
-        if (grad_in) fold_plane(*s, c, sums, grad_in + c * pixels);
+        if (!grad_in) return;
+        float turned[9];
+        for (long k = 0; k < 9; k++) turned[k] = weight[9 * c + 8 - k];
+        for (long r = 0; r < padded; r += 4)
+            depthwise_rows(grads + r * apart, apart, turned, 0.0f, length, sums + r * length, length);
+        fold_plane(*s, c, sums, grad_in + c * (s->height >> s->enlarge) * (s->width >> s->enlarge));
     });
 }
 

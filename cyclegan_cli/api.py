@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -41,11 +41,19 @@ class LoadedStyle:
     ``name``, ``source`` and ``target``: the style and the two domains, from source to target.
     """
 
-    def __init__(self, name: str, source: str, target: str, translator: Translator) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        target: str,
+        translator: Translator,
+        resolution: int | None = None,
+    ) -> None:
         self.name = name
         self.source = source
         self.target = target
         self._translator = translator
+        self._resolution = resolution
 
     def __repr__(self) -> str:
         return f"<style {self.name}: {self.source} → {self.target}>"
@@ -54,7 +62,7 @@ class LoadedStyle:
         self,
         image: AnyImage,
         *,
-        resolution: int | None = None,
+        resolution: int | Literal["auto", "native"] = "auto",
         strength: float = 1.0,
         keep_color: bool = False,
         compare: bool = False,
@@ -70,15 +78,19 @@ class LoadedStyle:
 
         Returns a new one of the same kind, height, width, dtype and device. Grey comes back in
         colour (three channels), alpha as it was, values of arrays and tensors are sRGB. The options
-        are those of ``cyclegan translate``: ``resolution`` is the long side to paint at, in pixels;
+        are those of ``cyclegan translate``: ``resolution`` is the long side to paint at, in pixels
+        ("auto": at most that which the style was made for; "native": the picture's own);
         ``strength`` 0 gives the original, 1 the painting; with ``compare`` the original stands left
         of the result, and the width is doubled.
 
         Raises UsageError for options out of range and for what is none of these kinds, PictureError
         for arrays and tensors of another shape, type or range, or too large for the memory.
         """
+        if isinstance(resolution, str) and resolution not in ("auto", "native"):
+            raise UsageError(f"resolution={resolution!r}: auto, native, or a number of pixels.")
         settings = TranslateSettings(
-            resolution=_plain(resolution),
+            resolution=None if isinstance(resolution, str) else _plain(resolution),
+            at_most=self._resolution if resolution == "auto" else None,
             strength=_plain(strength),
             keep_color=keep_color,
             compare=compare,
@@ -202,7 +214,7 @@ def load_style(
         max_memory=max_memory,
     )
     source, target = (found.y, found.x) if reverse else (found.x, found.y)
-    return LoadedStyle(found.name, source, target, translator)
+    return LoadedStyle(found.name, source, target, translator, found.resolution)
 
 
 def translate(
@@ -213,7 +225,7 @@ def translate(
     gpu: str | int = "auto",
     precision: Precision = "auto",
     max_memory: int | None = None,
-    resolution: int | None = None,
+    resolution: int | Literal["auto", "native"] = "auto",
     strength: float = 1.0,
     keep_color: bool = False,
     compare: bool = False,

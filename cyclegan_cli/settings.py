@@ -187,14 +187,14 @@ class TrainSettings:
     distance of patches (see ``engine.patches``), ``lambda_self`` the L1 distance of output and
     input at a quarter of the size (Shrivastava et al., CVPR 2017, section 2.1),
     ``lambda_structure`` how little of the input's light and dark is left
-    (``engine.objective.structure_loss``). ``replay``: pictures of
-    the history, and as many real ones, that a discriminator learns from at each step; 0: the
-    paper's exchange. ``noise_d``: the deviation of the noise through which the discriminators see. ``ema``: how much of the generators' running mean stays at each step, the mean
-    being what is shown, measured and published; 0: the generators themselves. ``init``: the style
-    whose weights G and F start from. ``hold_out``: pictures of each domain kept out of training to
-    be measured on, never more than a tenth. ``evaluate_every``: an interval, or "never".
-    ``exact_reference``: every layer
-    by PyTorch's own operations.
+    (``engine.objective.structure_loss``). ``replay``: pictures of the history, and as many real
+    ones, that a discriminator learns from at each step; 0: the paper's exchange. ``noise_d``: the
+    deviation of the noise through which the discriminators see. ``ema``: how much of the
+    generators' running mean stays at each step, the mean being what is shown, measured and
+    published; 0: the generators themselves. ``init``: the style whose weights G and F start from.
+    ``hold_out``: pictures of each domain kept out of training to be measured on, never more than a
+    tenth. ``evaluate_every``: an interval, or "never". ``exact_reference``: every layer by
+    PyTorch's own operations.
     """
 
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
@@ -334,7 +334,8 @@ class TrainSettings:
 class TranslateSettings:
     """How pictures are painted and written.
 
-    ``resolution``: the long side, in pixels, at which a picture is painted (None: its own).
+    ``resolution``: the long side, in pixels, at which a picture is painted (None: its own, or
+    ``at_most`` where that is less; None: as large as it is).
     ``strength``: 0 gives the original back, 1 the painting. ``max_memory``: bytes, None for what
     the machine has free. ``quality``: 1 to 100 for formats that lose something. ``steady``: the
     frames of a video share their InstanceNorm statistics, so that it does not flicker.
@@ -343,6 +344,7 @@ class TranslateSettings:
 
     precision: Precision = "auto"
     resolution: int | None = None
+    at_most: int | None = None
     strength: float = 1.0
     keep_color: bool = False
     compare: bool = False
@@ -362,6 +364,7 @@ class TranslateSettings:
         _require(
             self.resolution is None or self.resolution >= 16, "--resolution must be at least 16"
         )
+        _require(self.at_most is None or self.at_most >= 16, "at_most must be at least 16")
         _require(0 <= self.strength <= 1, "--strength must lie between 0 and 1")
         _require(self.quality is None or 1 <= self.quality <= 100, "--quality must lie in 1..100")
         _require(self.max_pixels >= 1, "--max-pixels must be at least 1")

@@ -26,7 +26,7 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 def _no_bundled_styles(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store is empty where a test does not ask for what ships: its styles are the test's own."""
+    """Nothing ships, unless a test asks for it: the styles that it finds are its own."""
     if "bundled" not in request.keywords:
         monkeypatch.setattr("cyclegan_cli.styles.store._BUNDLED", tmp_path / "bundled")
 

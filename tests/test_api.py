@@ -181,6 +181,20 @@ def test_options_are_those_of_the_program(
     assert np.array_equal(style(pixels, strength=0.0), pixels)
     with pytest.raises(UsageError, match="strength"):
         style(pixels, strength=1.5)
+    with pytest.raises(UsageError, match="auto, native"):
+        style(pixels, resolution="coarse")
+
+
+def test_a_style_says_how_large_it_paints_by_itself(
+    weights: Path, painter: Translator, pixels: np.ndarray
+) -> None:
+    add_style(
+        "broad", x="x", y="y", origin="trained", weights={"xy": weights}, card={"resolution": 16}
+    )
+    broad = load_style("broad", gpu="cpu")
+    for resolution, chosen in (("auto", 16), ("native", None), (20, 20)):
+        expected = paint_picture(painter, pixels, TranslateSettings(resolution=chosen))
+        assert np.array_equal(broad(pixels, resolution=resolution), expected)
 
 
 @given(

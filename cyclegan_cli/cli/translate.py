@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import sys
@@ -88,10 +89,10 @@ def translate(
     resolution: Annotated[
         str,
         typer.Option(
-            metavar="native|PIXELS",
-            help="Long side to paint at: less gives coarser strokes. The size stays.",
+            metavar="WHICH",
+            help="Long side to paint at: auto (the style's), native, or pixels. The size stays.",
         ),
-    ] = "native",
+    ] = "auto",
     strength: Annotated[
         float, typer.Option(metavar="0..1", help="1: the painting; 0: the original.")
     ] = 1.0,
@@ -175,6 +176,8 @@ def translate(
             "No style was named.", hint="--style NAME; cyclegan pretrained list shows the names."
         )
     found = find_style(style)
+    if resolution == "auto":
+        settings = dataclasses.replace(settings, at_most=found.resolution)
     if found.origin != "available":
         weights_file(found, reverse)  # a direction that is missing is said before any work
     for hidden in found.hides:
@@ -224,10 +227,12 @@ def _precision(text: str) -> Precision:
 
 
 def _resolution(text: str) -> int | None:
-    if text == "native":
+    if text in ("auto", "native"):
         return None
     if not text.isdecimal():
-        raise UsageError(f"--resolution {text}: write native, or a number of pixels such as 1024.")
+        raise UsageError(
+            f"--resolution {text}: write auto, native, or a number of pixels such as 1024."
+        )
     return int(text)
 
 

@@ -87,7 +87,9 @@ def _at_resolution(
 ) -> Enlarger | None:
     """``pixels`` painted with their long side at the resolution; None where that is their own."""
     height, width = pixels.shape[:2]
-    resolution = settings.resolution
+    resolution, limit = settings.resolution, settings.at_most
+    if resolution is None and limit is not None and limit < max(height, width):
+        resolution = limit
     if resolution is None or resolution == max(height, width):
         return None
     scale = resolution / max(height, width)

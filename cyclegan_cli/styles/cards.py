@@ -75,6 +75,13 @@ class Style:
         return tuple(way for way in WAYS if way in there)
 
     @property
+    def resolution(self) -> int | None:
+        """The long side, in pixels, that the style was made to paint at; None: any."""
+        value = self.card.get("resolution")
+        usable = isinstance(value, int) and not isinstance(value, bool) and value >= 16
+        return value if usable else None
+
+    @property
     def size(self) -> int:
         """Bytes of all weights."""
         return sum(direction.size for direction in self.directions.values())

@@ -145,6 +145,22 @@ def test_options_reach_the_painting(
     assert np.array_equal(user.pixels("a_monet.png"), expected)
 
 
+def test_a_style_says_how_large_it_paints_by_itself(user: User, weights: dict[str, Path]) -> None:
+    files = {"xy": weights["a"]}
+    add_style("broad", x="x", y="y", origin="trained", weights=files, card={"resolution": 16})
+    for options, chosen in (
+        ((), {"resolution": 16}),
+        (("--resolution", "auto"), {"resolution": 16}),
+        (("--resolution", "native"), {}),
+        (("--resolution", "20"), {"resolution": 20}),
+    ):
+        assert user.types("a.png", "-s", "broad", "--overwrite", *options) == 0
+        expected = painted(user.pixels("a.png"), weights["a"], **chosen)
+        assert np.array_equal(user.pixels("a_broad.png"), expected)
+    assert user.types("a.png", "-s", "broad", "--resolution", "small") == 2
+    assert "auto, native" in user.err
+
+
 def test_strength_0_gives_the_original_back(user: User) -> None:
     assert user.types("a.png", "-s", "monet", "--strength", "0") == 0
     assert np.array_equal(user.pixels("a_monet.png"), user.pixels("a.png"))

@@ -109,6 +109,19 @@ def test_painted_at_the_resolution_and_returned_at_the_size(size, resolution, pa
         assert np.abs(result.astype(int) - pixels).mean() <= 2
 
 
+def test_what_a_style_was_made_for_bounds_what_is_not_asked() -> None:
+    painter, pixels = Painter(), smooth(60, 90)
+    for chosen, size in (
+        ({"at_most": 30}, (20, 30)),
+        ({"at_most": 90}, (60, 90)),
+        ({"at_most": 200}, (60, 90)),
+        ({"at_most": 30, "resolution": 45}, (30, 45)),
+    ):
+        painter.sizes.clear()
+        assert paint(painter, pixels, **chosen).shape == pixels.shape
+        assert painter.sizes == [size]
+
+
 def test_an_idle_painter_gives_the_detail_back() -> None:
     """Noise that is finer than the painting's pixels comes back where nothing was painted over."""
     rng = np.random.default_rng(0)

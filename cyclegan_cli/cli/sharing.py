@@ -107,8 +107,8 @@ def _load(
 def _frames(console: Console, settings: TranslateSettings, translator: Translator) -> PaintFrame:
     from cyclegan_cli.painting.effects import paint_picture
 
-    def paint(pixels: Any, settle: Settle | None = None) -> Any:
-        painted = paint_picture(translator, pixels, settings, settle=settle)
+    def paint(pixels: Any, settle: Settle | None = None, origin: tuple[int, int] = (0, 0)) -> Any:
+        painted = paint_picture(translator, pixels, settings, settle=settle, origin=origin)
         for note in translator.notes:
             console.note(note)
         return painted

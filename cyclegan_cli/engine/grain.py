@@ -22,14 +22,18 @@ PERIOD = 1024  # pixels after which the canvas begins anew
 CENTRE, SPREAD = 127.156, 36.96  # mean and deviation of the tile's bytes
 
 
-def canvas(start: int, stop: int, columns: int, channels: int) -> Tensor:
+def canvas(
+    start: int, stop: int, columns: int, channels: int, origin: tuple[int, int] = (0, 0)
+) -> Tensor:
     """Rows ``start`` … ``stop`` of the canvas: 1×channels×(stop − start)×columns, float32.
 
-    Mean 0, deviation 1; channels ≤ 3. It depends on row, column and channel alone.
+    Mean 0, deviation 1; channels ≤ 3. It depends on row, column and channel alone. ``origin``: the
+    canvas's row and column that lie in the picture's corner.
     """
-    rows = tile()[:channels, np.arange(start, stop) % PERIOD]
-    if columns != PERIOD:
-        rows = rows[:, :, np.arange(columns) % PERIOD]
+    top, left = origin
+    rows = tile()[:channels, np.arange(start + top, stop + top) % PERIOD]
+    if columns != PERIOD or left % PERIOD:
+        rows = rows[:, :, np.arange(left, left + columns) % PERIOD]
     return torch.from_numpy((rows[None] - np.float32(CENTRE)) / np.float32(SPREAD))
 
 

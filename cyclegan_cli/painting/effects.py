@@ -30,29 +30,37 @@ def paint_picture(
     settings: TranslateSettings,
     *,
     settle: Settle | None = None,
+    origin: tuple[int, int] = (0, 0),
 ) -> Pixels:
     """Paint ``pixels`` as ``settings`` ask: resolution, keep_color, strength, compare, in order.
 
     pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype; with
     ``compare`` H×2W×3: the original on the left, the result on the right, with no gap.
-    ``strength`` blends sRGB values, as the opacity of a layer does. ``settle``: as for
-    ``Translator.paint``.
+    ``strength`` blends sRGB values, as the opacity of a layer does. ``settle``, and
+    ``origin`` in pixels of the picture: as for ``Translator.paint``.
     Raises PictureError for arrays of another shape or type, and where memory does not suffice.
     """
     check(pixels)
     strength = settings.strength
-    painted = pixels.copy() if strength == 0 else _painted(translator, pixels, settings, settle)
+    if strength == 0:
+        painted = pixels.copy()
+    else:
+        painted = _painted(translator, pixels, settings, settle, origin)
     return np.concatenate([pixels, painted], axis=1) if settings.compare else painted
 
 
 @torch.inference_mode()
 def _painted(
-    translator: Translator, pixels: Pixels, settings: TranslateSettings, settle: Settle | None
+    translator: Translator,
+    pixels: Pixels,
+    settings: TranslateSettings,
+    settle: Settle | None,
+    origin: tuple[int, int],
 ) -> Pixels:
     height, width = pixels.shape[:2]
-    enlarger = _at_resolution(translator, pixels, settings, settle)
+    enlarger = _at_resolution(translator, pixels, settings, settle, origin)
     if enlarger is None:
-        result = translator.paint(pixels, settle=settle)
+        result = translator.paint(pixels, settle=settle, origin=origin)
         if settings.strength == 1.0 and not settings.keep_color:
             return result
     else:
@@ -71,7 +79,11 @@ def _painted(
 
 
 def _at_resolution(
-    translator: Translator, pixels: Pixels, settings: TranslateSettings, settle: Settle | None
+    translator: Translator,
+    pixels: Pixels,
+    settings: TranslateSettings,
+    settle: Settle | None,
+    origin: tuple[int, int],
 ) -> Enlarger | None:
     """``pixels`` painted with their long side at the resolution; None where that is their own."""
     height, width = pixels.shape[:2]
@@ -87,7 +99,9 @@ def _at_resolution(
         check_room(what, size[0] * size[1] * _RESIZED, settings.max_memory)
     photo = resized(lambda a, b: to_tensor(pixels[a:b], 3), 3, (height, width), size)
     photo.clamp_(-1.0, 1.0)
-    painted = translator.paint(photo[0].permute(1, 2, 0).numpy(), settle=settle)
+    moved = (round(origin[0] * scale), round(origin[1] * scale))
+    small = photo[0].permute(1, 2, 0).numpy()
+    painted = translator.paint(small, settle=settle, origin=moved)
     return Enlarger(photo, to_tensor(painted, 3), (height, width))
 
 

@@ -39,6 +39,7 @@ class _Task:
     size: tuple[int, int]  # padded
     plans: list[Plan]
     settled: bool  # the first process decides the statistics
+    origin: tuple[int, int]  # of the canvas
 
 
 class _Band:
@@ -129,14 +130,20 @@ class SharedTranslator(Translator):
         self._broken: CycleganError | None = None
 
     @torch.inference_mode()
-    def paint(self, pixels: Pixels, *, settle: Settle | None = None) -> Pixels:
+    def paint(
+        self,
+        pixels: Pixels,
+        *,
+        settle: Settle | None = None,
+        origin: tuple[int, int] = (0, 0),
+    ) -> Pixels:
         """As ``Translator.paint``. Raises ProcessesError where another process has failed."""
         check(pixels)
         if self._broken is not None:
             raise self._broken
         size = (padded(pixels.shape[0]), padded(pixels.shape[1]))
         plans = choose(self.network, size, self.device, self.max_memory, extra=pixels.nbytes)
-        task = _Task(pixels.shape, str(pixels.dtype), size, plans, settle is not None)
+        task = _Task(pixels.shape, str(pixels.dtype), size, plans, settle is not None, origin)
         try:
             return self._paint_all(task, pixels, settle)
         except PictureError:  # agreed on by all: they wait for the next picture
@@ -209,7 +216,7 @@ def _paint_band(
             shown = strip[:, :, : stop - row, : task.shape[1]]
             painted[row - low : stop - low] = to_pixels(shown, painted.dtype)
 
-    source = source_rows(translator, pixels, task.shape[0], task.size, first)
+    source = source_rows(translator, pixels, task.shape[0], task.size, first, task.origin)
     network, device = translator.network, translator.device
     pool = band.pooled(settle, task.settled)
     evaluate(network, source, plan, device, write, settle=pool, band=band)

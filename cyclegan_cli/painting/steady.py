@@ -1,9 +1,10 @@
-"""Videos without flicker: InstanceNorm statistics that change slowly from frame to frame.
+"""Videos without flicker: statistics that change slowly, and a canvas that follows the camera.
 
 InstanceNorm measures every channel anew in every frame, so that noise, or an object that comes in
 at the edge, changes the colours of the whole picture. Here each statistic is an exponential average
 over the frames of a scene. It is two numbers a channel, with no place in the picture, so that
-nothing of an earlier frame can be seen in a later one; at a cut it begins anew.
+nothing of an earlier frame can be seen in a later one; at a cut it begins anew. What the canvas of
+a style with grain does is in ``follow``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan_cli.painting.follow import Follower
 from cyclegan_cli.painting.moments import Moments
 from cyclegan_cli.painting.pixels import Pixels
 
@@ -37,6 +39,12 @@ class Steady:
         self._fields: NDArray[np.float32] | None = None
         self._usual = 0.0
         self._seen = 0  # frames of this scene
+        self._follower = Follower()
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Row and column of the canvas in this frame's corner."""
+        return self._follower.origin
 
     def look(self, pixels: Pixels) -> bool:
         """Take the next frame: H×W×3, uint8 or uint16. Whether a scene begins with it.
@@ -49,6 +57,7 @@ class Steady:
         change = 0.0 if self._fields is None else float(np.abs(fields - self._fields).mean())
         cut = self._fields is None or (change > _CUT and change > _OUTLIER * self._usual)
         self._fields = fields
+        self._follower.look(pixels, begins=cut)
         self._held = {} if cut else self._next
         self._next = {}
         self._seen = 1 if cut else self._seen + 1

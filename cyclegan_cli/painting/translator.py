@@ -57,12 +57,19 @@ class Translator:
         self.quick = Quick() if suits else None
 
     @torch.inference_mode()
-    def paint(self, pixels: Pixels, *, settle: Settle | None = None) -> Pixels:
+    def paint(
+        self,
+        pixels: Pixels,
+        *,
+        settle: Settle | None = None,
+        origin: tuple[int, int] = (0, 0),
+    ) -> Pixels:
         """Translate one picture of any size.
 
         pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype,
         rounded, not truncated. A generator with 1 input channel gets the luma; 1 output channel
         is repeated as grey. ``settle``, where given, decides each InstanceNorm's statistics.
+        ``origin``: row and column, in the corner, of the canvas of a style with grain.
 
         Where H or W is no multiple of 4, or less than 16, the picture is padded at the bottom and
         the right by reflection, and the result is cropped. The padding is part of the picture for
@@ -76,7 +83,7 @@ class Translator:
         plans = choose(self.network, size, self.device, self.max_memory, extra=pixels.nbytes)
         for plan in plans:
             try:
-                return self._evaluate(pixels, size, plan, settle)
+                return self._evaluate(pixels, size, plan, settle, origin)
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -90,7 +97,12 @@ class Translator:
         )
 
     def _evaluate(
-        self, pixels: Pixels, size: tuple[int, int], plan: Plan, settle: Settle | None
+        self,
+        pixels: Pixels,
+        size: tuple[int, int],
+        plan: Plan,
+        settle: Settle | None,
+        origin: tuple[int, int],
     ) -> Pixels:
         height, width = pixels.shape[:2]
         painted = np.empty_like(pixels, order="C")
@@ -101,13 +113,18 @@ class Translator:
                 shown = strip[:, :, : stop - row, :width]
                 painted[row:stop] = to_pixels(shown, pixels.dtype)
 
-        source = source_rows(self, pixels, height, size)
+        source = source_rows(self, pixels, height, size, origin=origin)
         evaluate(self.network, source, plan, self.device, write, settle=settle, quick=self.quick)
         return painted
 
 
 def source_rows(
-    translator: Translator, pixels: Pixels, height: int, size: tuple[int, int], first: int = 0
+    translator: Translator,
+    pixels: Pixels,
+    height: int,
+    size: tuple[int, int],
+    first: int = 0,
+    origin: tuple[int, int] = (0, 0),
 ) -> Rows:
     """The padded picture, of which strips become tensors only when they are read.
 
@@ -124,7 +141,8 @@ def source_rows(
             strip = pixels[rows[start:stop] - first][:, columns]
         values = to_tensor(strip, channels, device)
         if network.spec.grain > 0:
-            values = values + network.spec.grain * canvas(start, stop, size[1], channels).to(device)
+            grain = canvas(start, stop, size[1], channels, origin)
+            values = values + network.spec.grain * grain.to(device)
         return values.to(dtype)
 
     # float32 pixels, and what they were before: wider than the tensor that comes of them.

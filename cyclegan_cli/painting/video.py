@@ -27,7 +27,9 @@ __all__ = ["FramePainted", "MediaEvent", "PaintFrame", "Sounds", "translate_medi
 class PaintFrame(Protocol):
     """Paints H×W×3 uint8 or uint16 pixels; the same, or wider, comes out."""
 
-    def __call__(self, pixels: Array, settle: Settle | None = None) -> Array: ...
+    def __call__(
+        self, pixels: Array, settle: Settle | None = None, origin: tuple[int, int] = (0, 0)
+    ) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,11 @@ def _frames(
         for frame in frames:
             # A frame that is shown again, as in a video of variable rate, is painted once.
             if not np.array_equal(frame, before):
-                if steady is not None:
+                if steady is None:
+                    painted = paint(frame)
+                else:
                     steady.look(frame)
-                painted = paint(frame, steady.settle if steady is not None else None)
+                    painted = paint(frame, steady.settle, steady.origin)
                 before = frame
             write(painted)
             count += 1

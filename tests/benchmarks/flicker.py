@@ -69,7 +69,7 @@ def painted(painter: Translator, clip: Clip, steady: bool, *, blind: bool = Fals
             found.append(painter.paint(frame))
             continue
         average.look(clip[0] if blind else frame)
-        found.append(painter.paint(frame, settle=average.settle))
+        found.append(painter.paint(frame, settle=average.settle, origin=average.origin))
     return found
 
 

@@ -26,7 +26,9 @@ class Painter:
     def __init__(self, function: Any = lambda x: x) -> None:
         self.function, self.sizes = function, []
 
-    def paint(self, pixels: Pixels, *, settle: Settle | None = None) -> Pixels:
+    def paint(
+        self, pixels: Pixels, *, settle: Settle | None = None, origin: tuple[int, int] = (0, 0)
+    ) -> Pixels:
         self.sizes.append(pixels.shape[:2])
         if pixels.dtype == np.float32:
             return self.function(pixels).astype(np.float32)

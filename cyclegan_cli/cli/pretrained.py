@@ -34,7 +34,7 @@ app = typer.Typer(
     \b
     Examples:
       cyclegan pretrained list
-      cyclegan pretrained download monet
+      cyclegan pretrained download cezanne
     """,
 )
 
@@ -266,7 +266,7 @@ def download(
 
     \b
     Examples:
-      cyclegan pretrained download monet vangogh
+      cyclegan pretrained download cezanne vangogh
       cyclegan pretrained download --all
     """
     from cyclegan_cli.cli.downloading import download_all

@@ -30,8 +30,8 @@ def write(text: str) -> None:
 
 
 PUBLIC = {
-    "monet": ("style_monet", "283b3f15edc9636048ea2a6b548e3161ccd545d0", "monet2photo"),
-    "vangogh": ("style_vangogh", "c6fc74049615b1c71b8be287bfdb12ec4f6170d4", None),
+    "monet-public": ("style_monet", "283b3f15edc9636048ea2a6b548e3161ccd545d0", "monet2photo"),
+    "vangogh-public": ("style_vangogh", "c6fc74049615b1c71b8be287bfdb12ec4f6170d4", None),
     "cezanne": ("style_cezanne", "ec3e20a99bcf3e0c15eb601ab00b9055eaafcf12", None),
     "ukiyoe": ("style_ukiyoe", "04d13a1a7724d6aa7d22f8d49efd1762fb324a87", None),
     "horse2zebra": ("horse2zebra", "16f2795c19239c2c78a67364ce8b4664bc57e5f6", "zebra2horse"),
@@ -67,7 +67,7 @@ def test_the_public_styles_are_all_there() -> None:
 
 
 def test_available_styles_are_listed_and_found() -> None:
-    monet = find_style("monet")
+    monet = find_style("monet-public")
     assert (monet.origin, monet.x, monet.y, monet.ways) == (
         "available",
         "photo",
@@ -79,7 +79,7 @@ def test_available_styles_are_listed_and_found() -> None:
     assert list_styles(available=False) == []
     with pytest.raises(UsageError, match="not on this machine") as caught:
         weights_file(monet, False)
-    assert caught.value.hint == "cyclegan pretrained download monet"
+    assert caught.value.hint == "cyclegan pretrained download monet-public"
 
 
 def test_rows_of_the_users_are_added() -> None:
@@ -95,8 +95,8 @@ def test_rows_of_the_users_are_added() -> None:
 
 
 def test_rows_of_the_users_replace_the_packages() -> None:
-    write(ROW.replace('"ours"', '"monet"'))
-    rows = entries()["monet"].rows
+    write(ROW.replace('"ours"', '"monet-public"'))
+    rows = entries()["monet-public"].rows
     assert rows["xy"].file == "ours.safetensors"
     assert rows["yx"].file == "monet2photo.pth"
 

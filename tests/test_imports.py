@@ -17,7 +17,7 @@ EVERYWHERE = {
 # Who may import what besides EVERYWHERE and the own room: a room, or one module of a room.
 ARROWS: dict[str, set[str]] = {
     "cli": {"painting", "engine", "styles", "media", "report"},
-    "painting": {"engine.networks", "engine.fast", "media"},
+    "painting": {"engine.networks", "engine.grain", "engine.fast", "media"},
     "painting.shared": {"engine.distributed"},
     "engine": set(),
     "engine.training": {"media.dataset"},
@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "report": {"engine.run"},  # a run's folder is what it tells of
     "styles": {"engine.weights", "engine.checkpoint"},  # weights, through the engine
     "styles.publicformat": {"engine.networks"},  # foreign weights become a generator
-    "styles.onnxformat": {"engine.networks"},  # a generator becomes a graph
+    "styles.onnxformat": {"engine.networks", "engine.grain"},  # a generator becomes a graph
 }
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "imageio", "rich.live", "tensorboard")
 

@@ -100,10 +100,10 @@ def test_path_is_one_line_for_scripts(say, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["show", "path", "remove", "verify", "export"])
 def test_an_unknown_style_exits_2_with_a_did_you_mean(say, command: str, tmp_path: Path) -> None:
-    a_style(tmp_path, "vangogh")
-    said = say(command, "vangohg", *([tmp_path / "x.pth"] if command == "export" else []))
+    a_style(tmp_path, "seurat")
+    said = say(command, "seuart", *([tmp_path / "x.pth"] if command == "export" else []))
     assert (said.code, said.out) == (2, "")
-    assert "There is no style named 'vangohg'. Did you mean vangogh?" in said.err
+    assert "There is no style named 'seuart'. Did you mean seurat?" in said.err
     assert "→ cyclegan pretrained list" in said.err
 
 

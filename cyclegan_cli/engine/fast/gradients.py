@@ -199,7 +199,7 @@ class Winograd(torch.autograd.Function):
         x = x.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.reading = reading
-        matrices = transformed(weight)
+        matrices = transformed(weight, passing=True)
 
         def one(part: Tensor) -> Tensor:
             strip = reading.strip(part)
@@ -212,7 +212,7 @@ class Winograd(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         inwards, trained = ctx.needs_input_grad[:2]
         # The gradient of a convolution is one with the kernel turned, zeros around.
-        turned = transformed(weight, turned=True) if inwards else None
+        turned = transformed(weight, turned=True, passing=True) if inwards else None
 
         def one(part: Tensor, grad: Tensor) -> Grads:
             strip = ctx.reading.strip(part)

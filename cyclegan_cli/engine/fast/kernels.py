@@ -35,6 +35,7 @@ __all__ = [
     "winograd_in",
     "winograd_out",
     "winograd_product",
+    "winograd_size",
     "winograd_weights",
 ]
 
@@ -294,16 +295,18 @@ def separable_backward(
 # -- Winograd's filtering --------------------------------------------------------------------------
 
 
-def winograd_weights(weight: Tensor, *, turned: bool = False) -> Tensor:
+def winograd_size(outputs: int, inputs: int) -> int:
+    """Floats of ``winograd_weights``, at most: blocks have 3, 6, 8 or 12 rows, and a bias more."""
+    return 36 * (-(-outputs // 24) * 24) * (inputs + 1)
+
+
+def winograd_weights(weight: Tensor, out: Tensor, *, turned: bool = False) -> None:
     """The weights of ``winograd_product``; weight: O×I×3×3, or ``turned`` as in ``convolve``.
 
-    What is returned is in the order of the kernels: flat, with its O and I to be remembered.
+    ``out``: ``winograd_size`` floats, which come to be in the order of the kernels.
     """
     outputs, inputs = weight.shape[:2][::-1] if turned else weight.shape[:2]
-    rows = -(-outputs // 24) * 24  # a multiple of all heights of blocks
-    out = torch.empty(36 * rows * (inputs + 1))
     _call("winograd_weights", weight, outputs, inputs, int(turned), out)
-    return out
 
 
 def winograd_product(

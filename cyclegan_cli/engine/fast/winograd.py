@@ -8,6 +8,7 @@ Deep Neural Networks", 2020: a third of the error.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,12 +69,35 @@ class Transformed:
     inputs: int
 
 
-def transformed(weight: Tensor, *, turned: bool = False) -> Transformed:
-    """weight: O×I×3×3, float32; ``turned``: I×O×3×3, to be mirrored: an input's gradient."""
+class _Rooms(threading.local):
+    """Of each thread: tensors that are used again. Fresh ones would be fresh pages of memory, whose
+    first touch took longer than the transforms."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def get(self, name: str, size: int) -> Tensor:
+        """``size`` floats or more, not cleared; valid until the name is asked for again."""
+        kept = self._kept.get(name)
+        if kept is None or kept.numel() < size:
+            kept = self._kept[name] = torch.empty(size)
+        return kept
+
+
+_rooms = _Rooms()
+
+
+def transformed(weight: Tensor, *, turned: bool = False, passing: bool = False) -> Transformed:
+    """weight: O×I×3×3, float32; ``turned``: I×O×3×3, to be mirrored: an input's gradient.
+
+    ``passing``: valid only until the next call with it in this thread.
+    """
     outputs, inputs = weight.shape[:2][::-1] if turned else weight.shape[:2]
     if kernels.present():
-        packed = kernels.winograd_weights(weight.contiguous(), turned=turned)
-        return Transformed(packed, outputs, inputs)
+        size = kernels.winograd_size(outputs, inputs)
+        room = _rooms.get("weights", size) if passing else torch.empty(size)
+        kernels.winograd_weights(weight.contiguous(), room, turned=turned)
+        return Transformed(room, outputs, inputs)
     if turned:
         weight = weight.flip(2, 3).transpose(0, 1)
     flat = weight.reshape(outputs * inputs, 9).t()
@@ -118,9 +142,9 @@ def correlate(strip: Strip, grad: Tensor) -> Tensor:
     total: Tensor | None = None
     for first, high in _parts(-(-height // 4), across):
         tiles = (high, across)
-        values = _matrices(inputs, high * across)
+        values = _matrices("in", inputs, high * across)
         kernels.winograd_in(strip, 4 * first, tiles, values, values.stride(0))
-        grads = _matrices(outputs, high * across)
+        grads = _matrices("out", outputs, high * across)
         part = grad[:, :, 4 * first : 4 * (first + high)]
         kernels.winograd_grads(part, tiles, grads, grads.stride(0))
         found = kernels.winograd_correlate(grads, values)
@@ -137,10 +161,11 @@ def _parts(down: int, across: int) -> Iterator[tuple[int, int]]:
         yield first, min(step, down - first)
 
 
-def _matrices(rows: int, columns: int) -> Tensor:
+def _matrices(name: str, rows: int, columns: int) -> Tensor:
     """Room for 36 of them, and to be read beyond."""
     apart = rows * columns + _APART
-    return torch.empty(36 * apart).as_strided((36, rows, columns), (apart, columns, 1))
+    room = _rooms.get(name, 36 * apart)
+    return room.as_strided((36, rows, columns), (apart, columns, 1))
 
 
 def _part(
@@ -152,7 +177,8 @@ def _part(
     out: Tensor,
 ) -> None:
     count = tiles[0] * tiles[1]
-    matrices, products = _matrices(weight.inputs, count), _matrices(weight.outputs, count)
+    matrices = _matrices("in", weight.inputs, count)
+    products = _matrices("out", weight.outputs, count)
     kernels.winograd_in(strip, row, tiles, matrices, matrices.stride(0))
     shape = (weight.outputs, weight.inputs)
     kernels.winograd_product(weight.matrices, shape, matrices, count, products)

@@ -121,29 +121,34 @@ extern "C" {
 void winograd_in(const Source* s, long row, long tiles_y, long tiles_x, float* out, long apart,
                  long threads) {
     each(s->channels, threads, [=](long c) {
-        // Whole groups of eight tiles are read; what lies behind the last tile is zeros.
+        // Whole groups of eight tiles are read; what lies behind the last tile is zeros. All rows
+        // are written before any is read: a read just behind a write elsewhere in it stalls.
         const long groups = (tiles_x + 7) / 8, length = 32 * groups + 32, tiles = tiles_y * tiles_x;
-        std::vector<float> scratch(12 * length);
-        float *rows = scratch.data(), *mixed = rows + 6 * length;
+        const long high = 4 * tiles_y + 2;
+        float* rows = scratch<2>((high + 6) * length);
+        float* mixed = rows + high * length;
+        for (long i = 0; i < high; i++) padded_row(*s, c, row + i, rows + i * length, length);
         for (long ty = 0; ty < tiles_y; ty++) {
-            for (long i = ty ? 2 : 0; i < 6; i++)
-                padded_row(*s, c, row + 4 * ty + i, rows + i * length, length);
             for (long x = 0; x < length; x += 8) {
                 Eight d[6], v[6];
-                for (long i = 0; i < 6; i++) d[i] = load(rows + i * length + x);
+                for (long i = 0; i < 6; i++) d[i] = load(rows + (4 * ty + i) * length + x);
                 transform_in(d, v);
                 for (long i = 0; i < 6; i++) store(mixed + i * length + x, v[i]);
             }
-            std::memcpy(rows, rows + 4 * length, sizeof(float) * 2 * length);  // the next tiles' too
             float* to = out + c * tiles + ty * tiles_x;
-            for (long i = 0; i < 6; i++)
+            for (long i = 0; i < 6; i++) {
+                Eight d[6], next[4], v[6];
+                split(mixed + i * length, next);
                 for (long t = 0; t < tiles_x; t += 8) {
-                    Eight d[8], v[6];  // the next tile's first two are this one's last two
-                    split(mixed + i * length + 4 * t, d);
-                    split(mixed + i * length + 4 * t + 4, d + 4);
+                    for (long k = 0; k < 4; k++) d[k] = next[k];
+                    split(mixed + i * length + 4 * t + 32, next);
+                    // A tile's last two values are the next one's first two.
+                    d[4] = PICK(d[0], next[0], 1, 2, 3, 4, 5, 6, 7, 8);
+                    d[5] = PICK(d[1], next[1], 1, 2, 3, 4, 5, 6, 7, 8);
                     transform_in(d, v);
                     for (long j = 0; j < 6; j++) store(to + (6 * i + j) * apart + t, v[j], tiles_x - t);
                 }
+            }
         }
     });
 }
@@ -156,7 +161,7 @@ void winograd_out(const float* in, long apart, long channels, long tiles_y, long
                   long seen, long threads) {
     each(channels, threads, [=](long c) {
         const long groups = (tiles_x + 7) / 8, length = 32 * groups, tiles = tiles_y * tiles_x;
-        std::vector<float> block(4 * length);
+        float* block = scratch<2>(4 * length);
         const float add = bias ? bias[c] : 0.0f;
         long before = seen;
         for (long ty = 0; ty < tiles_y; ty++) {
@@ -174,13 +179,13 @@ void winograd_out(const float* in, long apart, long channels, long tiles_y, long
                     Eight y[4];
                     transform_out(m, y);
                     for (long k = 0; k < 4; k++) y[k] += add;
-                    join(y, block.data() + i * length + 4 * t);
+                    join(y, block + i * length + 4 * t);
                 }
             }
             const long count = rows - 4 * ty < 4 ? rows - 4 * ty : 4;
             float* to = out + c * plane + 4 * ty * width;
             for (long i = 0; i < count; i++)
-                std::memcpy(to + i * width, block.data() + i * length, sizeof(float) * width);
+                std::memcpy(to + i * width, block + i * length, sizeof(float) * width);
             if (mean) merge(to, count * width, before, mean[c], m2[c]);
             before += count * width;
         }
@@ -202,15 +207,23 @@ void winograd_weights(const float* weight, long outputs, long inputs, long turne
                 const float* from = weight + (turned ? c * outputs + o : o * inputs + c) * 9;
                 for (long k = 0; k < 9; k++) w[k][m] = from[turned ? 8 - k : k];
             }
-            for (long m = 0; m < lanes; m++) {
-                for (long x = 0; x < 3; x++)
+            for (long x = 0; x < 3; x++)
+                for (long m = 0; m < lanes; m++)
                     transform_weights(&w[x][m], 3 * lanes, &half[x][m], 3 * lanes);
-                for (long y = 0; y < 6; y++)
+            for (long y = 0; y < 6; y++)
+                for (long m = 0; m < lanes; m++)
                     transform_weights(&half[3 * y][m], lanes, &all[6 * y][m], lanes);
-            }
             float* to = out + (block * (inputs + 1) + c + 1) * shape.block;
-            for (long k = 0; k < 36; k++)
-                std::memcpy(to + k * shape.size(), all[k], sizeof(float) * shape.block);
+            const auto give = [&](auto count) {  // of a number that is known here, 36 times fewer calls
+                for (long k = 0; k < 36; k++)
+                    std::memcpy(to + k * shape.size(), all[k], sizeof(float) * count);
+            };
+            if (shape.block == kWide)
+                give(std::integral_constant<long, kWide>());
+            else if (shape.block == kTall)
+                give(std::integral_constant<long, kTall>());
+            else
+                give(std::integral_constant<long, kFew>());
         }
     });
 }

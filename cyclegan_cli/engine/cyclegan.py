@@ -67,12 +67,10 @@ class CycleGAN:
         for name, network in self.networks().items():
             initialise(network, torch.Generator().manual_seed(stream_seed(seed, "weights", name)))
             network.to(self.device)
-        # What is shown, measured and published: the generators, or their running means.
-        self.shown_G, self.shown_F = self.G, self.F
+        self._means: dict[str, Generator] = {}  # the generators' running means, where wanted
         if settings.ema > 0:
-            self.shown_G, self.shown_F = (
-                copy.deepcopy(n).requires_grad_(False) for n in (self.G, self.F)
-            )
+            pair = {"G_mean": self.G, "F_mean": self.F}
+            self._means = {k: copy.deepcopy(n).requires_grad_(False) for k, n in pair.items()}
         self.steps = 0
         # Compiled calls share the parameters of the networks, which stay what is saved.
         call = torch.compile if settings.compile else _as_it_is
@@ -97,6 +95,16 @@ class CycleGAN:
     def _adam(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
         s = self.settings
         return torch.optim.Adam(parameters, lr=s.lr, betas=(s.beta1, BETA2))
+
+    @property
+    def shown_G(self) -> Generator:
+        """What is shown, measured and published of G: its running mean, or itself."""
+        return self._means.get("G_mean", self.G)
+
+    @property
+    def shown_F(self) -> Generator:
+        """The same of F."""
+        return self._means.get("F_mean", self.F)
 
     def networks(self) -> dict[str, nn.Module]:
         """The four networks by the paper's names."""
@@ -332,7 +340,7 @@ class CycleGAN:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the next step depends on: tensors, and plain values."""
         tensors: dict[str, Tensor] = {}
-        for name, network in (self.networks() | self._means()).items():
+        for name, network in (self.networks() | self._means).items():
             for key, tensor in network.state_dict().items():
                 tensors[f"{name}.{key}"] = tensor
         for name, optimiser in self._optimisers().items():
@@ -353,7 +361,7 @@ class CycleGAN:
     def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """The inverse of ``state``. Raises CheckpointError where the state is of another model."""
         try:
-            for name, network in (self.networks() | self._means()).items():
+            for name, network in (self.networks() | self._means).items():
                 network.load_state_dict(_below(tensors, name))
             for name, optimiser in self._optimisers().items():
                 moments: dict[int, dict[str, Tensor]] = {}
@@ -382,12 +390,6 @@ class CycleGAN:
         if self.settings.replay > 0:
             histories |= {"real_X": self.real_X, "real_Y": self.real_Y}
         return histories
-
-    def _means(self) -> dict[str, nn.Module]:
-        """The generators' running means, where there are any."""
-        if self.settings.ema == 0:
-            return {}
-        return {"G_mean": self.shown_G, "F_mean": self.shown_F}
 
 
 def _as_it_is(network: Any) -> Any:

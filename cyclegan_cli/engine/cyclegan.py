@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cyclegan_cli.engine.distributed import ALONE, Group
 from cyclegan_cli.engine.fast.modules import quick
@@ -26,6 +25,7 @@ from cyclegan_cli.engine.networks import (
     initialise,
 )
 from cyclegan_cli.engine.objective import (
+    coarse_l1,
     discriminator_loss,
     generator_loss,
     l1,
@@ -197,8 +197,8 @@ class CycleGAN:
             losses["patch_X"] = s.lambda_patch * self.patches["X"](fake_x)
             losses["patch_Y"] = s.lambda_patch * self.patches["Y"](fake_y)
         if s.lambda_self > 0:
-            losses["self_X"] = s.lambda_self * _coarse_l1(fake_x, y)
-            losses["self_Y"] = s.lambda_self * _coarse_l1(fake_y, x)
+            losses["self_X"] = s.lambda_self * coarse_l1(fake_x, y)
+            losses["self_Y"] = s.lambda_self * coarse_l1(fake_y, x)
         if s.lambda_structure > 0:
             losses["structure_X"] = s.lambda_structure * structure_loss(fake_x, y)
             losses["structure_Y"] = s.lambda_structure * structure_loss(fake_y, x)
@@ -321,10 +321,10 @@ class CycleGAN:
 
     def _on_canvas(self, network: Generator, pictures: Tensor) -> Tensor:
         """``network`` of ``pictures`` under the grain that a painting gets."""
-        if network.spec.grain > 0:
+        strength = self.settings.generator.grain
+        if strength > 0:
             _, channels, height, width = pictures.shape
-            grain = canvas(0, height, width, channels).to(pictures.device)
-            pictures = pictures + network.spec.grain * grain
+            pictures = pictures + strength * canvas(0, height, width, channels).to(pictures.device)
         painted: Tensor = network(pictures)
         return painted
 
@@ -394,11 +394,6 @@ class CycleGAN:
 
 def _as_it_is(network: Any) -> Any:
     return network
-
-
-def _coarse_l1(a: Tensor, b: Tensor) -> Tensor:
-    """L1 at a quarter of the size: what a picture shows, not how it is drawn."""
-    return l1(functional.avg_pool2d(a, 4), functional.avg_pool2d(b, 4))
 
 
 def _total(losses: Mapping[str, Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from cyclegan_cli.settings import GanLoss
 
-__all__ = ["discriminator_loss", "generator_loss", "l1", "structure_loss"]
+__all__ = ["coarse_l1", "discriminator_loss", "generator_loss", "l1", "structure_loss"]
 
 
 _FLAT = 2e-3  # a product of deviations: some 5 grey levels in both pictures
@@ -53,6 +53,11 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: GanLoss) -> Tensor:
 def l1(a: Tensor, b: Tensor) -> Tensor:
     """‖a − b‖₁ as a mean over elements: the cycle-consistency and identity losses."""
     return functional.l1_loss(_wide(a), _wide(b))
+
+
+def coarse_l1(a: Tensor, b: Tensor) -> Tensor:
+    """``l1`` at a quarter of the size: what a picture shows, not how it is drawn."""
+    return l1(functional.avg_pool2d(a, 4), functional.avg_pool2d(b, 4))
 
 
 def structure_loss(painted: Tensor, picture: Tensor) -> Tensor:

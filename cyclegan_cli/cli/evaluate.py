@@ -228,17 +228,9 @@ def _direction(
 
 def _painter(console: Console, style: Style, way: str, device: Any) -> Paint:
     """One direction of ``style``: 1×3×H×W in [−1, 1] -> the same, on the CPU."""
-    import torch
-
     from cyclegan_cli.cli.downloading import ensure_weights
     from cyclegan_cli.engine.weights import load_generator
-    from cyclegan_cli.painting.translator import Translator
+    from cyclegan_cli.painting.translator import Translator, of_tensors
 
     network = load_generator(ensure_weights(console, style, way == "yx"), "cpu")
-    translator = Translator(network, device=device)
-
-    def paint(picture: Tensor) -> Tensor:
-        pixels = translator.paint(picture[0].permute(1, 2, 0).contiguous().numpy())
-        return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
-
-    return paint
+    return of_tensors(Translator(network, device=device))

@@ -18,12 +18,7 @@ from cyclegan_cli.engine.distributed import ALONE, Group
 from cyclegan_cli.engine.fast.modules import quick
 from cyclegan_cli.engine.grain import canvas, drawn
 from cyclegan_cli.engine.history import History
-from cyclegan_cli.engine.networks import (
-    Discriminator,
-    Generator,
-    TwoScaleDiscriminator,
-    initialise,
-)
+from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise
 from cyclegan_cli.engine.objective import (
     coarse_l1,
     discriminator_loss,
@@ -62,7 +57,7 @@ class CycleGAN:
         self.dtype = dtype
         spec, seed = settings.generator, settings.seed
         self.G, self.F = Generator(spec), Generator(spec)
-        kind = Discriminator if settings.discriminator == "patchgan" else TwoScaleDiscriminator
+        kind = DISCRIMINATORS[settings.discriminator]
         self.D_X, self.D_Y = kind(spec.in_channels), kind(spec.out_channels)
         for name, network in self.networks().items():
             initialise(network, torch.Generator().manual_seed(stream_seed(seed, "weights", name)))
@@ -132,10 +127,13 @@ class CycleGAN:
 
     def _with_grain(self, network: Callable[[Tensor], Tensor], x: Tensor, name: str) -> Tensor:
         """``network`` of ``x`` under fresh grain, where the generators take any."""
-        if self.settings.generator.grain > 0:
-            seed = stream_seed(self.settings.seed, "grain", name, self.steps)
-            x = x + self.settings.generator.grain * drawn(x, seed)
-        return network(x)
+        return network(self._noisy(x, self.settings.generator.grain, "grain", name))
+
+    def _noisy(self, x: Tensor, strength: float, kind: str, name: str) -> Tensor:
+        """``x`` under noise of that deviation, drawn for this step, kind and name."""
+        if strength == 0:
+            return x
+        return x + strength * drawn(x, stream_seed(self.settings.seed, kind, name, self.steps))
 
     def step(self, x: Tensor, y: Tensor, learning_rate: float) -> dict[str, Tensor]:
         """One step: Adam for G and F with both D frozen, then Adam for D_X and D_Y.
@@ -248,10 +246,7 @@ class CycleGAN:
         It hides faint patterns that give a generator away at once and teach it nothing of painting
         (instance noise: Sønderby et al., ICLR 2017).
         """
-        if self.settings.noise_d > 0:
-            seed = stream_seed(self.settings.seed, "noise", name, self.steps)
-            pictures = pictures + self.settings.noise_d * drawn(pictures, seed)
-        return D(pictures)
+        return D(self._noisy(pictures, self.settings.noise_d, "noise", name))
 
     def _exchange(self, history: History, fakes: Tensor, batch: tuple[int, int]) -> Tensor:
         """What the history shows in place of this process's pictures.

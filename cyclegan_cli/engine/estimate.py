@@ -6,12 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from cyclegan_cli.engine.networks import (
-    Discriminator,
-    Generator,
-    TwoScaleDiscriminator,
-    count_parameters,
-)
+from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, count_parameters
 from cyclegan_cli.settings import TrainSettings
 
 __all__ = ["Needs", "training_needs"]
@@ -36,9 +31,7 @@ def training_needs(settings: TrainSettings) -> Needs:
     F), the parameters with their gradients and moments, and the histories.
     """
     generator = Generator(settings.generator)
-    patchgan = settings.discriminator == "patchgan"
-    kind = Discriminator if patchgan else TwoScaleDiscriminator
-    discriminator = kind(settings.generator.out_channels)
+    discriminator = DISCRIMINATORS[settings.discriminator](settings.generator.out_channels)
     channels, crop = settings.generator.in_channels, settings.crop_size
     pixels = settings.batch_size * crop * crop
     kept = 6 * _activations(generator, channels, pixels)

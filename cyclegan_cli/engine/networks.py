@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cyclegan_cli.settings import GeneratorSpec, Norm
+from cyclegan_cli.settings import DiscriminatorKind, GeneratorSpec, Norm
 
 __all__ = [
+    "DISCRIMINATORS",
     "Discriminator",
     "Generator",
     "ResidualBlock",
@@ -179,6 +180,12 @@ class TwoScaleDiscriminator(nn.Module):
         fine = self.fine(_with_detail(x, half))
         coarse = self.coarse(_with_detail(half, functional.avg_pool2d(half, 2)))
         return torch.cat([fine, functional.interpolate(coarse, size=fine.shape[2:])], dim=1)
+
+
+DISCRIMINATORS: dict[DiscriminatorKind, type[Discriminator] | type[TwoScaleDiscriminator]] = {
+    "patchgan": Discriminator,
+    "twoscale": TwoScaleDiscriminator,
+}
 
 
 def _with_detail(x: Tensor, half: Tensor) -> Tensor:

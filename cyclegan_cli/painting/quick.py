@@ -17,7 +17,12 @@ from torch.nn import functional
 
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.allocator import keep_freed_memory
-from cyclegan_cli.engine.fast.convolutions import few_outputs
+from cyclegan_cli.engine.fast.convolutions import (
+    few_outputs,
+    is_depthwise,
+    is_pointwise,
+    is_wide,
+)
 from cyclegan_cli.engine.fast.kernels import Strip
 from cyclegan_cli.engine.fast.winograd import Transformed, convolve, realised, transformed
 from cyclegan_cli.engine.networks import Generator
@@ -25,8 +30,6 @@ from cyclegan_cli.painting.moments import Moments, factors, measure
 from cyclegan_cli.painting.rows import Rows, after, normalised
 
 __all__ = ["Quick"]
-
-_LEAST = 16  # channels: below, the transforms cost more than they save
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Quick:
 
     def _convolved(self, layer: nn.Conv2d, waiting: _Waiting, source: Rows, plain: Rows) -> Rows:
         if waiting.depth is not None:
-            if _is_pointwise(layer):
+            if is_pointwise(layer):
                 return dataclasses.replace(plain, read=_separable(waiting.depth, layer, waiting))
             waiting = _Waiting(source)
         zeros = int(layer.padding[0])
@@ -105,7 +108,7 @@ class Quick:
         if zeros:
             waiting = dataclasses.replace(waiting, pad=zeros, mirror=False)
         rows = dataclasses.replace(plain, read=self._reader(layer, waiting))
-        if _is_depthwise(layer) and kernels.present():
+        if is_depthwise(layer) and kernels.present():
             self._waiting = (rows, dataclasses.replace(waiting, depth=layer))
         return rows
 
@@ -154,18 +157,17 @@ class Quick:
         """What computes the output from ``count`` rows of the padded picture, from ``first`` on."""
         kernel, stride = layer.kernel_size[0], layer.stride[0]
         whole = layer.groups == 1 and layer.kernel_size == (kernel, kernel)
-        wide = min(layer.in_channels, layer.out_channels) >= _LEAST
-        if whole and (kernel, stride) == (3, 1) and wide:
+        if whole and (kernel, stride) == (3, 1) and is_wide(layer):
             return lambda strip, first, count: convolve(
                 strip, (first, first + count - 2), self._transformed(layer), layer.bias
             )
         if not kernels.present():
             return _in_torch(layer)
-        if _is_depthwise(layer):
+        if is_depthwise(layer):
             return lambda strip, first, count: kernels.depthwise(
                 strip, first, count - 2, layer.weight, layer.bias
             )
-        if _is_pointwise(layer):
+        if is_pointwise(layer):
             return lambda strip, first, count: kernels.pointwise(
                 _prepared(strip, first, count), layer.weight, layer.bias
             )
@@ -183,15 +185,6 @@ class Quick:
         if layer not in self._weights:
             self._weights[layer] = transformed(layer.weight)
         return self._weights[layer]
-
-
-def _is_depthwise(layer: nn.Conv2d) -> bool:
-    each = layer.groups == layer.in_channels == layer.out_channels
-    return each and layer.kernel_size == (3, 3) and layer.stride == (1, 1)
-
-
-def _is_pointwise(layer: nn.Conv2d) -> bool:
-    return layer.kernel_size == (1, 1) and layer.groups == 1 and layer.stride == (1, 1)
 
 
 def _separable(
@@ -216,7 +209,7 @@ def _transposed(layer: nn.ConvTranspose2d, waiting: _Waiting) -> Callable[[int, 
 
 
 def _in_torch(layer: nn.Conv2d) -> Callable[[Strip, int, int], Tensor]:
-    if _is_pointwise(layer):
+    if is_pointwise(layer):
         return lambda strip, first, count: _pointwise(layer, _prepared(strip, first, count))
     if layer.out_channels <= 4 and layer.groups == 1 and layer.stride == (1, 1):
         return lambda strip, first, count: few_outputs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from cyclegan_cli.painting.quick import Quick
 from cyclegan_cli.painting.rows import Rows
 from cyclegan_cli.painting.streaming import Plan, evaluate
 
-__all__ = ["Translator", "padded", "source_rows"]
+__all__ = ["Translator", "of_tensors", "padded", "source_rows"]
 
 
 class Translator:
@@ -116,6 +117,16 @@ class Translator:
         source = source_rows(self, pixels, height, size, origin=origin)
         evaluate(self.network, source, plan, self.device, write, settle=settle, quick=self.quick)
         return painted
+
+
+def of_tensors(translator: Translator) -> Callable[[Tensor], Tensor]:
+    """``Translator.paint`` for 1×3×H×W, float32 in [−1, 1], on the CPU; the same comes out."""
+
+    def paint(picture: Tensor) -> Tensor:
+        pixels = translator.paint(picture[0].permute(1, 2, 0).contiguous().numpy())
+        return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
+
+    return paint
 
 
 def source_rows(

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from cyclegan_cli.engine import checkpoint
@@ -24,10 +22,8 @@ from cyclegan_cli.engine.measures import sliced_wasserstein
 from cyclegan_cli.engine.run import Run, open_run
 from cyclegan_cli.engine.twosample import classifier_error
 from cyclegan_cli.media.dataset import whole_views
-from cyclegan_cli.painting.translator import Translator
+from cyclegan_cli.painting.translator import Translator, of_tensors
 from cyclegan_cli.settings import TrainSettings
-
-Paint = Callable[[Tensor], Tensor]
 
 
 def main(arguments: list[str]) -> None:
@@ -46,7 +42,7 @@ def main(arguments: list[str]) -> None:
     row("photos as they are", x, y)
     for path in chosen.checkpoints:
         start = checkpoint.load(path)
-        G, F = (painter(network) for network in checkpoint.generators(start))
+        G, F = (of_tensors(Translator(network)) for network in checkpoint.generators(start))
         painted, cycle = through(x, G, F)
         row(f"step {start.place.step}", painted, y, cycle)
     row("other paintings", more, y)
@@ -57,17 +53,6 @@ def pictures(run: Run, size: int, held: bool) -> tuple[Tensor, Tensor, Tensor]:
     views = partial(whole_views, settings=TrainSettings(load_size=size, crop_size=size))
     files = run.paths("x", held=True) + ([] if held else run.paths("x"))
     return views(files), views(run.paths("y", held=True)), views(run.paths("y")[: len(files)])
-
-
-def painter(network: torch.nn.Module) -> Paint:
-    """1×3×H×W in [−1, 1] -> the same, as ``translate`` paints."""
-    translator = Translator(network)
-
-    def paint(picture: Tensor) -> Tensor:
-        pixels = translator.paint(picture[0].permute(1, 2, 0).contiguous().numpy())
-        return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
-
-    return paint
 
 
 def row(name: str, some: Tensor, real: Tensor, cycle: float | None = None) -> None:

@@ -1,11 +1,29 @@
-"""Convolutions by other means, in PyTorch's own operations."""
+"""Which convolution a layer is, and convolutions by other means in PyTorch's own operations."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["few_outputs"]
+__all__ = ["few_outputs", "is_depthwise", "is_pointwise", "is_wide"]
+
+_LEAST = 16  # channels: below, the transforms cost more than they save
+
+
+def is_depthwise(layer: nn.Conv2d) -> bool:
+    """3×3, stride 1, each of several channels by itself."""
+    each = layer.groups == layer.in_channels == layer.out_channels > 1
+    return each and layer.kernel_size == (3, 3) and layer.stride == (1, 1)
+
+
+def is_pointwise(layer: nn.Conv2d) -> bool:
+    """1×1, stride 1, all channels together."""
+    return layer.kernel_size == (1, 1) and layer.groups == 1 and layer.stride == (1, 1)
+
+
+def is_wide(layer: nn.Conv2d) -> bool:
+    """Whether it has channels enough for Winograd's filtering to pay."""
+    return min(layer.in_channels, layer.out_channels) >= _LEAST
 
 
 def few_outputs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.allocator import keep_freed_memory
-from cyclegan_cli.engine.fast.convolutions import few_outputs
+from cyclegan_cli.engine.fast.convolutions import (
+    few_outputs,
+    is_depthwise,
+    is_pointwise,
+    is_wide,
+)
 from cyclegan_cli.engine.fast.gradients import (
     Convolution,
     Depthwise,
@@ -27,7 +32,6 @@ from cyclegan_cli.engine.networks import Generator, ResidualBlock
 
 __all__ = ["quick"]
 
-_LEAST = 16  # channels: below, the transforms cost more than they save
 Layer: TypeAlias = Callable[[Tensor], Tensor]
 
 
@@ -116,11 +120,9 @@ def _reading(waiting: list[nn.Module]) -> Reading:
 
 def _separable(reading: Reading, layer: nn.Module, behind: nn.Module | None) -> Layer | None:
     """A depthwise convolution with the pointwise one behind it."""
-    if not (
-        isinstance(layer, nn.Conv2d) and isinstance(behind, nn.Conv2d) and _is_depthwise(layer)
-    ):
+    if not (isinstance(layer, nn.Conv2d) and isinstance(behind, nn.Conv2d) and is_depthwise(layer)):
         return None
-    if behind.kernel_size != (1, 1) or behind.groups != 1 or behind.stride != (1, 1):
+    if not is_pointwise(behind):
         return None
     if layer.bias is None or behind.bias is None or behind.padding != (0, 0):
         return None
@@ -143,12 +145,12 @@ def _with_kernels(reading: Reading, layer: nn.Module) -> Layer | None:
 
 def _convolution(reading: Reading, layer: nn.Conv2d) -> Layer | None:
     """``reading`` has the convolution's own padding, too."""
-    if _is_depthwise(layer):
+    if is_depthwise(layer):
         return lambda x: _call(Depthwise, x, layer.weight, layer.bias, reading)
     kernel, stride = layer.kernel_size[0], layer.stride[0]
     if layer.groups > 1 or layer.kernel_size != (kernel, kernel):
         return None
-    if (kernel, stride) == (3, 1) and min(layer.in_channels, layer.out_channels) >= _LEAST:
+    if (kernel, stride) == (3, 1) and is_wide(layer):
         return lambda x: _call(Winograd, x, layer.weight, layer.bias, reading)
     if stride == 1 or (kernel, stride) == (3, 2):
         return lambda x: _call(Convolution, x, layer.weight, layer.bias, reading, stride)
@@ -172,16 +174,11 @@ def _in_torch(reading: Reading, layer: nn.Module) -> Layer | None:
     if layer.kernel_size == (7, 7) and layer.out_channels <= 4 and layer.padding == (0, 0):
         return lambda x: few_outputs(reading.plainly(x), layer.weight, layer.bias)
     whole = layer.kernel_size == (3, 3) and layer.padding == (0, 0) and layer.bias is not None
-    if whole and min(layer.in_channels, layer.out_channels) >= _LEAST:
+    if whole and is_wide(layer):
         first = Reading(relu=reading.relu, enlarge=reading.enlarge)
         rest = Reading(pad=reading.pad, mirror=reading.mirror)
         return lambda x: _call(Winograd, first.plainly(x), layer.weight, layer.bias, rest)
     return None
-
-
-def _is_depthwise(layer: nn.Conv2d) -> bool:
-    each = layer.groups == layer.in_channels == layer.out_channels > 1
-    return each and layer.kernel_size == (3, 3) and layer.stride == (1, 1)
 
 
 def _call(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:

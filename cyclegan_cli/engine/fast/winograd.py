@@ -20,11 +20,10 @@ from torch.nn import functional
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.kernels import Strip
 
-__all__ = ["Transformed", "convolve", "correlate", "transformed"]
+__all__ = ["Transformed", "convolve", "transformed"]
 
 # Columns of the matrix products at a time: what lies between the transforms stays in the cache.
 _TILES = 256
-_APART = 16  # floats between matrices, so that the 36 do not all fall on the same lines of a cache
 
 _INTO = (
     (1.0, -1.5, -2.0, 1.5, 1.0, 0.0),
@@ -134,41 +133,11 @@ def convolve(
     return out
 
 
-def correlate(strip: Strip, grad: Tensor) -> Tensor:
-    """The gradient of a 3×3 convolution's weight, O×I×3×3, by the adjoint transforms.
-
-    grad: 1×O×H×W, of its output. Wants the kernels.
-    """
-    _, outputs, height, width = grad.shape
-    inputs = strip.values.shape[1]
-    across = -(-width // 4)
-    total: Tensor | None = None
-    for first, high in _parts(-(-height // 4), across):
-        tiles = (high, across)
-        values = _matrices("in", inputs, high * across)
-        kernels.winograd_in(strip, 4 * first, tiles, values, values.stride(0))
-        grads = _matrices("out", outputs, high * across)
-        part = grad[:, :, 4 * first : 4 * (first + high)]
-        kernels.winograd_grads(part, tiles, grads, grads.stride(0))
-        found = kernels.winograd_correlate(grads, values)
-        total = found if total is None else total.add_(found)
-    assert total is not None
-    back = _both_ways(_WEIGHTS, torch.float32).t() @ total.view(36, -1)
-    return back.t().reshape(outputs, inputs, 3, 3)
-
-
 def _parts(down: int, across: int) -> Iterator[tuple[int, int]]:
     """Rows of tiles that are computed at a time: the first, and about as many each time."""
     step = max(1, -(-down // -(-down * across // _TILES)))
     for first in range(0, down, step):
         yield first, min(step, down - first)
-
-
-def _matrices(name: str, rows: int, columns: int) -> Tensor:
-    """Room for 36 of them, and to be read beyond."""
-    apart = rows * columns + _APART
-    room = _rooms.get(name, 36 * apart)
-    return room.as_strided((36, rows, columns), (apart, columns, 1))
 
 
 def _part_in_torch(

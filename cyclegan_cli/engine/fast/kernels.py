@@ -356,7 +356,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """InstanceNorm of N×C×h×w, contiguous: the same shape, and 1 / √(variance + eps), N·C values."""
+    """InstanceNorm of N×C×h×w, contiguous, and 1 / √(variance + eps) of each of N·C channels."""
     planes, count = x.shape[0] * x.shape[1], x.shape[2] * x.shape[3]
     out, scale = torch.empty(x.shape), torch.empty(planes)
     _call("normalise", x, planes, count, eps, out, scale)

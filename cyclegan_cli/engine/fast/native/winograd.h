@@ -20,7 +20,6 @@ inline void store(float* to, const Eight& v, long count = 8) {
         std::memcpy(to, &v, sizeof(float) * count);
 }
 
-#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 // 32 floats -> of each group of four the first, the second, the third, the fourth.
 inline void split(const float* from, Eight* to) {
     const Eight a = load(from), b = load(from + 8), c = load(from + 16), d = load(from + 24);

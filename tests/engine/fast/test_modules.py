@@ -36,7 +36,7 @@ LAYERS = {
     "halved": [nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(5, 16, 3, stride=2)],
     "halved, zeros": [nn.ReLU(), nn.Conv2d(5, 9, 3, stride=2, padding=1)],
     "transposed": [nn.ReLU(), nn.ConvTranspose2d(7, 13, 3, 2, 1, 1)],
-    "normalised": [nn.Conv2d(3, 5, 3), nn.InstanceNorm2d(5), nn.ReLU()],
+    "normalised": [nn.InstanceNorm2d(5), nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(5, 7, 3)],
     "zeros for all": [nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(5, 7, 3, padding=1)],
 }
 

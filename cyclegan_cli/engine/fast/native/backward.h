@@ -7,30 +7,33 @@
 
 // The adjoint of `transform_out`.
 inline void transform_grad(const Eight* y, Eight* x) {
+    const Eight even_a = y[0] + kA2 * y[2], odd_a = y[1] + kA2 * y[3];
+    const Eight even_b = y[0] + kB2 * y[2], odd_b = y[1] + kB2 * y[3];
     x[0] = y[0];
-    x[1] = (y[0] + y[2]) + (y[1] + y[3]);
-    x[2] = (y[0] + y[2]) - (y[1] + y[3]);
-    x[3] = y[0] + 0.5f * y[1] + 0.25f * y[2] + 0.125f * y[3];
-    x[4] = y[0] - 2.0f * y[1] + 4.0f * y[2] - 8.0f * y[3];
+    x[1] = even_a + kA * odd_a;
+    x[2] = even_a - kA * odd_a;
+    x[3] = even_b + kB * odd_b;
+    x[4] = even_b - kB * odd_b;
     x[5] = y[3];
 }
 // The adjoint of `transform_in`.
 inline void transform_back(const Eight* y, Eight* x) {
-    const Eight sum = y[0] + y[4];
-    x[0] = y[0];
-    x[1] = (y[2] - y[1]) + (y[5] - 1.5f * y[0]) + (0.5f * y[4] - 2.0f * y[3]);
-    x[2] = (0.5f * y[1] - 2.5f * y[2]) - (2.0f * y[0] + y[4]) - (y[3] + 1.5f * y[5]);
-    x[3] = (2.5f * y[1] + 0.5f * y[2]) + (1.5f * y[0] - 0.5f * y[4]) + 2.0f * (y[3] - y[5]);
-    x[4] = (sum + y[3]) + (y[1] + y[2]) + 1.5f * y[5];
+    const Eight sum_a = y[1] + y[2], difference_a = kA * (y[1] - y[2]);
+    const Eight sum_b = y[3] + y[4], difference_b = kB * (y[3] - y[4]);
+    x[0] = kProduct * y[0];
+    x[1] = kProduct * y[5] - kB2 * difference_a - kA2 * difference_b;
+    x[2] = -kSum * y[0] - kB2 * sum_a - kA2 * sum_b;
+    x[3] = difference_a + difference_b - kSum * y[5];
+    x[4] = y[0] + sum_a + sum_b;
     x[5] = y[5];
 }
 
 // The adjoint of `transform_weights`: six rows to three.
 inline void weights_back(const Vector* y, Vector* w) {
-    const Vector third = (y[1] - y[2]) * (1.0f / 3.0f), fifteenth = (y[4] - 4.0f * y[3]) * (1.0f / 15.0f);
-    w[0] = y[0] + third + (y[4] - 16.0f * y[3]) * (1.0f / 15.0f);
-    w[1] = (y[1] + y[2]) * (1.0f / 3.0f) - (8.0f * y[3] + 2.0f * y[4]) * (1.0f / 15.0f);
-    w[2] = y[5] + third + 4.0f * (y[4] - y[3]) * (1.0f / 15.0f);
+    const Vector sum_a = kOfA * (y[1] + y[2]), sum_b = kOfB * (y[3] + y[4]);
+    w[0] = (1.0f / kProduct) * y[0] + sum_a + sum_b;
+    w[1] = kA * kOfA * (y[1] - y[2]) + kB * kOfB * (y[3] - y[4]);
+    w[2] = kA2 * sum_a + kB2 * sum_b + y[5];
 }
 
 // 8 rows of 8 values, `pitch` floats apart -> their columns, `apart` floats from one to the next.

@@ -42,22 +42,29 @@ inline void join(const Eight* from, float* to) {
     store(to + 24, PICK(z, w, 4, 5, 6, 7, 12, 13, 14, 15));
 }
 
-// Winograd's F(4, 3) with the points 0, 1, -1, 1/2, -2 and infinity (winograd.py has the third
-// matrix): 6 inputs, 6 products, 4 outputs.
+// Winograd's F(4, 3) with the points 0, a, -a, b, -b and infinity (winograd.py says why these): 6
+// inputs, 6 products, 4 outputs. The constants are exact.
+constexpr float kA = 0.625f, kB = 1.5f, kA2 = kA * kA, kB2 = kB * kB;
+constexpr float kProduct = kA2 * kB2, kSum = kA2 + kB2;
+constexpr float kOfA = 1.0f / (2.0f * kA2 * (kA2 - kB2)), kOfB = 1.0f / (2.0f * kB2 * (kB2 - kA2));
+
 inline void transform_in(const Eight* x, Eight* y) {
-    y[0] = x[0] - 1.5f * x[1] - 2.0f * x[2] + 1.5f * x[3] + x[4];
-    y[1] = x[4] - x[1] + 0.5f * x[2] + 2.5f * x[3];
-    y[2] = x[4] + x[1] - 2.5f * x[2] + 0.5f * x[3];
-    y[3] = x[4] - 2.0f * x[1] - x[2] + 2.0f * x[3];
-    y[4] = x[4] + 0.5f * x[1] - x[2] - 0.5f * x[3];
-    y[5] = x[1] - 1.5f * x[2] - 2.0f * x[3] + 1.5f * x[4] + x[5];
+    const Eight even_a = x[4] - kB2 * x[2], odd_a = x[3] - kB2 * x[1];
+    const Eight even_b = x[4] - kA2 * x[2], odd_b = x[3] - kA2 * x[1];
+    y[0] = kProduct * x[0] - kSum * x[2] + x[4];
+    y[1] = even_a + kA * odd_a;
+    y[2] = even_a - kA * odd_a;
+    y[3] = even_b + kB * odd_b;
+    y[4] = even_b - kB * odd_b;
+    y[5] = kProduct * x[1] - kSum * x[3] + x[5];
 }
 inline void transform_out(const Eight* x, Eight* y) {
-    const Eight sum = x[1] + x[2], difference = x[1] - x[2];
-    y[0] = x[0] + sum + x[3] + x[4];
-    y[1] = difference + 0.5f * x[3] - 2.0f * x[4];
-    y[2] = sum + 0.25f * x[3] + 4.0f * x[4];
-    y[3] = difference + 0.125f * x[3] - 8.0f * x[4] + x[5];
+    const Eight sum_a = x[1] + x[2], difference_a = x[1] - x[2];
+    const Eight sum_b = x[3] + x[4], difference_b = x[3] - x[4];
+    y[0] = x[0] + sum_a + sum_b;
+    y[1] = kA * difference_a + kB * difference_b;
+    y[2] = kA2 * sum_a + kB2 * sum_b;
+    y[3] = kA * kA2 * difference_a + kB * kB2 * difference_b + x[5];
 }
 
 // Three rows of `count` weights, `apart` floats from one to the next, to six, `out_apart` apart.
@@ -65,11 +72,11 @@ inline void transform_weights(const float* __restrict w, long apart, float* __re
                               long out_apart, long count) {
     for (long m = 0; m < count; m++) {
         const float a = w[m], b = w[apart + m], c = w[2 * apart + m];
-        out[m] = a;
-        out[out_apart + m] = (a + b + c) * (1.0f / 3.0f);
-        out[2 * out_apart + m] = (b - a - c) * (1.0f / 3.0f);
-        out[3 * out_apart + m] = (16.0f * a + 8.0f * b + 4.0f * c) * (-1.0f / 15.0f);
-        out[4 * out_apart + m] = (a - 2.0f * b + 4.0f * c) * (1.0f / 15.0f);
+        out[m] = a * (1.0f / kProduct);
+        out[out_apart + m] = (a + kA2 * c + kA * b) * kOfA;
+        out[2 * out_apart + m] = (a + kA2 * c - kA * b) * kOfA;
+        out[3 * out_apart + m] = (a + kB2 * c + kB * b) * kOfB;
+        out[4 * out_apart + m] = (a + kB2 * c - kB * b) * kOfB;
         out[5 * out_apart + m] = c;
     }
 }

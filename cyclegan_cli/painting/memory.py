@@ -16,8 +16,8 @@ __all__ = ["check_room", "choose"]
 _COMFORT = 3_000_000_000  # bytes: a picture that can be painted within takes no more by default
 _ALL = 2**62  # no bound
 _MIB = 2**20
-# Where nobody asked for more, the first and the last full-size layer of a larger picture are computed
-# twice rather than kept: half of the memory, for 4 % of the time.
+# Where nobody asked for more, the first and the last full-size layer of a larger picture are
+# computed twice rather than kept: half of the memory, for 4 % of the time.
 _LARGEST_KEPT = 64 * _MIB
 # Strips that the processor's caches and the allocator like (resnet9's of 256² is one of the first);
 # the smaller ones cost halos.

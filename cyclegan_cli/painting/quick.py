@@ -32,8 +32,8 @@ from cyclegan_cli.painting.rows import Rows, after, normalised
 __all__ = ["Quick"]
 
 
-# Pixels before a convolution: in larger pictures transforming the weights, four times their size, for
-# each of them costs less than 3 % of the time.
+# Pixels before a convolution. In larger pictures transforming the weights for each, to four times
+# their size, costs less than 3 % of the time.
 _SMALL = 128**2
 
 

@@ -187,3 +187,19 @@ inline void padded_part(const Source& s, long channel, long row, long left, floa
 inline void padded_row(const Source& s, long channel, long row, float* to, long length) {
     padded_part(s, channel, row, 0, to, length);
 }
+
+// Ask for what `padded_part` is going to read of `count` rows of a channel: short rows in many places
+// are not foreseen by the processor. Nothing where there is no such channel.
+inline void ask_for(const Source& s, long channel, long row, long count, long left, long length) {
+    if (channel >= s.channels) return;
+    constexpr long line = 64 / sizeof(float);
+    const long width = s.width >> s.enlarge;
+    const long first = std::max(left - s.pad, 0L) >> s.enlarge;
+    const long last = std::min((left - s.pad + length) >> s.enlarge, width);
+    for (long y = row - s.pad; y < row - s.pad + count; y += 1 + s.enlarge) {
+        const long r = (std::min(std::max(y, 0L), s.height - 1) >> s.enlarge) - s.first;
+        if (r < 0 || r >= s.rows) continue;
+        const float* from = s.values + channel * s.plane + r * width;
+        for (long x = first; x < last; x += line) __builtin_prefetch(from + x);
+    }
+}

@@ -66,6 +66,7 @@ void separable(const Source* s, long row, long count, const float* depth_weight,
         float* in = scratch<2>((rows + 2) * length);
         float* between = scratch<3>(channels * apart);
         for (long c = 0; c < channels; c++) {
+            ask_for(*s, c + 1, row + top, high + 2, left, wide + 2);
             for (long y = 0; y < high + 2; y++)
                 padded_part(*s, c, row + top + y, left, in + y * length, length);
             for (long y = 0; y < high; y += 4)

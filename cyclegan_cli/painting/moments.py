@@ -23,8 +23,8 @@ _ROUNDING = 1e-12  # the variance of values near 1 that differ by float32's roun
 class Moments:
     """Of each channel: how many values, their mean, and the sum of their squared deviations.
 
-    ``mean`` and ``m2``: float64 on the CPU, C values each. The biased variance, which
-    InstanceNorm divides by, is m2 / count.
+    ``mean`` and ``m2``: float64, C values each, on the CPU, or on the CUDA device that measured
+    them. The biased variance, which InstanceNorm divides by, is m2 / count.
     """
 
     count: int
@@ -33,8 +33,12 @@ class Moments:
 
     @property
     def variance(self) -> Tensor:
-        """The biased variance: float64, C values, never negative."""
+        """The biased variance: float64, C values, never negative, where the moments are."""
         return self.m2 / self.count
+
+    def on_host(self) -> Moments:
+        """The same on the CPU."""
+        return Moments(self.count, self.mean.cpu(), self.m2.cpu())
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets of values together."""
@@ -54,7 +58,7 @@ class Moments:
 
 
 # What an InstanceNorm shall use: called with its number (0 is the first of the network) and what
-# was measured over the whole picture. Return the measured ones (and record them), ones that are
+# was measured over the whole picture, on the CPU. Return the measured ones (and record them), ones that are
 # given or blended, or ones pooled with other processes that hold other parts of one picture.
 Settle: TypeAlias = Callable[[int, Moments], Moments]
 
@@ -70,8 +74,9 @@ def measure(x: Tensor) -> Moments:
     deviation = values - rough
     shift = deviation.mean((0, 2, 3))
     squares = deviation.mul_(deviation).sum((0, 2, 3))
-    # One copy from the device; float64 only on the CPU, since not every device has it.
-    rough64, shift64, squares64 = torch.stack([rough.flatten(), shift, squares]).cpu().double()
+    parts = torch.stack([rough.flatten(), shift, squares])
+    # A CUDA device goes on by itself, as nobody waits for what it found; others have no float64.
+    rough64, shift64, squares64 = (parts if parts.is_cuda else parts.cpu()).double()
     count = x.shape[0] * x.shape[2] * x.shape[3]
     return Moments(count, rough64 + shift64, (squares64 - count * shift64**2).clamp_(min=0.0))
 
@@ -88,7 +93,7 @@ def normalise(x: Tensor, moments: Moments, eps: float, *, in_place: bool) -> Ten
 
 
 def factors(moments: Moments, eps: float) -> tuple[Tensor, Tensor]:
-    """mean and 1 / √(variance + eps): float32 on the CPU, C values each.
+    """mean and 1 / √(variance + eps): float32, C values each, where the moments are.
 
     The second is 0 for a channel that varies by no more than rounding: each InstanceNorm would
     enlarge that by 1/√eps, and after a few of them a flat picture would be full of noise.

@@ -315,7 +315,7 @@ class _Evaluation:
         if moments is None:  # a rehearsal
             return Moments(1, torch.zeros(1), torch.zeros(1))
         if self._settle is not None:
-            moments = self._settle(self._norms, moments)
+            moments = self._settle(self._norms, moments.on_host())
         self._norms += 1
         return moments
 

@@ -234,23 +234,27 @@ class Winograd(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Grads:
         x, weight = ctx.saved_tensors
         inwards, trained = ctx.needs_input_grad[:2]
-        if kernels.present():
-            matrices = transformed(weight, turned=True, passing=True).matrices if inwards else None
+        chosen = _by_kernels if kernels.present() else _in_torch
+        return *_both(x, grads[0], chosen(ctx.reading, weight, inwards, trained)), None
 
-            def one(part: Tensor, grad: Tensor) -> Grads:
-                strip = ctx.reading.strip(part)
-                own = kernels.winograd_backward(strip, grad, matrices, trained=trained)
-                return *own, grad.sum((0, 2, 3)) if trained else None
 
-        else:
-            one = _in_torch(ctx.reading, weight, inwards, trained)
-        return *_both(x, grads[0], one), None
+def _by_kernels(
+    reading: Reading, weight: Tensor, inwards: bool, trained: bool
+) -> Callable[[Tensor, Tensor], Grads]:
+    """What gives the gradients of ``Winograd`` of one picture."""
+    matrices = transformed(weight, turned=True, passing=True).matrices if inwards else None
+
+    def one(part: Tensor, grad: Tensor) -> Grads:
+        own = kernels.winograd_backward(reading.strip(part), grad, matrices, trained=trained)
+        return *own, grad.sum((0, 2, 3)) if trained else None
+
+    return one
 
 
 def _in_torch(
     reading: Reading, weight: Tensor, inwards: bool, trained: bool
 ) -> Callable[[Tensor, Tensor], Grads]:
-    """The gradients of ``Winograd`` without the kernels."""
+    """The same without the kernels."""
     # The gradient of a convolution is one with the kernel turned, zeros around.
     turned = transformed(weight, turned=True, passing=True) if inwards else None
 

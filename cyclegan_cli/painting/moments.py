@@ -58,8 +58,9 @@ class Moments:
 
 
 # What an InstanceNorm shall use: called with its number (0 is the first of the network) and what
-# was measured over the whole picture, on the CPU. Return the measured ones (and record them), ones that are
-# given or blended, or ones pooled with other processes that hold other parts of one picture.
+# was measured over the whole picture, on the CPU. Return the measured ones (and record them), ones
+# that are given or blended, or ones pooled with other processes that hold other parts of one
+# picture.
 Settle: TypeAlias = Callable[[int, Moments], Moments]
 
 

@@ -17,7 +17,7 @@ EVERYWHERE = {
 # Who may import what besides EVERYWHERE and the own room: a room, or one module of a room.
 ARROWS: dict[str, set[str]] = {
     "cli": {"painting", "engine", "styles", "media", "report"},
-    "painting": {"engine.networks", "engine.grain", "engine.fast", "media"},
+    "painting": {"engine.networks", "engine.arrays", "engine.grain", "engine.fast", "media"},
     "painting.shared": {"engine.distributed"},
     "engine": set(),
     "engine.training": {"media.dataset"},

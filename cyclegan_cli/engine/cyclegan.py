@@ -319,7 +319,8 @@ class CycleGAN:
         strength = self.settings.generator.grain
         if strength > 0:
             _, channels, height, width = pictures.shape
-            pictures = pictures + strength * canvas(0, height, width, channels).to(pictures.device)
+            grain = torch.from_numpy(canvas(0, height, width, channels))
+            pictures = pictures + strength * grain.to(pictures.device)
         painted: Tensor = network(pictures)
         return painted
 

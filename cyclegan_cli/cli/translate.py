@@ -208,11 +208,11 @@ def translate(
         weights = ensure_weights(console, found, reverse)
         if together:
             paint_together(
-                *(console, weights, settings, gpu),
+                *(console, weights, settings, gpu, plan),
                 lambda paint: _run(console, plan, paint, settings),
             )
         else:
-            _run(console, plan, painter(console, weights, settings, gpu), settings)
+            _run(console, plan, painter(console, weights, settings, gpu, plan), settings)
     wait_for_others()
 
 

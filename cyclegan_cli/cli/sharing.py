@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from cyclegan_cli.cli.common import importing, one_device
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.processes import member, team
-from cyclegan_cli.cli.torchless import array_translator, device_label
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.media.formats import is_video
 from cyclegan_cli.media.plan import Job, Plan
@@ -48,6 +47,8 @@ def painter(
 ) -> PaintFrame:
     """How this process paints a frame by itself: without PyTorch where it is not needed."""
     if not any(is_video(job.source) for job in plan.jobs):
+        from cyclegan_cli.cli.torchless import array_translator, device_label
+
         light = array_translator(weights, settings, gpu)
         if light is not None:
             console.note(f"Painting on {device_label()}.")

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from cyclegan_cli.cli.common import importing
 from cyclegan_cli.cli.processes import member
+from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.generatorfile import needs_torch
 from cyclegan_cli.errors import WeightsError
 from cyclegan_cli.files import read_safetensors_header
-from cyclegan_cli.settings import GeneratorSpec, TranslateSettings
+from cyclegan_cli.settings import TranslateSettings
 from cyclegan_cli.styles.cards import read_generator_header
 
 if TYPE_CHECKING:
@@ -41,15 +43,14 @@ def array_translator(
         return None
     if gpu != "cpu" and (gpu != "auto" or may_have_accelerator()):
         return None
-    if not _is_for_arrays(weights):
+    if not _is_for_arrays(weights) or library() is None:
         return None
+    # NumPy's BLAS starts threads when it is loaded; nothing here is large enough to need them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with importing():
         from cyclegan_cli.engine.arrays import load_arrays
-        from cyclegan_cli.engine.fast.library import library
         from cyclegan_cli.painting.arrays import ArrayTranslator
 
-    if library() is None:
-        return None
     network = load_arrays(weights)
     return ArrayTranslator(network, threads=threads(), max_memory=settings.max_memory)
 
@@ -95,11 +96,4 @@ def _is_for_arrays(weights: Path) -> bool:
         _, tensors = read_safetensors_header(weights)
     except (OSError, ValueError, WeightsError):
         return False  # whoever reads all of it says what is wrong
-    return _suits(spec) and all(tensor["dtype"] in _TYPES for tensor in tensors.values())
-
-
-def _suits(spec: GeneratorSpec) -> bool:
-    with importing():
-        from cyclegan_cli.engine.arrays import suits
-
-    return suits(spec)
+    return not needs_torch(spec) and all(tensor["dtype"] in _TYPES for tensor in tensors.values())

@@ -1,7 +1,7 @@
 """A generator as NumPy arrays: for painting without PyTorch, whose import takes longer than that.
 
 Of one family: without normalisation, of separable convolutions, enlarged by resizing, as ``brush``
-is. ``networks`` says what its layers are.
+is (``generatorfile.needs_torch``). ``networks`` says what its layers are.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
-from cyclegan_cli.engine.generatorfile import Kind, checked, read
+from cyclegan_cli.engine.generatorfile import Kind, checked, needs_torch, read
 from cyclegan_cli.errors import WeightsError
 from cyclegan_cli.settings import GeneratorSpec
 
-__all__ = ["Array", "ArrayGenerator", "load_arrays", "shapes", "suits"]
+__all__ = ["Array", "ArrayGenerator", "load_arrays", "shapes"]
 
 Array = NDArray[np.float32]
 
@@ -37,24 +37,14 @@ _ARRAYS: Kind[Array] = Kind(
 
 @dataclass(frozen=True)
 class ArrayGenerator:
-    """A generator that ``suits``: ``weights`` are named and shaped as in its ``state_dict``."""
+    """A generator of the family: ``weights`` are named and shaped as in its ``state_dict``."""
 
     spec: GeneratorSpec
     weights: dict[str, Array]
 
 
-def suits(spec: GeneratorSpec) -> bool:
-    """Whether a generator is of the family."""
-    return (
-        spec.norm == "none"
-        and spec.separable
-        and spec.upsample == "resize"
-        and (spec.in_channels, spec.out_channels) == (3, 3)
-    )
-
-
 def shapes(spec: GeneratorSpec) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the tensors of a generator that ``suits``."""
+    """The names and shapes of the tensors of a generator of the family."""
     w = spec.width
     whole = {
         "encoder.1": (w, spec.in_channels, 7, 7),
@@ -78,9 +68,9 @@ def shapes(spec: GeneratorSpec) -> dict[str, tuple[int, ...]]:
 
 def load_arrays(path: Path) -> ArrayGenerator:
     """The generator in ``path``. Raises as ``weights.load_generator`` does, with the same words;
-    WeightsError also for one that does not suit, and for numbers that NumPy lacks (bfloat16).
+    WeightsError also for one of another family, and for numbers that NumPy lacks (bfloat16).
     """
     spec, tensors = read(path, _ARRAYS)
-    if not suits(spec):
+    if needs_torch(spec):
         raise WeightsError(f"{path} holds a {spec.name} generator, which needs PyTorch.")
     return ArrayGenerator(spec, checked(path, spec, tensors, shapes(spec), _ARRAYS))

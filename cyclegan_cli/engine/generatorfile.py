@@ -17,7 +17,7 @@ import safetensors
 from cyclegan_cli.errors import WeightsError
 from cyclegan_cli.settings import GeneratorSpec
 
-__all__ = ["FORMAT", "Kind", "checked", "digest", "read"]
+__all__ = ["FORMAT", "Kind", "checked", "digest", "needs_torch", "read"]
 
 FORMAT = "cyclegan-generator-1"
 
@@ -86,6 +86,16 @@ def checked(
     if not all(kind.is_finite(tensor) for tensor in weights.values()):
         raise WeightsError(f"{path} holds numbers that are not finite in float32.")
     return weights
+
+
+def needs_torch(spec: GeneratorSpec) -> bool:
+    """Whether PyTorch must be there to paint with it: ``arrays`` knows one family."""
+    return not (
+        spec.norm == "none"
+        and spec.separable
+        and spec.upsample == "resize"
+        and (spec.in_channels, spec.out_channels) == (3, 3)
+    )
 
 
 def digest(text: str) -> str:

@@ -12,7 +12,7 @@ __all__ = ["Enlarger"]
 _FINE = 1  # pixels of the painting: what differs from the mean this far around is its finest detail
 _RADIUS = 2  # the windows in which that detail of photo and painting is compared
 _NOISE = 1e-4  # variance, of values in [−1, 1], below which a window counts as flat
-_LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Enlarger:
@@ -58,8 +58,10 @@ class Enlarger:
 
 def _luma(picture: Planes) -> Planes:
     """3×h×w as 1×h×w."""
-    luma: Planes = _LUMA @ picture.reshape(3, -1)
-    return luma.reshape(1, *picture.shape[1:])
+    luma: Planes = picture[:1] * _LUMA[0]
+    luma += picture[1:2] * _LUMA[1]
+    luma += picture[2:] * _LUMA[2]
+    return luma
 
 
 def _gain(photo: Planes, painting: Planes) -> Planes:

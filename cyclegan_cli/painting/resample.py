@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_cli.painting.pixels import Planes
+from cyclegan_cli.painting.products import from_left, from_right
 
 __all__ = ["Filter", "resample_rows", "resized"]
 
@@ -59,7 +60,7 @@ class Filter:
             last = min(first + _BLOCK, stop)
             low, matrix = self._matrix(first, last)
             needed = x[:, low - above : low - above + matrix.shape[1]]
-            np.matmul(matrix, needed, out=result[:, first - start : last - start])
+            from_left(matrix, needed, result[:, first - start : last - start])
         return result
 
     def columns(self, x: Planes) -> Planes:
@@ -67,7 +68,7 @@ class Filter:
         result = np.empty((*x.shape[:2], len(self.first)), np.float32)
         for number, (low, matrix) in enumerate(self._blocks):
             out = result[:, :, number * _BLOCK : number * _BLOCK + matrix.shape[1]]
-            np.matmul(x[:, :, low : low + matrix.shape[0]], matrix, out=out)
+            from_right(x[:, :, low : low + matrix.shape[0]], matrix, out)
         return result
 
     @cached_property

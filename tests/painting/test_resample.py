@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cyclegan_cli.painting import resample
+from cyclegan_cli.painting import products, resample
 from cyclegan_cli.painting.pixels import Planes
 from cyclegan_cli.painting.resample import resized
 
@@ -16,13 +16,16 @@ SIDE = st.integers(1, 60)
 
 
 @settings(max_examples=40, deadline=None)
-@given(SIDE, SIDE, SIDE, SIDE, st.integers(1, 4000))
-def test_any_size_to_any_size(h: int, w: int, to_h: int, to_w: int, strip: int) -> None:
+@given(SIDE, SIDE, SIDE, SIDE, st.integers(1, 4000), st.integers(1, 9000))
+def test_any_size_to_any_size(
+    h: int, w: int, to_h: int, to_w: int, strip: int, product: int
+) -> None:
     x = np.random.default_rng(h).random((1, h, w), np.float32)
     image = Image.fromarray(x[0])
     expected = np.asarray(image.resize((to_w, to_h), Image.Resampling.BICUBIC))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resample, "_STRIP", strip)
+        patch.setattr(products, "_LARGEST", product)
         result = resized(lambda a, b: x[:, a:b], 1, (h, w), (to_h, to_w))
     assert np.abs(result[0] - expected).max() <= 2e-6
 

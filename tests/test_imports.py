@@ -222,7 +222,7 @@ def test_the_app_starts_without_the_heavy_libraries() -> None:
 
 
 def test_painting_without_pytorch_imports_none_of_it() -> None:
-    names = "arrays effects follow memory pipeline resample video".split()
+    names = ["arrays", "effects", "follow", "memory", "pipeline", "resample", "video"]
     modules = [f"cyclegan_cli.painting.{name}" for name in names]
     modules += ["cyclegan_cli.engine.arrays", "cyclegan_cli.engine.grain"]
     code = f"import sys, {', '.join(modules)}; print(*{{'torch', 'imageio'}} & {{*sys.modules}})"

@@ -17,7 +17,7 @@ EVERYWHERE = {
 # Who may import what besides EVERYWHERE and the own room: a room, or one module of a room.
 ARROWS: dict[str, set[str]] = {
     "cli": {"painting", "engine", "styles", "media", "report"},
-    "painting": {"engine.networks", "engine.grain", "engine.fast", "media"},
+    "painting": {"engine.networks", "engine.arrays", "engine.grain", "engine.fast", "media"},
     "painting.shared": {"engine.distributed"},
     "engine": set(),
     "engine.training": {"media.dataset"},
@@ -219,3 +219,18 @@ def test_the_app_starts_without_the_heavy_libraries() -> None:
     )
     assert done.stdout.strip() == ""
     assert done.stderr == ""
+
+
+def test_painting_without_pytorch_imports_none_of_it() -> None:
+    names = ["arrays", "effects", "follow", "memory", "pipeline", "resample", "video"]
+    modules = [f"cyclegan_cli.painting.{name}" for name in names]
+    modules += ["cyclegan_cli.engine.arrays", "cyclegan_cli.engine.grain"]
+    code = f"import sys, {', '.join(modules)}; print(*{{'torch', 'imageio'}} & {{*sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PACKAGE.parent,
+    )
+    assert done.stdout.strip() == ""

@@ -10,10 +10,12 @@ from cyclegan_cli.cli.common import importing, one_device
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.processes import member, team
 from cyclegan_cli.errors import UsageError
+from cyclegan_cli.media.formats import is_video
 from cyclegan_cli.media.plan import Job, Plan
 from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
+    from cyclegan_cli.painting.arrays import ArrayTranslator
     from cyclegan_cli.painting.moments import Settle
     from cyclegan_cli.painting.translator import Translator
     from cyclegan_cli.painting.video import PaintFrame
@@ -40,8 +42,17 @@ def check_shareable(plan: Plan, from_file: str | None) -> None:
         )
 
 
-def painter(console: Console, weights: Path, settings: TranslateSettings, gpu: str) -> PaintFrame:
-    """How this process paints a frame by itself."""
+def painter(
+    console: Console, weights: Path, settings: TranslateSettings, gpu: str, plan: Plan
+) -> PaintFrame:
+    """How this process paints a frame by itself: without PyTorch where it is not needed."""
+    if not any(is_video(job.source) for job in plan.jobs):
+        from cyclegan_cli.cli.torchless import array_translator, device_label
+
+        light = array_translator(weights, settings, gpu)
+        if light is not None:
+            console.note(f"Painting on {device_label()}.")
+            return _frames(console, settings, light)
     with importing():
         from cyclegan_cli.painting.translator import Translator
 
@@ -53,6 +64,7 @@ def paint_together(
     weights: Path,
     settings: TranslateSettings,
     gpu: str,
+    plan: Plan,
     run: Callable[[PaintFrame], None],
 ) -> None:
     """``run`` in the first process, with every picture painted by all. Alone: just ``run``."""
@@ -61,7 +73,7 @@ def paint_together(
 
     with team(gpu) as group:
         if not group.joined:
-            run(painter(console, weights, settings, gpu))
+            run(painter(console, weights, settings, gpu, plan))
             return
         if not group.leads:
             help_paint(_load(console, weights, settings, gpu, Translator), group)
@@ -104,8 +116,11 @@ def _load(
     )
 
 
-def _frames(console: Console, settings: TranslateSettings, translator: Translator) -> PaintFrame:
-    from cyclegan_cli.painting.effects import paint_picture
+def _frames(
+    console: Console, settings: TranslateSettings, translator: Translator | ArrayTranslator
+) -> PaintFrame:
+    with importing():
+        from cyclegan_cli.painting.effects import paint_picture
 
     def paint(pixels: Any, settle: Settle | None = None, origin: tuple[int, int] = (0, 0)) -> Any:
         painted = paint_picture(translator, pixels, settings, settle=settle, origin=origin)

@@ -178,8 +178,9 @@ def translate(
     found = find_style(style)
     if resolution == "auto":
         settings = dataclasses.replace(settings, at_most=found.resolution)
+    weights = None
     if found.origin != "available":
-        weights_file(found, reverse)  # a direction that is missing is said before any work
+        weights = weights_file(found, reverse)  # what is missing is said before any work
     for hidden in found.hides:
         console.note(f"'{found.name}' is your {found.origin} style; it hides the {hidden} one.")
     plan = make_plan(
@@ -203,16 +204,17 @@ def translate(
     if count > 1 and plan.jobs:
         launch(arguments(), count)
     if plan.jobs or together:
-        from cyclegan_cli.cli.downloading import ensure_weights
+        if weights is None:
+            from cyclegan_cli.cli.downloading import ensure_weights
 
-        weights = ensure_weights(console, found, reverse)
+            weights = ensure_weights(console, found, reverse)
         if together:
             paint_together(
-                *(console, weights, settings, gpu),
+                *(console, weights, settings, gpu, plan),
                 lambda paint: _run(console, plan, paint, settings),
             )
         else:
-            _run(console, plan, painter(console, weights, settings, gpu), settings)
+            _run(console, plan, painter(console, weights, settings, gpu, plan), settings)
     wait_for_others()
 
 

@@ -318,8 +318,8 @@ class CycleGAN:
         """``network`` of ``pictures`` under the grain that a painting gets."""
         strength = self.settings.generator.grain
         if strength > 0:
-            _, channels, height, width = pictures.shape
-            pictures = pictures + strength * canvas(0, height, width, channels).to(pictures.device)
+            grain = canvas(0, pictures.shape[2], pictures.shape[3], pictures.shape[1])
+            pictures = pictures + strength * torch.from_numpy(grain).to(pictures.device)
         painted: Tensor = network(pictures)
         return painted
 

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 
 from cyclegan_cli.painting.color import with_colors_of
 from cyclegan_cli.painting.detail import Enlarger
 from cyclegan_cli.painting.memory import check_room
-from cyclegan_cli.painting.moments import Settle
-from cyclegan_cli.painting.pixels import Pixels, check, to_pixels, to_tensor
+from cyclegan_cli.painting.pixels import Pixels, Planes, check, from_planes, to_planes
 from cyclegan_cli.painting.resample import resized
-from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import TranslateSettings
 
-__all__ = ["paint_picture"]
+if TYPE_CHECKING:
+    from cyclegan_cli.painting.moments import Settle
 
-_STRIP = 2**20  # pixels that are worked on at once
-# Bytes a pixel of the painting's size, at their most: the photo, the painting as an array and as a
-# tensor, the Enlarger's five maps.
+__all__ = ["Painter", "paint_picture"]
+
+_STRIP = 2**17  # pixels that are worked on at once: they stay in the processor's caches
+# Bytes a pixel of the painting's size, at their most: the photo, the painting as pixels and as
+# planes, the Enlarger's five maps.
 _RESIZED = 4 * (3 + 3 + 3 + 5)
 
 
+class Painter(Protocol):
+    """Paints H×W×3 pixels at their size: a ``Translator``, or an ``ArrayTranslator``."""
+
+    def paint(
+        self, pixels: Pixels, *, settle: Settle | None = None, origin: tuple[int, int] = (0, 0)
+    ) -> Pixels: ...
+
+
 def paint_picture(
-    translator: Translator,
+    translator: Painter,
     pixels: Pixels,
     settings: TranslateSettings,
     *,
@@ -49,9 +58,8 @@ def paint_picture(
     return np.concatenate([pixels, painted], axis=1) if settings.compare else painted
 
 
-@torch.inference_mode()
 def _painted(
-    translator: Translator,
+    translator: Painter,
     pixels: Pixels,
     settings: TranslateSettings,
     settle: Settle | None,
@@ -66,20 +74,21 @@ def _painted(
     else:
         result = np.empty_like(pixels, order="C")
     for start, stop in _strips(height, width):
-        photo = to_tensor(pixels[start:stop], 3)
+        photo = to_planes(pixels[start:stop], 3)
         if enlarger is None:
-            painting = to_tensor(result[start:stop], 3)
+            painting = to_planes(result[start:stop], 3)
         else:
             painting = enlarger.rows(start, stop, photo)
         if settings.keep_color:
             painting = with_colors_of(photo, painting)
-        painting = photo.lerp_(painting, settings.strength)
-        result[start:stop] = to_pixels(painting, pixels.dtype)
+        if settings.strength < 1.0:
+            painting = _blended(photo, painting, settings.strength)
+        result[start:stop] = from_planes(painting, pixels.dtype)
     return result
 
 
 def _at_resolution(
-    translator: Translator,
+    translator: Painter,
     pixels: Pixels,
     settings: TranslateSettings,
     settle: Settle | None,
@@ -97,12 +106,19 @@ def _at_resolution(
     if resolution > max(height, width):  # a number that was typed can be of any size
         what = f"Painting it at {size[1]}×{size[0]} pixels (--resolution {resolution})"
         check_room(what, size[0] * size[1] * _RESIZED, settings.max_memory)
-    photo = resized(lambda a, b: to_tensor(pixels[a:b], 3), 3, (height, width), size)
-    photo.clamp_(-1.0, 1.0)
+    photo = resized(lambda a, b: to_planes(pixels[a:b], 3), 3, (height, width), size)
+    photo.clip(-1.0, 1.0, out=photo)
     moved = (round(origin[0] * scale), round(origin[1] * scale))
-    small = photo[0].permute(1, 2, 0).numpy()
-    painted = translator.paint(small, settle=settle, origin=moved)
-    return Enlarger(photo, to_tensor(painted, 3), (height, width))
+    painted = translator.paint(photo.transpose(1, 2, 0), settle=settle, origin=moved)
+    return Enlarger(photo, to_planes(painted, 3), (height, width))
+
+
+def _blended(photo: Planes, painting: Planes, share: float) -> Planes:
+    """``share`` of the painting, the rest of the photo; the painting's values are changed."""
+    painting -= photo
+    painting *= np.float32(share)
+    painting += photo
+    return painting
 
 
 def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-
-from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.machine import MEMORY_MARGIN, available_memory, resident_memory
-from cyclegan_cli.painting.streaming import Plan, estimate, scratch_folder
+from cyclegan_cli.painting.pixels import Pixels
+from cyclegan_cli.painting.plans import Cost, Plan, scratch_folder
 
-__all__ = ["check_room", "choose"]
+if TYPE_CHECKING:
+    import torch
+
+    from cyclegan_cli.engine.networks import Generator
+
+__all__ = ["SHORT", "check_room", "choose", "choose_on_host", "too_small"]
+
+SHORT = "The memory was short: painted again in smaller parts."
+
+Estimate: TypeAlias = Callable[[Plan], Cost]
 
 _COMFORT = 3_000_000_000  # bytes: a picture that can be painted within takes no more by default
 _ALL = 2**62  # no bound
@@ -40,56 +49,75 @@ def choose(
     None for what is free (and no more than 3 GB where that is enough). ``extra``: bytes that the
     caller is going to take besides. Raises PictureError where not even the smallest plan fits.
     """
+    from cyclegan_cli.painting.streaming import estimate
+
+    card = _cuda_budget(device, max_memory) if device.type == "cuda" else None
+    row = network.spec.width * size[1] * next(network.parameters()).element_size()
+    cost: Estimate = lambda plan: estimate(network, *size, plan)  # noqa: E731
+    return _chosen(cost, size, row, device.type, card, max_memory, extra)
+
+
+def choose_on_host(
+    estimate: Estimate, size: tuple[int, int], row: int, max_memory: int | None, extra: int = 0
+) -> list[Plan]:
+    """``choose`` for what is no network, on the CPU: ``estimate`` says what a plan would take.
+
+    ``row``: bytes of one row at the full resolution.
+    """
+    return _chosen(estimate, size, row, "cpu", None, max_memory, extra)
+
+
+def _chosen(
+    estimate: Estimate,
+    size: tuple[int, int],
+    row: int,
+    kind: str,
+    card: float | None,
+    max_memory: int | None,
+    extra: int,
+) -> list[Plan]:
+    """``kind``: of the device; ``card``: bytes that can be taken of it, None on the host."""
     host = _host_budget(max_memory) - extra
-    on_card = device.type == "cuda"
-    budget = _cuda_budget(device, max_memory) if on_card else host
+    budget = host if card is None else card
     comfort = budget
-    if not on_card and max_memory is None:
+    if card is None and max_memory is None:
         comfort = min(budget, _COMFORT - resident_memory() - extra)
     scratch = MEMORY_MARGIN * shutil.disk_usage(scratch_folder()).free
-    roomy, lean = _candidates(network, size, device)
-    if not on_card and max_memory is None and len(roomy) > 1 and roomy[0].keep > _LARGEST_KEPT:
+    roomy, lean = _candidates(estimate(Plan(_MIB, 0)), row, kind)
+    large = len(roomy) > 1 and roomy[0].keep > _LARGEST_KEPT
+    if kind == "cpu" and max_memory is None and large:
         del roomy[0]
-    plans = [plan for plan in roomy if _fits(network, size, plan, (comfort, 0, 0))]
-    rooms = (budget, host if on_card else 0, scratch)
-    plans += [plan for plan in lean if _fits(network, size, plan, rooms)]
+    plans = [plan for plan in roomy if _fits(estimate(plan), plan, (comfort, 0, 0))]
+    rooms = (budget, 0 if card is None else host, scratch)
+    plans += [plan for plan in lean if _fits(estimate(plan), plan, rooms)]
     if not plans:
-        _refuse(network, size, lean[-1], budget if not on_card else min(budget, host))
+        _refuse(size, estimate(lean[-1]), min(budget, host))
     return plans
 
 
-def _candidates(
-    network: Generator, size: tuple[int, int], device: torch.device
-) -> tuple[list[Plan], list[Plan]]:
+def _candidates(cost: Cost, row: int, kind: str) -> tuple[list[Plan], list[Plan]]:
     """Plans from fast to small: those that keep more than the trunk, and those that do not."""
-    cost = estimate(network, *size, Plan(_MIB, 0))
-    # Bytes of one row at the full resolution.
-    row = network.spec.width * size[1] * next(network.parameters()).element_size()
-    sizes = _STRIPS.get(device.type, _STRIPS["cuda"])
+    sizes = _STRIPS.get(kind, _STRIPS["cuda"])
     strips = [max(mib * _MIB, rows * row) for mib, rows in zip(sizes, _ROWS, strict=True)]
     levels = sorted({s for s in cost.sizes if s > cost.middle}, reverse=True)
-    whole = [Plan(_ALL, _ALL)] if device.type != "cpu" else []
+    whole = [Plan(_ALL, _ALL)] if kind != "cpu" else []
     roomy = [*whole, *(Plan(strips[0], level) for level in levels)]
     lean = [Plan(strip, cost.middle) for strip in strips]
-    if device.type == "cuda":
+    if kind == "cuda":
         lean += [Plan(strip, cost.middle, "host") for strip in strips[1:]]
     lean += [Plan(strip, cost.middle, "disk") for strip in strips[1:]]
     return roomy, lean
 
 
-def _fits(
-    network: Generator, size: tuple[int, int], plan: Plan, rooms: tuple[float, float, float]
-) -> bool:
+def _fits(cost: Cost, plan: Plan, rooms: tuple[float, float, float]) -> bool:
     """Whether the strips, and what is kept, fit into what (device, host, disk) have."""
-    cost = estimate(network, *size, plan)
     device, host, disk = rooms
     if plan.place == "device":
         return cost.strips + cost.kept <= device
     return cost.strips <= device and cost.kept <= (host if plan.place == "host" else disk)
 
 
-def _refuse(network: Generator, size: tuple[int, int], plan: Plan, budget: float) -> None:
-    cost = estimate(network, *size, plan)
+def _refuse(size: tuple[int, int], cost: Cost, budget: float) -> None:
     raise PictureError(
         f"A picture of {size[1]}×{size[0]} pixels needs at least {_gb(cost.strips)} of memory and "
         f"{_gb(cost.kept)} of disk under {scratch_folder()}; there is {_gb(max(0.0, budget))} of "
@@ -111,6 +139,15 @@ def check_room(what: str, needed: int, max_memory: int | None) -> None:
         )
 
 
+def too_small(device: object, pixels: Pixels) -> PictureError:
+    """The error that says that no plan was small enough."""
+    return PictureError(
+        f"The memory of {device} is too small for a picture of "
+        f"{pixels.shape[1]}×{pixels.shape[0]} pixels.",
+        hint="Paint it smaller: --resolution 2048.",
+    )
+
+
 def _gb(count: float) -> str:
     return f"{count / 1e9:.2f} GB"
 
@@ -123,6 +160,8 @@ def _host_budget(max_memory: int | None) -> float:
 
 def _cuda_budget(device: torch.device, max_memory: int | None) -> float:
     """Bytes that this process may take on the card, those that torch holds unused included."""
+    import torch
+
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     room = MEMORY_MARGIN * (free + unused)

@@ -1,27 +1,28 @@
-"""Between arrays of pixels (uint8, uint16, float32) and tensors in [−1, 1]."""
+"""Between arrays of pixels (uint8, uint16, float32) and planes of values in [−1, 1]."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cyclegan_cli.errors import PictureError
 
 __all__ = [
     "Pixels",
+    "Planes",
     "check",
-    "from_bytes",
+    "from_planes",
+    "padded",
+    "padded_rows",
     "reflected",
-    "to_bytes",
-    "to_pixels",
-    "to_tensor",
+    "to_planes",
 ]
 
 Pixels: TypeAlias = NDArray[Any]  # H×W×3: uint8, uint16, or float32 in [−1, 1]
+Planes: TypeAlias = NDArray[np.float32]  # C×H×W
 
 _LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow turns RGB into grey
 _TOP = {"uint8": 255.0, "uint16": 65535.0}  # white; float32 has its own range
@@ -48,52 +49,61 @@ def reflected(size: int, padded: int) -> NDArray[np.intp]:
     return np.minimum(turn, period - turn) if size > 1 else turn
 
 
-def to_tensor(pixels: Pixels, channels: int, device: torch.device | str = "cpu") -> Tensor:
-    """H×W×3 pixels as a new float32 tensor, 1×channels×H×W in [−1, 1]; 1 channel is the luma.
+def padded(size: int) -> int:
+    """The generator halves a picture twice, and then reflects: multiples of 4, from 16 up."""
+    return max(16, -(-size // 4) * 4)
 
-    To another device 8-bit pixels travel as they are, a quarter of the bytes, and are converted
-    there by the same operations.
+
+def padded_rows(
+    pixels: Pixels, height: int, size: tuple[int, int], first: int = 0
+) -> Callable[[int, int], Pixels]:
+    """What reads rows (from, to) of a picture that is ``padded`` to ``size`` by reflection.
+
+    pixels: those of its ``height`` rows that are here, from row ``first``.
     """
-    if channels == 3 and pixels.dtype == np.uint8 and torch.device(device).type != "cpu":
-        return from_bytes(torch.from_numpy(np.ascontiguousarray(pixels)).to(device))
-    return _on_host(pixels, channels).to(device)
+    rows, columns = reflected(height, size[0]), reflected(pixels.shape[1], size[1])
+
+    def read(start: int, stop: int) -> Pixels:
+        if stop <= height and len(columns) == pixels.shape[1]:
+            return pixels[start - first : stop - first]
+        part: Pixels = pixels[rows[start:stop] - first][:, columns]
+        return part
+
+    return read
 
 
-def from_bytes(levels: Tensor) -> Tensor:
-    """H×W×3 uint8 as float32, 1×3×H×W in [−1, 1], on its own device."""
-    return levels.permute(2, 0, 1)[None].float().contiguous().mul_(2.0 / 255.0).sub_(1.0)
-
-
-def to_bytes(picture: Tensor) -> Tensor:
-    """1×3×H×W as H×W×3 uint8, clipped and rounded as ``to_pixels`` does, on its own device."""
-    scaled = picture[0].float().add(1.0).mul_(127.5)
-    return scaled.round_().clamp_(0.0, 255.0).to(torch.uint8).permute(1, 2, 0).contiguous()
-
-
-def _on_host(pixels: Pixels, channels: int) -> Tensor:
+def to_planes(pixels: Pixels, channels: int) -> Planes:
+    """H×W×3 pixels as new values, channels×H×W in [−1, 1]; 1 channel is the luma."""
     top = _TOP.get(pixels.dtype.name)
-    values = pixels.astype(np.float32)
+    if channels == 1:
+        values = _scaled(pixels.astype(np.float32), top)
+        return np.ascontiguousarray((values @ np.array(_LUMA, np.float32))[None])
+    planes = np.empty((3, *pixels.shape[:2]), np.float32)
+    planes[...] = pixels.transpose(2, 0, 1)
+    return _scaled(planes, top)
+
+
+def _scaled(values: Planes, top: float | None) -> Planes:
+    """From 0 … ``top`` to −1 … 1, in place."""
     if top is not None:
         values *= np.float32(2.0 / top)
         values -= np.float32(1.0)
-    if channels == 1:
-        values = values @ np.array(_LUMA, dtype=np.float32)[:, None]
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))[None])
+    return values
 
 
-def to_pixels(picture: Tensor, dtype: np.dtype[Any]) -> Pixels:
-    """1×C×H×W as H×W×3 pixels, clipped to [−1, 1] and rounded (not truncated).
+def from_planes(picture: Planes, dtype: np.dtype[Any]) -> Pixels:
+    """C×H×W as H×W×3 pixels, clipped to [−1, 1] and rounded (not truncated).
 
     1 channel is repeated.
     """
-    if picture.device.type != "cpu" and picture.shape[1] == 3 and dtype == np.uint8:
-        return to_bytes(picture).cpu().numpy()
-    values = picture[0].float().permute(1, 2, 0).cpu().numpy()
-    if values.shape[2] == 1:
-        values = values.repeat(3, axis=2)
     top = _TOP.get(dtype.name)
     if top is None:
-        return np.ascontiguousarray(values.clip(-1.0, 1.0))
-    scaled = (values + np.float32(1.0)) * np.float32(top / 2.0)
-    pixels: Pixels = np.rint(scaled).clip(0.0, top).astype(dtype)
+        values = picture.clip(-1.0, 1.0)
+    else:
+        values = picture + np.float32(1.0)
+        values *= np.float32(top / 2.0)
+        np.rint(values, out=values)
+        np.clip(values, 0.0, top, out=values)
+    pixels = np.empty((*picture.shape[1:], 3), dtype)
+    pixels[...] = values.transpose(1, 2, 0)
     return pixels

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,6 +27,7 @@ from cyclegan_cli.engine.fast.convolutions import (
 from cyclegan_cli.engine.fast.kernels import Strip
 from cyclegan_cli.engine.fast.winograd import Transformed, convolve, realised, transformed
 from cyclegan_cli.engine.networks import Generator
+from cyclegan_cli.painting.halo import needed
 from cyclegan_cli.painting.moments import Moments, factors, measure
 from cyclegan_cli.painting.rows import Rows, after, normalised
 
@@ -103,7 +105,9 @@ class Quick:
             return self._convolved(layer, waiting, source, plain)
         if isinstance(layer, nn.ConvTranspose2d) and waiting.bare and kernels.present():
             around = dataclasses.replace(waiting, pad=1)
-            return dataclasses.replace(plain, read=_transposed(layer, around))
+            plain = dataclasses.replace(plain, read=_transposed(layer, around))
+        elif isinstance(layer, nn.Tanh) and source.fresh and kernels.present():
+            plain = dataclasses.replace(plain, read=_tanh(source))
         return plain
 
     def _convolved(self, layer: nn.Conv2d, waiting: _Waiting, source: Rows, plain: Rows) -> Rows:
@@ -220,6 +224,16 @@ def _separable(
     return read
 
 
+def _tanh(source: Rows) -> Callable[[int, int], Tensor]:
+    def read(start: int, stop: int) -> Tensor:
+        rows = source.read(start, stop)
+        values = rows.numpy()
+        np.tanh(values, out=values)  # as ``arrays`` does, to the last bit
+        return rows
+
+    return read
+
+
 def _transposed(layer: nn.ConvTranspose2d, waiting: _Waiting) -> Callable[[int, int], Tensor]:
     def read(start: int, stop: int) -> Tensor:
         # Row r is row r + 1 of the whole output, which comes of two rows at most.
@@ -245,16 +259,9 @@ def _in_torch(layer: nn.Conv2d) -> Callable[[Strip, int, int], Tensor]:
 
 def _strip(waiting: _Waiting, start: int, stop: int) -> Strip:
     """What rows ``start`` … ``stop`` of the padded picture need, read."""
-    source, pad, scale = waiting.source, waiting.pad, 2 if waiting.enlarge else 1
-    height = scale * source.height
-    first, end = start - pad, stop - pad
-    low, high = max(first, 0), min(end, height)
-    if waiting.mirror:
-        last = height - 1
-        high = max(high, min(1 - first, height)) if first < 0 else high
-        low = min(low, max(2 * last - (end - 1), 0)) if end - 1 > last else low
-    low = min(low, high - 1) // scale
-    values = source.read(low, -(-high // scale))
+    source, how = waiting.source, {"mirror": waiting.mirror, "enlarge": waiting.enlarge}
+    low, high = needed((start, stop), source.height, waiting.pad, **how)
+    values = source.read(low, high)
     if values.stride(3) != 1 or values.stride(2) != values.shape[3]:
         values = values.contiguous()
     facts = (waiting.pad, waiting.mirror, waiting.mean, waiting.scale, waiting.relu)

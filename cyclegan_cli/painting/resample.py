@@ -10,13 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan_cli.painting.pixels import Planes
+from cyclegan_cli.painting.products import from_left, from_right
 
 __all__ = ["Filter", "resample_rows", "resized"]
 
-_STRIP = 2**22  # values that a strip of the larger picture may have
+_STRIP = 2**21  # values that a strip of the larger picture may have
+_BLOCK = 32  # values that are computed by one matrix product
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,8 @@ class Filter:
     """
 
     source: int
-    first: Tensor  # int64, size
-    weights: Tensor  # float32, size×taps; their sum is 1
+    first: NDArray[np.int64]  # size
+    weights: NDArray[np.float32]  # size×taps; their sum is 1
 
     @classmethod
     def bicubic(cls, source: int, size: int) -> Filter:
@@ -36,61 +41,83 @@ class Filter:
         scale = source / size
         wide = max(1.0, scale)
         taps = min(source, math.ceil(4 * wide) + 1)
-        centre = (torch.arange(size, dtype=torch.float64) + 0.5) * scale
-        first = (centre - 2 * wide - 0.5).ceil().long().clamp_(0, source - taps)
-        places = first[:, None] + torch.arange(taps) + 0.5
+        centre = (np.arange(size) + 0.5) * scale
+        first = np.ceil(centre - 2 * wide - 0.5).astype(np.int64).clip(0, source - taps)
+        places = first[:, None] + np.arange(taps) + 0.5
         weights = _cubic((places - centre[:, None]) / wide)
-        return cls(source, first, (weights / weights.sum(1, keepdim=True)).float())
+        weights /= weights.sum(1, keepdims=True)
+        return cls(source, first, weights.astype(np.float32))
 
     def part(self, start: int, stop: int) -> tuple[int, int]:
         """The first and one past the last source value that values start … stop − 1 need."""
         return int(self.first[start]), int(self.first[stop - 1]) + self.weights.shape[1]
 
-    def along(self, x: Tensor, axis: int, start: int, stop: int) -> Tensor:
-        """Values start … stop − 1 along ``axis`` (−1 or −2) of ``x``, which is ``part`` of it."""
-        first = self.first[start:stop] - self.first[start]
-        weights = self.weights[start:stop]
-        shape = (-1, 1) if axis == -2 else (-1,)
-        result = x.index_select(axis, first) * weights[:, 0].view(shape)
-        for tap in range(1, weights.shape[1]):
-            part = x.index_select(axis, first + tap)
-            result.addcmul_(part, weights[:, tap].view(shape))
+    def rows(self, x: Planes, start: int, stop: int) -> Planes:
+        """Rows start … stop − 1 of ``x``, which is ``part`` of a picture: C×h×W."""
+        above = self.part(start, stop)[0]
+        result = np.empty((x.shape[0], stop - start, x.shape[2]), np.float32)
+        for first in range(start, stop, _BLOCK):
+            last = min(first + _BLOCK, stop)
+            low, matrix = self._matrix(first, last)
+            needed = x[:, low - above : low - above + matrix.shape[1]]
+            from_left(matrix, needed, result[:, first - start : last - start])
         return result
 
+    def columns(self, x: Planes) -> Planes:
+        """All columns of ``x``: C×h×source gives C×h×size."""
+        result = np.empty((*x.shape[:2], len(self.first)), np.float32)
+        for number, (low, matrix) in enumerate(self._blocks):
+            out = result[:, :, number * _BLOCK : number * _BLOCK + matrix.shape[1]]
+            from_right(x[:, :, low : low + matrix.shape[0]], matrix, out)
+        return result
 
-def _cubic(x: Tensor) -> Tensor:
-    x = x.abs()
+    @cached_property
+    def _blocks(self) -> list[tuple[int, NDArray[np.float32]]]:
+        """Of each block of columns: the first that it needs, and what they are multiplied with."""
+        size = len(self.first)
+        found = [self._matrix(n, min(n + _BLOCK, size)) for n in range(0, size, _BLOCK)]
+        return [(low, np.ascontiguousarray(matrix.T)) for low, matrix in found]
+
+    def _matrix(self, start: int, stop: int) -> tuple[int, NDArray[np.float32]]:
+        """What values start … stop − 1 come of: the first, and (stop − start)×count weights."""
+        low, high = self.part(start, stop)
+        matrix = np.zeros((stop - start, high - low), np.float32)
+        places = self.first[start:stop, None] - low + np.arange(self.weights.shape[1])
+        np.put_along_axis(matrix, places, self.weights[start:stop], 1)
+        return low, matrix
+
+
+def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    x = np.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1.0
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
 def resample_rows(
-    read: Callable[[int, int], Tensor], down: Filter, across: Filter, start: int, stop: int
-) -> Tensor:
-    """Rows start … stop − 1 of a resized picture: 1×C×(stop − start)×width, float32.
+    read: Callable[[int, int], Planes], down: Filter, across: Filter, start: int, stop: int
+) -> Planes:
+    """Rows start … stop − 1 of a resized picture: C×(stop − start)×width, float32.
 
-    ``read(start, stop)`` gives rows of the picture, 1×C×h×w; ``down`` and ``across`` are the
+    ``read(start, stop)`` gives rows of the picture, C×h×w; ``down`` and ``across`` are the
     filters of its height and its width.
     """
     rows = read(*down.part(start, stop))
-    width = len(across.first)
-    if width < across.source:  # the axis that leaves less goes first
-        rows = across.along(rows, -1, 0, width)
-        return down.along(rows, -2, start, stop)
-    return across.along(down.along(rows, -2, start, stop), -1, 0, width)
+    if len(across.first) < across.source:  # the axis that leaves less goes first
+        return down.rows(across.columns(rows), start, stop)
+    return across.columns(down.rows(rows, start, stop))
 
 
 def resized(
-    read: Callable[[int, int], Tensor], channels: int, size: tuple[int, int], to: tuple[int, int]
-) -> Tensor:
-    """A whole picture of height and width ``size`` at those of ``to``: 1×C×h×w, float32."""
+    read: Callable[[int, int], Planes], channels: int, size: tuple[int, int], to: tuple[int, int]
+) -> Planes:
+    """A whole picture of height and width ``size`` at those of ``to``: C×h×w, float32."""
     down, across = (Filter.bicubic(have, want) for have, want in zip(size, to, strict=True))
-    result = torch.empty(1, channels, *to)
+    result = np.empty((channels, *to), np.float32)
     # As many rows as keep a strip of the larger of the two pictures small.
     wide = channels * max(size[1], to[1]) * max(1.0, size[0] / to[0])
     step = max(1, int(_STRIP / wide))
     for start in range(0, to[0], step):
         stop = min(start + step, to[0])
-        result[:, :, start:stop] = resample_rows(read, down, across, start, stop)
+        result[:, start:stop] = resample_rows(read, down, across, start, stop)
     return result

@@ -18,9 +18,11 @@ from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.errors import CycleganError, PictureError, ProcessesError
 from cyclegan_cli.painting.memory import choose
 from cyclegan_cli.painting.moments import Moments, Settle
-from cyclegan_cli.painting.pixels import Pixels, check, to_pixels
-from cyclegan_cli.painting.streaming import Plan, evaluate
-from cyclegan_cli.painting.translator import Translator, padded, source_rows
+from cyclegan_cli.painting.pixels import Pixels, check, padded
+from cyclegan_cli.painting.plans import Plan
+from cyclegan_cli.painting.streaming import evaluate
+from cyclegan_cli.painting.tensors import to_pixels
+from cyclegan_cli.painting.translator import Translator, source_rows
 from cyclegan_cli.shares import shares
 
 __all__ = ["SharedTranslator", "help_paint"]

@@ -8,14 +8,8 @@ at a quarter of the resolution, always is kept, in two buffers, whose strips are
 
 from __future__ import annotations
 
-import mmap
-import os
-import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,31 +17,11 @@ from torch import Tensor, nn
 
 from cyclegan_cli.engine.networks import Generator, ResidualBlock
 from cyclegan_cli.painting.moments import Moments, Settle, measure
+from cyclegan_cli.painting.plans import WORKSPACE, Cost, Plan, Scratch
 from cyclegan_cli.painting.quick import Quick
 from cyclegan_cli.painting.rows import Rows, added, after, normalised, stored
 
-__all__ = ["Band", "Cost", "Place", "Plan", "estimate", "evaluate", "scratch_folder"]
-
-Place = Literal["device", "host", "disk"]
-
-# How many tensors of a strip's largest size are alive at once: a layer's input, padded copy and
-# output, the convolution's own copies of them, and a strip that waits to be written.
-_WORKSPACE = 6
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a picture is evaluated; every plan gives the same result.
-
-    ``strip``: bytes that the largest tensor of a strip may have (a strip has at least one row).
-    ``keep``: what lies before an InstanceNorm is kept, rather than computed again, where it has at
-    most so many bytes. ``place``: where it is kept: on the device, in the host's memory, or in a
-    temporary file that is mapped into it.
-    """
-
-    strip: int
-    keep: int
-    place: Place = "device"
+__all__ = ["Band", "estimate", "evaluate"]
 
 
 class Band(Protocol):
@@ -58,20 +32,6 @@ class Band(Protocol):
 
     def exchange(self, buffer: Tensor) -> None:
         """Bring the rows around them into ``buffer``, 1×C×height×w, from other processes."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a plan takes, in bytes: ``strips`` on the device, ``kept`` where the plan says.
-
-    ``sizes``: of what lies before each InstanceNorm outside of the trunk, in order;
-    ``middle``: of one of the trunk's two buffers.
-    """
-
-    strips: int
-    kept: int
-    sizes: tuple[int, ...]
-    middle: int
 
 
 def evaluate(
@@ -127,18 +87,11 @@ def _rehearsed(network: Generator, item: int, height: int, width: int, plan: Pla
     rehearsal = _Evaluation(network, plan, torch.device("meta"), None, rehearse=True)
     rehearsal.run(source, lambda _row, _y: None)
     return Cost(
-        int(rehearsal.widest * _WORKSPACE),
+        int(rehearsal.widest * WORKSPACE),
         rehearsal.peak,
         tuple(rehearsal.sizes),
         rehearsal.middle,
     )
-
-
-def scratch_folder() -> str:
-    """Where what does not fit into memory goes: not /tmp, which often lies in memory itself."""
-    chosen = tempfile.gettempdir()
-    large = Path("/var/tmp")
-    return str(large) if chosen == "/tmp" and os.access(large, os.W_OK) else chosen
 
 
 class _Evaluation:
@@ -168,7 +121,7 @@ class _Evaluation:
         self._rows: Rows
         self._kept: Tensor | None = None  # the buffer that ``_rows`` is computed from
         self._beside: Tensor | None = None  # the trunk's second buffer
-        self._mappings: list[mmap.mmap] = []
+        self._scratch = Scratch()
         self._alive = 0  # bytes kept now
         self.peak, self.widest, self.middle = 0, 0.0, 0
         self.sizes: list[int] = []
@@ -182,7 +135,7 @@ class _Evaluation:
         for start, stop in self._strips(self._rows):
             strip = self._rows.read(start, stop)
             write(start, strip.add_(source.read(start, stop)) if residual else strip)
-            self._forget()
+            self._scratch.forget()
 
     def _through(self, layers: Iterable[nn.Module]) -> None:
         """An encoder's or decoder's layers: each InstanceNorm is measured as it is met."""
@@ -248,11 +201,11 @@ class _Evaluation:
         for start, stop in self._strips(rows):
             kept = total[:, :, start:stop]
             if self._quick and self._quick.add_normalised(kept, rows, start, stop):
-                self._forget()
+                self._scratch.forget()
                 continue
             part = rows.read(start, stop)
             kept.copy_(part.add_(kept)) if kept.device != part.device else kept.add_(part)
-            self._forget()
+            self._scratch.forget()
         self._exchange(total)
 
     def _filled(
@@ -288,7 +241,7 @@ class _Evaluation:
                 _write(into, waiting)
                 waiting = (start, strip)
             del strip
-            self._forget()
+            self._scratch.forget()
         _write(into, waiting)
         self._exchange(into)
         if total is None and measured and not self._rehearse:  # a band without rows
@@ -326,18 +279,8 @@ class _Evaluation:
             return torch.empty(rows.shape, dtype=self._dtype, device=self._device)
         if self._plan.place == "host":
             return torch.empty(rows.shape, dtype=self._dtype)
-        # The file has no name, and its mapping outlives the handle: nothing is ever left behind.
-        with tempfile.TemporaryFile(prefix="cyclegan-", dir=scratch_folder()) as file:
-            file.truncate(rows.bytes)
-            mapping = mmap.mmap(file.fileno(), rows.bytes)
-        self._mappings.append(mapping)
-        return torch.frombuffer(mapping, dtype=self._dtype).view(rows.shape)
-
-    def _forget(self) -> None:
-        """What was read from or written to a mapped file need not stay in memory."""
-        for mapping in self._mappings:
-            if sys.platform == "linux":
-                mapping.madvise(mmap.MADV_DONTNEED)
+        room = self._scratch.room(rows.bytes)
+        return torch.frombuffer(room, dtype=self._dtype).view(rows.shape)
 
     def _drop(self, buffer: Tensor | None) -> None:
         if buffer is not None:

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.networks import Generator
-from cyclegan_cli.errors import PictureError, WeightsError
-from cyclegan_cli.painting.memory import choose
+from cyclegan_cli.errors import WeightsError
+from cyclegan_cli.painting.memory import SHORT, choose, too_small
 from cyclegan_cli.painting.moments import Settle
-from cyclegan_cli.painting.pixels import Pixels, check, reflected, to_pixels, to_tensor
+from cyclegan_cli.painting.pixels import Pixels, check, padded, padded_rows
+from cyclegan_cli.painting.plans import Plan
 from cyclegan_cli.painting.quick import Quick
 from cyclegan_cli.painting.rows import Rows
-from cyclegan_cli.painting.streaming import Plan, evaluate
+from cyclegan_cli.painting.streaming import evaluate
+from cyclegan_cli.painting.tensors import to_pixels, to_tensor
 
-__all__ = ["Translator", "of_tensors", "padded", "source_rows"]
+__all__ = ["Translator", "of_tensors", "source_rows"]
 
 
 class Translator:
@@ -90,12 +92,8 @@ class Translator:
                     raise
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self.notes = ["The memory was short: painted again in smaller parts."]
-        raise PictureError(
-            f"The memory of {self.device} is too small for a picture of "
-            f"{pixels.shape[1]}×{pixels.shape[0]} pixels.",
-            hint="Paint it smaller: --resolution 2048.",
-        )
+            self.notes = [SHORT]
+        raise too_small(self.device, pixels)
 
     def _evaluate(
         self,
@@ -142,27 +140,18 @@ def source_rows(
     pixels: those of ``height`` rows that are here, from row ``first``. ``size``: padded.
     """
     network, device, dtype = translator.network, translator.device, translator.dtype
-    rows, columns = reflected(height, size[0]), reflected(pixels.shape[1], size[1])
     channels = network.spec.in_channels
+    around = padded_rows(pixels, height, size, first)
 
     def read(start: int, stop: int) -> Tensor:
-        if stop <= height and len(columns) == pixels.shape[1]:
-            strip = pixels[start - first : stop - first]
-        else:
-            strip = pixels[rows[start:stop] - first][:, columns]
-        values = to_tensor(strip, channels, device)
+        values = to_tensor(around(start, stop), channels, device)
         if network.spec.grain > 0:
-            grain = canvas(start, stop, size[1], channels, origin)
+            grain = torch.from_numpy(canvas(start, stop, size[1], channels, origin))
             values = values + network.spec.grain * grain.to(device)
         return values.to(dtype)
 
     # float32 pixels, and what they were before: wider than the tensor that comes of them.
     return Rows(channels, *size, dtype.itemsize, read, True, 3 * size[1] * 4)
-
-
-def padded(size: int) -> int:
-    """The generator halves a picture twice, and then reflects: multiples of 4, from 16 up."""
-    return max(16, -(-size // 4) * 4)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

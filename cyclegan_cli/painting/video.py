@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from cyclegan_cli.media.formats import is_video
 from cyclegan_cli.media.motion import Motion, probe, read_frames, transcoded, write_frames
 from cyclegan_cli.media.pictures import Array
 from cyclegan_cli.media.plan import Job
-from cyclegan_cli.painting.moments import Settle
 from cyclegan_cli.painting.pipeline import Done, Failed, translate_pictures
-from cyclegan_cli.painting.steady import Steady
 from cyclegan_cli.settings import TranslateSettings
+
+if TYPE_CHECKING:
+    from cyclegan_cli.painting.moments import Settle
 
 __all__ = ["FramePainted", "MediaEvent", "PaintFrame", "Sounds", "translate_media"]
 
@@ -109,6 +110,8 @@ def _frames(
     codec = transcoded(motion, job.format)
     if codec is not None:
         yield Sounds(job, codec)
+    from cyclegan_cli.painting.steady import Steady  # which needs PyTorch, as pictures do not
+
     steady = Steady(float(motion.rate)) if settings.steady else None
     writer = write_frames(
         job.target,

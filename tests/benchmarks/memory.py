@@ -80,7 +80,8 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
 
 def whole_tensor(pixels):
     """The picture as a tensor, padded to multiples of 4."""
-    from cyclegan_cli.painting.pixels import reflected, to_tensor
+    from cyclegan_cli.painting.pixels import reflected
+    from cyclegan_cli.painting.tensors import to_tensor
 
     rows, columns = (reflected(n, -(-n // 4) * 4) for n in pixels.shape[:2])
     return to_tensor(pixels[rows][:, columns], 3)
@@ -92,7 +93,8 @@ def lean_budget(network, size: tuple[int, int]) -> int:
 
     from cyclegan_cli.machine import resident_memory
     from cyclegan_cli.painting.memory import choose
-    from cyclegan_cli.painting.streaming import Plan, estimate
+    from cyclegan_cli.painting.plans import Plan
+    from cyclegan_cli.painting.streaming import estimate
 
     height, width = (-(-n // 4) * 4 for n in size)
     middle = estimate(network, height, width, Plan(2**20, 0)).middle

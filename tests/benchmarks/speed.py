@@ -169,12 +169,18 @@ def start(name: str, generator: str, target: str, quick: bool) -> Row:
     The ratio is the command's time over the import's: smaller is better.
     """
     with tempfile.TemporaryDirectory() as folder:
-        style, source = Path(folder, "style.safetensors"), Path(folder, "photo.png")
+        style = Path(folder, "style.safetensors")
         save_generator(style, drawn(generator))
-        Image.fromarray(picture()).save(source)
-        command = [sys.executable, "-m", "cyclegan_cli", "translate", str(source)]
-        command += ["--style", str(style), "-o", str(Path(folder, "out.png")), "--overwrite", "-q"]
         row = Row(name, f"one 256² picture, {generator}, cold process", target)
+        return _started(row, str(style), quick)
+
+
+def _started(row: Row, style: str, quick: bool, *options: str) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "photo.png")
+        Image.fromarray(picture()).save(source)
+        command = [sys.executable, "-m", "cyclegan_cli", "translate", str(source), "--style", style]
+        command += ["-o", str(Path(folder, "out.png")), "--overwrite", "-q", *options]
         row = compared(
             row,
             {"baseline": lambda: _process(_IMPORT), "here": lambda: _process(command)},
@@ -184,6 +190,12 @@ def start(name: str, generator: str, target: str, quick: bool) -> Row:
     row.ratio = _inverse(row.ratio)
     row.facts["the ratio is"] = "to import torch: smaller is better"
     return row
+
+
+def start_bundled(name: str, style: str, target: str, quick: bool) -> Row:
+    """As ``start``, with a style that ships, which the command paints without PyTorch."""
+    row = Row(name, f"one 256² picture, the style {style}, cold process", target)
+    return _started(row, style, quick, "--gpu", "cpu")
 
 
 def help_page(name: str, target: str, quick: bool) -> Row:

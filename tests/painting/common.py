@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from cyclegan_cli.engine.networks import Generator
+from cyclegan_cli.painting.plans import Plan
 from cyclegan_cli.painting.rows import Rows
-from cyclegan_cli.painting.streaming import Plan, evaluate
+from cyclegan_cli.painting.streaming import evaluate
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.painting.moments import Moments
+from cyclegan_cli.painting.plans import Plan
 from cyclegan_cli.painting.quick import Quick
-from cyclegan_cli.painting.streaming import Plan
 from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import GeneratorSpec
 from tests.painting.common import CPU, KINDS, network, random_pixels, streamed, whole

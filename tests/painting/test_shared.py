@@ -14,8 +14,8 @@ from cyclegan_cli.engine.distributed import ALONE, join
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.painting import shared
 from cyclegan_cli.painting.moments import Moments
+from cyclegan_cli.painting.plans import Plan
 from cyclegan_cli.painting.shared import SharedTranslator, help_paint
-from cyclegan_cli.painting.streaming import Plan
 from cyclegan_cli.painting.translator import Translator
 from tests.painting.common import KINDS, network, random_pixels
 from tests.together import together

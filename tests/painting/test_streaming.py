@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.painting.moments import Moments
-from cyclegan_cli.painting.streaming import Plan, estimate
+from cyclegan_cli.painting.plans import Plan
+from cyclegan_cli.painting.streaming import estimate
 from cyclegan_cli.settings import GENERATORS
 from tests.painting.common import KINDS, network, streamed, whole
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.errors import PictureError, WeightsError
 from cyclegan_cli.painting import translator as module
-from cyclegan_cli.painting.pixels import from_bytes, reflected, to_bytes, to_pixels, to_tensor
-from cyclegan_cli.painting.streaming import Plan
+from cyclegan_cli.painting.pixels import reflected
+from cyclegan_cli.painting.plans import Plan
+from cyclegan_cli.painting.tensors import from_bytes, to_bytes, to_pixels, to_tensor
 from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import GeneratorSpec
 from tests.painting.common import KINDS, network, random_pixels, whole
@@ -29,7 +30,8 @@ def expected(generator, pixels: np.ndarray) -> np.ndarray:
         padded = padded.astype(np.float64) / np.iinfo(pixels.dtype).max * 2 - 1
     x = torch.from_numpy(padded).float().permute(2, 0, 1)[None]
     if generator.spec.grain:
-        x = x + generator.spec.grain * canvas(0, x.shape[2], x.shape[3], 3)
+        grain = torch.from_numpy(canvas(0, x.shape[2], x.shape[3], 3))
+        x = x + generator.spec.grain * grain
     return whole(generator, x)[0, :, :height, :width].permute(1, 2, 0).double().numpy()
 
 

@@ -35,7 +35,8 @@ def mirrored(x: torch.Tensor, axis: int) -> torch.Tensor:
 def expected(network: Generator, x: torch.Tensor) -> torch.Tensor:
     x, (height, width) = mirrored(mirrored(x, 2), 3), x.shape[2:]
     if network.spec.grain:
-        x = x + network.spec.grain * canvas(0, x.shape[2], x.shape[3], x.shape[1])
+        grain = torch.from_numpy(canvas(0, x.shape[2], x.shape[3], x.shape[1]))
+        x = x + network.spec.grain * grain
     return network(x)[..., :height, :width].clamp(-1, 1)
 
 

@@ -1,4 +1,4 @@
-"""native/kernels.cpp, loaded where it was built and the processor can run it.
+"""The kernels of native/kernels.cpp on tensors, where ``library`` has them.
 
 All tensors are float32 on the CPU. Sources are 1×C×h×W, their rows contiguous.
 """
@@ -6,14 +6,13 @@ All tensors are float32 on the CPU. Sources are 1×C×h×W, their rows contiguou
 from __future__ import annotations
 
 import ctypes
-import platform
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from cyclegan_cli.engine.fast.library import LONG, Source, library
 
 __all__ = [
     "Strip",
@@ -37,8 +36,6 @@ __all__ = [
     "winograd_size",
     "winograd_weights",
 ]
-
-_LONG = ctypes.c_long
 
 
 @dataclass(frozen=True)
@@ -69,19 +66,6 @@ class Strip:
         return scale * self.height + 2 * self.pad, scale * self.values.shape[3] + 2 * self.pad
 
 
-class _Source(ctypes.Structure):
-    """The struct Source of kernels.cpp."""
-
-    _fields_: ClassVar = [
-        ("values", ctypes.c_void_p),
-        *((name, _LONG) for name in ("plane", "first", "rows", "height", "width", "channels")),
-        *((name, _LONG) for name in ("pad", "mirror")),
-        *((name, ctypes.c_void_p) for name in ("mean", "scale")),
-        ("relu", _LONG),
-        ("enlarge", _LONG),
-    ]
-
-
 def present() -> bool:
     """Whether the kernels are here and run on this processor."""
     return _library() is not None
@@ -89,26 +73,11 @@ def present() -> bool:
 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | None:
-    folder = Path(__file__).parent
-    for name in _runs_here():
-        for path in sorted(folder.glob(f"{name}.*so")):
-            try:
-                library = ctypes.CDLL(str(path))
-                library.set_team(_team())
-                return library
-            except (OSError, AttributeError):  # of another machine, or of another version
-                continue
-    return None
-
-
-def _runs_here() -> list[str]:
-    """Which builds this processor can run, best first: 16 floats at once want AVX-512 on x86, 8
-    want AVX2 with FMA there, and nothing elsewhere."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return ["_kernels"]
-    capability = torch.backends.cpu.get_cpu_capability()
-    wide = ["_kernels16"] if capability.startswith("AVX512") else []
-    return [*wide, "_kernels"] if capability.startswith("AVX") else []
+    """``library``, with the threads of PyTorch's own OpenMP."""
+    found = library()
+    if found is not None:
+        found.set_team(_team())
+    return found
 
 
 def _team() -> ctypes.c_void_p | None:
@@ -121,30 +90,30 @@ def _team() -> ctypes.c_void_p | None:
 
 def _call(name: str, *arguments: object) -> None:
     """Call a function of the library with tensors as pointers, whole numbers, and all threads."""
-    library = _library()
-    if library is None:
+    found = _library()
+    if found is None:
         raise RuntimeError("the kernels are not here")
     values = [_argument(argument) for argument in arguments]
-    getattr(library, name)(*values, _LONG(torch.get_num_threads()))
+    getattr(found, name)(*values, LONG(torch.get_num_threads()))
 
 
 def _argument(value: object) -> object:
     if isinstance(value, Tensor):
         return ctypes.c_void_p(value.data_ptr())
     if isinstance(value, int):
-        return _LONG(value)
+        return LONG(value)
     if isinstance(value, float):
         return ctypes.c_double(value)
     return None if value is None else ctypes.byref(_source(value))
 
 
-def _source(strip: object) -> _Source:
+def _source(strip: object) -> Source:
     assert isinstance(strip, Strip)
     values = strip.values
     _, channels, rows, width = values.shape
     scale = 2 if strip.enlarge else 1
     size = (scale * strip.height, scale * width)
-    return _Source(
+    return Source(
         *(values.data_ptr(), values.stride(1), strip.first, rows, *size, channels),
         *(strip.pad, int(strip.mirror)),
         strip.mean.data_ptr() if strip.mean is not None else None,

@@ -91,7 +91,7 @@ inline long up(long count, long multiple) { return (count + multiple - 1) / mult
 
 extern "C" {
 
-// Kept in step with the class Source of kernels.py.
+// Kept in step with the class Source of library.py.
 struct Source {
     const float* values;  // row `first` of channel 0
     long plane;           // floats from one channel to the next

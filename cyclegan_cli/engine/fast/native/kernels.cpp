@@ -1,6 +1,6 @@
 // The parts of the fast paths that PyTorch has no fast operation for: float32, NCHW, CPU.
 //
-// A plain C interface without headers of PyTorch or Python, loaded by kernels.py: one build serves
+// A plain C interface without headers of PyTorch or Python, loaded by library.py: one build serves
 // every version of both. It is built twice, for registers of 8 and of 16 floats (LANES), and the
 // loader takes what the processor has. Every output is computed by one thread in one order: the
 // result does not depend on the number of threads.
@@ -11,7 +11,24 @@
 
 #include "compiler.h"
 
-// kernels.py loads them only where the processor has these instructions.
+// Whether this processor has the instructions of this build: 16 floats at once want AVX-512 on x86,
+// 8 want AVX2 with FMA there, and nothing elsewhere. Before what is compiled for them: it runs
+// anywhere.
+extern "C" int runs_here() {
+#if defined(__x86_64__) && defined(__GNUC__)
+    const bool narrow = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#if LANES == 16
+    return narrow && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+#else
+    return narrow;
+#endif
+#else
+    return LANES == 8;
+#endif
+}
+
+// library.py uses the rest only where the processor has these instructions.
 #if defined(__x86_64__) && defined(__clang__)
 #if LANES == 16
 #pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"))), apply_to = function)

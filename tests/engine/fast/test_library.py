@@ -1,0 +1,52 @@
+"""The kernels' builds: each says itself whether this processor can run it."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cyclegan_cli.engine.fast import library as module
+from cyclegan_cli.engine.fast.library import library
+from tests.program import environment
+
+BUILDS = sorted(Path(module.__file__).parent.glob("_kernels*.*so"))
+pytestmark = pytest.mark.skipif(not BUILDS, reason="the kernels are not built")
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=lambda path: path.name)
+def test_it_runs_where_pytorch_finds_the_instructions(build: Path) -> None:
+    capability = torch.backends.cpu.get_cpu_capability()
+    known = capability.startswith(("AVX", "DEFAULT", "NO AVX"))
+    if not known:
+        pytest.skip(f"no processor of x86: {capability}")
+    wide = build.name.startswith("_kernels16")
+    assert bool(ctypes.CDLL(str(build)).runs_here()) == capability.startswith(
+        "AVX512" if wide else "AVX"
+    )
+
+
+def test_the_widest_build_that_runs_is_taken() -> None:
+    able = [build for build in BUILDS if ctypes.CDLL(str(build)).runs_here()]
+    found = library()
+    if not able:
+        assert found is None
+        return
+    assert found is not None
+    wide = [build for build in able if build.name.startswith("_kernels16")]
+    assert Path(found._name) in (wide or able)
+
+
+def test_loading_them_imports_neither_pytorch_nor_numpy() -> None:
+    code = (
+        "import sys; from cyclegan_cli.engine.fast.library import library; library()\n"
+        "print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -8,7 +8,6 @@ Deep Neural Networks", 2020: a third of the error.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cyclegan_cli.engine.fast import kernels
+from cyclegan_cli.engine.fast import kernels, winograd_in_torch
 from cyclegan_cli.engine.fast.kernels import Strip
+from cyclegan_cli.engine.fast.rooms import Rooms
 
 __all__ = ["Transformed", "convolve", "correlate", "transformed"]
 
@@ -26,20 +26,6 @@ __all__ = ["Transformed", "convolve", "correlate", "transformed"]
 _TILES = 256
 _APART = 16  # floats between matrices, so that the 36 do not all fall on the same lines of a cache
 
-_INTO = (
-    (1.0, -1.5, -2.0, 1.5, 1.0, 0.0),
-    (0.0, -1.0, 0.5, 2.5, 1.0, 0.0),
-    (0.0, 1.0, -2.5, 0.5, 1.0, 0.0),
-    (0.0, -2.0, -1.0, 2.0, 1.0, 0.0),
-    (0.0, 0.5, -1.0, -0.5, 1.0, 0.0),
-    (0.0, 1.0, -1.5, -2.0, 1.5, 1.0),
-)
-_OUT = (
-    (1.0, 1.0, 1.0, 1.0, 1.0, 0.0),
-    (0.0, 1.0, -1.0, 0.5, -2.0, 0.0),
-    (0.0, 1.0, 1.0, 0.25, 4.0, 0.0),
-    (0.0, 1.0, -1.0, 0.125, -8.0, 1.0),
-)
 _WEIGHTS = (
     (1.0, 0.0, 0.0),
     (1 / 3, 1 / 3, 1 / 3),
@@ -61,7 +47,7 @@ def _both_ways(matrix: tuple[tuple[float, ...], ...], dtype: torch.dtype) -> Ten
 class Transformed:
     """Weights as ``convolve`` multiplies with them, of O outputs and I inputs.
 
-    ``matrices``: 36×O×I, or in the kernels' own order where these are here.
+    ``matrices``: of ``winograd_in_torch``, or in the kernels' own order where these are here.
     """
 
     matrices: Tensor
@@ -69,22 +55,7 @@ class Transformed:
     inputs: int
 
 
-class _Rooms(threading.local):
-    """Of each thread: tensors that are used again. Fresh ones would be fresh pages of memory, whose
-    first touch took longer than the transforms."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
-
-    def get(self, name: str, size: int) -> Tensor:
-        """``size`` floats or more, not cleared; valid until the name is asked for again."""
-        kept = self._kept.get(name)
-        if kept is None or kept.numel() < size:
-            kept = self._kept[name] = torch.empty(size)
-        return kept
-
-
-_rooms = _Rooms()
+_rooms = Rooms()
 
 
 def transformed(weight: Tensor, *, turned: bool = False, passing: bool = False) -> Transformed:
@@ -100,9 +71,9 @@ def transformed(weight: Tensor, *, turned: bool = False, passing: bool = False) 
         return Transformed(room, outputs, inputs)
     if turned:
         weight = weight.flip(2, 3).transpose(0, 1)
-    flat = weight.reshape(outputs * inputs, 9).t()
-    matrices = (_both_ways(_WEIGHTS, torch.float32) @ flat).view(36, outputs, inputs)
-    return Transformed(matrices, outputs, inputs)
+    flat = weight.reshape(outputs * inputs, 9).t().double()
+    matrices = (_both_ways(_WEIGHTS, torch.float64) @ flat).float().view(36, outputs, inputs)
+    return Transformed(winograd_in_torch.matrices(matrices), outputs, inputs)
 
 
 def convolve(
@@ -117,6 +88,9 @@ def convolve(
     ``strip`` must hold every row that they need. Returns
     1×O×(to − from)×width, float32.
     """
+    if not kernels.present():
+        found = winograd_in_torch.convolve(strip, rows, weight.matrices, bias)
+        return found if into is None else into.copy_(found)
     start, stop = rows
     width = strip.padded[1] - 2
     out = torch.empty(1, weight.outputs, stop - start, width) if into is None else into
@@ -126,8 +100,7 @@ def convolve(
         tiles = (high, across)
         top, bottom = 4 * first, min(4 * (first + tiles[0]), stop - start)
         part = out[:, :, top:bottom]
-        one = _part if kernels.present() else _part_in_torch
-        one(strip, start + top, tiles, weight, bias, part)
+        _part(strip, start + top, tiles, weight, bias, part)
     return out
 
 
@@ -183,30 +156,6 @@ def _part(
     shape = (weight.outputs, weight.inputs)
     kernels.winograd_product(weight.matrices, shape, matrices, count, products)
     kernels.winograd_out(products, products.stride(0), tiles, out, bias)
-
-
-def _part_in_torch(
-    strip: Strip,
-    row: int,
-    tiles: tuple[int, int],
-    weight: Transformed,
-    bias: Tensor | None,
-    out: Tensor,
-) -> None:
-    """The same without the kernels: the transforms are matrix products, too."""
-    down, across = tiles
-    x = realised(strip, row, 4 * down + 2, 4 * across + 2)
-    channels = x.shape[1]
-    squares = x[0].unfold(1, 6, 4).unfold(2, 6, 4).permute(3, 4, 0, 1, 2).reshape(36, -1)
-    squares = _both_ways(_INTO, torch.float32) @ squares
-    products = torch.bmm(weight.matrices, squares.view(36, channels, down * across))
-    blocks = _both_ways(_OUT, torch.float32) @ products.view(36, -1)
-    picture = blocks.view(4, 4, -1, down, across).permute(2, 3, 0, 4, 1)
-    picture = picture.reshape(1, -1, 4 * down, 4 * across)[:, :, : out.shape[2], : out.shape[3]]
-    if bias is None:
-        out.copy_(picture)
-    else:
-        torch.add(picture, bias[:, None, None], out=out)
 
 
 def realised(strip: Strip, row: int, rows: int, columns: int) -> Tensor:

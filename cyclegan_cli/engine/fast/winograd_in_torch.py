@@ -1,0 +1,212 @@
+"""Winograd's filtering of ``winograd`` in PyTorch's own operations, where there are no kernels.
+
+A pixel's channels lie side by side: then every 4th row or column of a picture is made of long runs,
+and the transforms are few additions of large tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from cyclegan_cli.engine.fast.kernels import Strip
+from cyclegan_cli.engine.fast.rooms import Rooms
+
+__all__ = ["convolve", "matrices"]
+
+_PART = 2**16  # values of one of the 36 matrices at a time: what lies between stays in the cache
+# Inputs of one product of oneDNN, whose sums are made one by one: of 256 they lost a third of their
+# accuracy. MKL adds up such parts by itself.
+_INPUTS = 128
+
+_rooms = Rooms()
+
+
+def matrices(weight: Tensor) -> Tensor:
+    """36×O×I transformed weights as ``convolve`` takes them: P×36×O×(I / P)."""
+    inputs = weight.shape[2]
+    parts = -(-inputs // _INPUTS) if _onednn() else 1
+    if inputs % parts:
+        return weight[None]
+    split = weight.view(36, weight.shape[1], parts, -1)
+    return split.permute(2, 0, 1, 3).contiguous()
+
+
+def convolve(strip: Strip, rows: tuple[int, int], weights: Tensor, bias: Tensor | None) -> Tensor:
+    """As ``winograd.convolve``; ``weights``: P×36×O×(I / P), of ``matrices``."""
+    start, stop = rows
+    parts, _, outputs, inputs = weights.shape
+    height, width = stop - start, strip.padded[1] - 2
+    down, across = -(-height // 4), -(-width // 4)
+    x = _laid_out(strip, start, 4 * down + 2, 4 * across + 2)
+    y = torch.empty(down, 4, across, 4, outputs)
+    for first, high in _parts(down, across, max(parts * inputs, outputs)):
+        values = _transformed(x[4 * first : 4 * (first + high) + 2], parts)
+        half = _room("half", 4, 6, high * across, outputs)
+        for column in range(6):
+            _four(_products(values, weights, column, bias), half[:, column])
+        _four(half.view(4, 6, high, across, -1).movedim(1, 0), _by_place(y[first : first + high]))
+    del x
+    flat = y.view(4 * down, 4 * across, outputs)[:height, :width].reshape(-1, outputs)
+    out = torch.empty(1, outputs, height, width)
+    out.view(outputs, -1).copy_(flat.t())  # in this shape it is fast
+    return out
+
+
+def _parts(down: int, across: int, channels: int) -> Iterator[tuple[int, int]]:
+    """Rows of tiles that are computed at a time: the first, and about as many each time."""
+    step = max(1, -(-down // -(-down * across * channels // _PART)))
+    for first in range(0, down, step):
+        yield first, min(step, down - first)
+
+
+def _room(name: str, *shape: int) -> Tensor:
+    size = 1
+    for length in shape:
+        size *= length
+    return _rooms.get(name, size)[:size].view(shape)
+
+
+# -- the padded picture ----------------------------------------------------------------------------
+
+
+def _laid_out(strip: Strip, row: int, rows: int, columns: int) -> Tensor:
+    """Rows of the padded picture from ``row`` on, rows×columns×C: zeros where it has ended."""
+    values, pad = strip.values[0], strip.pad
+    channels, high, width = values.shape
+    # All rows of the strip, since those beyond the picture's border may be any of them.
+    low = min(row, strip.first + pad)
+    end = max(row + rows, strip.first + high + pad)
+    x = torch.empty(end - low, columns, channels)
+    top = strip.first + pad - low
+    inner = x[top : top + high, pad : pad + width]
+    flat = _room("turned", high * width, channels)
+    flat.copy_(values.reshape(channels, -1).t())  # in this shape it is fast
+    turned = flat.view(high, width, channels)
+    if strip.mean is not None and strip.scale is not None:
+        torch.sub(turned, strip.mean, out=inner).mul_(strip.scale)
+    else:
+        inner.copy_(turned)
+    if strip.relu:
+        inner.relu_()
+    x[:, :pad] = 0.0
+    x[:, pad + width :] = 0.0
+    if strip.mirror:
+        for i in range(1, pad + 1):
+            x[:, pad - i] = x[:, pad + i]
+            x[:, pad + width - 1 + i] = x[:, pad + width - 1 - i]
+    for at in [*range(top), *range(top + high, end - low)]:
+        source = _mirrored(low + at - pad, strip) - strip.first
+        if 0 <= source < high:
+            x[at] = x[top + source]
+        else:
+            x[at] = 0.0
+    return x[row - low : row - low + rows]
+
+
+def _mirrored(row: int, strip: Strip) -> int:
+    """Which row of the picture is read for ``row``; −1 for none."""
+    if not strip.mirror or row >= strip.height + strip.pad:
+        return row if 0 <= row < strip.height else -1
+    return abs(row) if row < strip.height else 2 * (strip.height - 1) - row
+
+
+# -- transforms ------------------------------------------------------------------------------------
+
+
+def _transformed(x: Tensor, parts: int) -> Tensor:
+    """(4·d + 2)×(4·a + 2)×C to 36 matrices in parts: P×36×(d·a)×(C / P)."""
+    down, across, channels = x.shape[0] // 4, x.shape[1] // 4, x.shape[2]
+    half = _room("half", 6, down, *x.shape[1:])
+    _six(x, 0, half)
+    whole = _room("values", parts, 6, 6, down, across, channels // parts)
+    _six(half.view(6, down, -1, parts, channels // parts), 2, whole.permute(2, 4, 1, 3, 0, 5))
+    return whole.view(parts, 36, down * across, -1)
+
+
+def _six(x: Tensor, axis: int, out: Tensor) -> None:
+    """Of each 6 values, 4 apart along ``axis``, 6 others: ``out``, 6×tiles×the other axes.
+
+    The matrix is that of native/winograd.h; most of its rows share differences of x.
+    """
+    shape = list(x.shape)
+    shape[axis] -= 2
+    x = x.movedim(axis, 0)
+    apart = torch.sub(x[2:], x[:-2], out=_room("differences", *shape).movedim(axis, 0))
+    a, b, c, d = (apart[i::4] for i in range(4))
+    low, high = x[2::4][: out.shape[1]], x[3::4]
+    torch.sub(c, a, out=out[0]).add_(b, alpha=1.5)
+    torch.add(b, torch.add(high, low, out=out[1]), alpha=1.5, out=out[1]).add_(c)
+    torch.add(c, torch.sub(high, low, out=out[2]), alpha=1.5, out=out[2]).sub_(b)
+    torch.add(c, b, alpha=2.0, out=out[3])
+    torch.add(c, b, alpha=-0.5, out=out[4])
+    torch.sub(d, b, out=out[5]).add_(c, alpha=1.5)
+
+
+def _by_place(y: Tensor) -> Tensor:
+    """d×4×a×4×O with the place in a tile's row first, then that in its column: 4×4×d×a×O."""
+    return y.permute(3, 1, 0, 2, 4)
+
+
+def _four(x: Sequence[Tensor] | Tensor, out: Tensor) -> None:
+    """Of 6 values along the first axis 4."""
+    torch.add(x[1], x[2], out=out[2])
+    torch.sub(x[1], x[2], out=out[1])
+    torch.add(out[2], x[0], out=out[0]).add_(x[3]).add_(x[4])
+    torch.add(out[1], x[5], out=out[3]).add_(x[3], alpha=0.125).sub_(x[4], alpha=8.0)
+    out[1].add_(x[3], alpha=0.5).sub_(x[4], alpha=2.0)
+    out[2].add_(x[3], alpha=0.25).add_(x[4], alpha=4.0)
+
+
+# -- products --------------------------------------------------------------------------------------
+
+
+def _products(
+    values: Tensor, weights: Tensor, column: int, bias: Tensor | None
+) -> Sequence[Tensor] | Tensor:
+    """Of one column of the 6×6 tiles: 6×tiles×O.
+
+    What is added to the product of row 1 and column 1 is added to each value of a tile.
+    """
+    product = _onednn()
+    values, weights = values[:, column::6], weights[:, column::6]
+    if product is None:
+        found = torch.bmm(values[0], weights[0].transpose(1, 2))
+        if bias is not None and column == 1:
+            found[1] += bias
+        return found
+    sums = []
+    for row in range(6):
+        more = bias if (row, column) == (1, 1) else None
+        total = product(values[0, row], weights[0, row], more)
+        for part in range(1, weights.shape[0]):
+            total += product(values[part, row], weights[part, row], None)
+        sums.append(total)
+    return sums
+
+
+@lru_cache(maxsize=1)
+def _onednn() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+    """oneDNN's x @ wᵀ + bias, which torch.compile calls for a linear layer; None: it would not pay.
+
+    The products of torch.bmm are those of MKL, which takes AVX-512 on Intel's processors only.
+    """
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return None
+
+    def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return found
+
+    # It is no part of the public interface: what it does is seen by trying.
+    random = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*size, generator=random) for size in ((40, 24), (32, 24), (32,)))
+    try:
+        found = product(x, weight, bias)
+    except (RuntimeError, TypeError, AttributeError, NotImplementedError):
+        return None
+    right = (x.double() @ weight.double().t() + bias).float()
+    return product if torch.allclose(found, right, rtol=1e-5, atol=1e-5) else None

@@ -24,7 +24,8 @@ from cyclegan_cli.engine.fast.convolutions import (
     is_wide,
 )
 from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.winograd import Transformed, convolve, realised, transformed
+from cyclegan_cli.engine.fast.reading import realised
+from cyclegan_cli.engine.fast.winograd import Transformed, convolve, transformed
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.painting.moments import Moments, factors, measure
 from cyclegan_cli.painting.rows import Rows, after, normalised
@@ -124,9 +125,13 @@ class Quick:
         ):
             return False
         part = waiting.source.read(start, stop)
-        if not kernels.present() or total.device != part.device or part.stride(2) != part.shape[3]:
+        if total.device != part.device:
             return False
-        kernels.add_normalised(total, part, waiting.mean, waiting.scale)
+        if kernels.present() and part.stride(2) == part.shape[3]:
+            kernels.add_normalised(total, part, waiting.mean, waiting.scale)
+        else:
+            mean, scale = waiting.mean[:, None, None], waiting.scale[:, None, None]
+            total.addcmul_(part - mean, scale)
         return True
 
     def _delayed(self, waiting: _Waiting, plain: Rows) -> Rows:
@@ -246,7 +251,7 @@ def _prepared(strip: Strip, row: int, count: int) -> Tensor:
         return strip.values[:, :, row - strip.first : row - strip.first + count]
     if kernels.present():
         return kernels.prepare(strip, row, count)
-    return realised(strip, row, count, 0)
+    return realised(strip, row, count)
 
 
 def _pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:

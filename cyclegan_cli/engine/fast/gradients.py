@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.winograd import convolve, correlate, realised, transformed
+from cyclegan_cli.engine.fast.reading import realised
+from cyclegan_cli.engine.fast.winograd import convolve, correlate, transformed
 
 __all__ = ["Convolution", "Depthwise", "Reading", "Separable", "Transposed", "Winograd"]
 
@@ -229,7 +230,7 @@ class Winograd(torch.autograd.Function):
 def _of_weights(strip: Strip, grad: Tensor) -> tuple[Tensor, Tensor]:
     if kernels.present():
         return correlate(strip, grad), grad.sum((0, 2, 3))
-    padded = realised(strip, 0, strip.padded[0], 0)
+    padded = realised(strip, 0, strip.padded[0])
     shape = [grad.shape[1], padded.shape[1], 3, 3]
     _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         *(grad, padded, grad.new_empty(shape), shape[:1]),

@@ -14,7 +14,6 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cyclegan_cli.engine.fast import kernels, winograd_in_torch
 from cyclegan_cli.engine.fast.kernels import Strip
@@ -156,25 +155,3 @@ def _part(
     shape = (weight.outputs, weight.inputs)
     kernels.winograd_product(weight.matrices, shape, matrices, count, products)
     kernels.winograd_out(products, products.stride(0), tiles, out, bias)
-
-
-def realised(strip: Strip, row: int, rows: int, columns: int) -> Tensor:
-    """Rows of the padded picture from ``row`` on, in PyTorch: zeros where it has ended."""
-    x, pad, height = strip.values, strip.pad, strip.height
-    if strip.mean is not None and strip.scale is not None:
-        x = (x - strip.mean[:, None, None]).mul_(strip.scale[:, None, None])
-    if strip.relu:
-        x = torch.relu(x)
-    wanted = torch.arange(row - pad, row - pad + rows)
-    if strip.mirror:
-        wanted = wanted.abs()
-        below = wanted >= height
-        wanted = torch.where(below, 2 * (height - 1) - wanted, wanted)
-        x = functional.pad(x, (pad, pad, 0, 0), mode="reflect")
-    else:
-        x = functional.pad(x, (pad, pad, 0, 0))
-    inside = (wanted >= strip.first) & (wanted < strip.first + x.shape[2])
-    x = x[:, :, (wanted - strip.first).clamp(0, x.shape[2] - 1)]
-    if not bool(inside.all()):
-        x = x * inside[:, None]
-    return functional.pad(x, (0, columns - x.shape[3])) if columns > x.shape[3] else x

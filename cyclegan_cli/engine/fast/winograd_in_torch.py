@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_cli.engine.fast.kernels import Strip
+from cyclegan_cli.engine.fast.reading import realised_by_pixel
 from cyclegan_cli.engine.fast.rooms import Rooms
 
 __all__ = ["convolve", "matrices"]
@@ -41,7 +42,7 @@ def convolve(strip: Strip, rows: tuple[int, int], weights: Tensor, bias: Tensor 
     parts, _, outputs, inputs = weights.shape
     height, width = stop - start, strip.padded[1] - 2
     down, across = -(-height // 4), -(-width // 4)
-    x = _laid_out(strip, start, 4 * down + 2, 4 * across + 2)
+    x = realised_by_pixel(strip, start, 4 * down + 2, 4 * across + 2)
     y = torch.empty(down, 4, across, 4, outputs)
     for first, high in _parts(down, across, max(parts * inputs, outputs)):
         values = _transformed(x[4 * first : 4 * (first + high) + 2], parts)
@@ -68,50 +69,6 @@ def _room(name: str, *shape: int) -> Tensor:
     for length in shape:
         size *= length
     return _rooms.get(name, size)[:size].view(shape)
-
-
-# -- the padded picture ----------------------------------------------------------------------------
-
-
-def _laid_out(strip: Strip, row: int, rows: int, columns: int) -> Tensor:
-    """Rows of the padded picture from ``row`` on, rows×columns×C: zeros where it has ended."""
-    values, pad = strip.values[0], strip.pad
-    channels, high, width = values.shape
-    # All rows of the strip, since those beyond the picture's border may be any of them.
-    low = min(row, strip.first + pad)
-    end = max(row + rows, strip.first + high + pad)
-    x = torch.empty(end - low, columns, channels)
-    top = strip.first + pad - low
-    inner = x[top : top + high, pad : pad + width]
-    flat = _room("turned", high * width, channels)
-    flat.copy_(values.reshape(channels, -1).t())  # in this shape it is fast
-    turned = flat.view(high, width, channels)
-    if strip.mean is not None and strip.scale is not None:
-        torch.sub(turned, strip.mean, out=inner).mul_(strip.scale)
-    else:
-        inner.copy_(turned)
-    if strip.relu:
-        inner.relu_()
-    x[:, :pad] = 0.0
-    x[:, pad + width :] = 0.0
-    if strip.mirror:
-        for i in range(1, pad + 1):
-            x[:, pad - i] = x[:, pad + i]
-            x[:, pad + width - 1 + i] = x[:, pad + width - 1 - i]
-    for at in [*range(top), *range(top + high, end - low)]:
-        source = _mirrored(low + at - pad, strip) - strip.first
-        if 0 <= source < high:
-            x[at] = x[top + source]
-        else:
-            x[at] = 0.0
-    return x[row - low : row - low + rows]
-
-
-def _mirrored(row: int, strip: Strip) -> int:
-    """Which row of the picture is read for ``row``; −1 for none."""
-    if not strip.mirror or row >= strip.height + strip.pad:
-        return row if 0 <= row < strip.height else -1
-    return abs(row) if row < strip.height else 2 * (strip.height - 1) - row
 
 
 # -- transforms ------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ __all__ = ["check_room", "choose"]
 _COMFORT = 3_000_000_000  # bytes: a picture that can be painted within takes no more by default
 _ALL = 2**62  # no bound
 _MIB = 2**20
-# Strips that the processor's caches and the allocator like; the smaller ones cost halos.
-_STRIPS = {"cpu": (16, 4, 1), "cuda": (256, 64, 16), "mps": (64, 16, 4)}
+# Strips that the processor's caches and the allocator like (resnet9's of 256² is one of the first);
+# the smaller ones cost halos.
+_STRIPS = {"cpu": (18, 4, 1), "cuda": (256, 64, 16), "mps": (64, 16, 4)}
 # A strip's halo is computed again, some 10 rows for most layers: 5 rows of a picture 11,500 wide
 # took 2.5 times as long as 16 to 64 rows. So wide pictures get larger strips.
 _ROWS = (32, 8, 1)

@@ -61,6 +61,7 @@ class Quick:
     def __init__(self) -> None:
         self._weights: dict[nn.Conv2d, Transformed] = {}
         self._waiting: tuple[Rows, _Waiting] | None = None  # of the rows that were made last
+        self._measured: tuple[Tensor, Moments] | None = None  # by what computed it
         keep_freed_memory()
 
     @staticmethod
@@ -69,7 +70,10 @@ class Quick:
         return device.type == "cpu" and next(network.parameters()).dtype == torch.float32
 
     def measure(self, x: Tensor) -> Moments:
-        """As ``moments.measure``, in one pass over the memory."""
+        """As ``moments.measure``, in one pass over the memory, or none."""
+        found, self._measured = self._measured, None
+        if found is not None and found[0] is x:
+            return found[1]
         if not kernels.present() or x.stride(3) != 1 or x.stride(2) != x.shape[3]:
             return measure(x)
         mean, m2 = kernels.moments(x)
@@ -163,8 +167,8 @@ class Quick:
         kernel, stride = layer.kernel_size[0], layer.stride[0]
         whole = layer.groups == 1 and layer.kernel_size == (kernel, kernel)
         if whole and (kernel, stride) == (3, 1) and is_wide(layer):
-            return lambda strip, first, count: convolve(
-                strip, (first, first + count - 2), self._transformed(layer), layer.bias
+            return lambda strip, first, count: self._filtered(
+                strip, (first, first + count - 2), layer
             )
         if not kernels.present():
             return _in_torch(layer)
@@ -185,6 +189,16 @@ class Quick:
 
             return product
         return _in_torch(layer)
+
+    def _filtered(self, strip: Strip, rows: tuple[int, int], layer: nn.Conv2d) -> Tensor:
+        """By Winograd's filtering, and measured on the way."""
+        weights = self._transformed(layer)
+        if not kernels.present():
+            return convolve(strip, rows, weights, layer.bias)
+        mean, m2 = torch.empty(2, weights.outputs, dtype=torch.float64)
+        out = convolve(strip, rows, weights, layer.bias, statistics=(mean, m2))
+        self._measured = (out, Moments(out.shape[2] * out.shape[3], mean, m2))
+        return out
 
     def _transformed(self, layer: nn.Conv2d) -> Transformed:
         if layer not in self._weights:

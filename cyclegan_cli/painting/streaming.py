@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -99,8 +100,24 @@ def evaluate(
 
 def estimate(network: Generator, height: int, width: int, plan: Plan) -> Cost:
     """What ``evaluate`` would take for a picture of that size; nothing is computed."""
-    parameter = next(network.parameters())
-    item, channels = parameter.element_size(), network.spec.in_channels
+    known = _estimates.setdefault(network, {})
+    item = next(network.parameters()).element_size()
+    key = (item, height, width, plan)
+    if key not in known:
+        if len(known) >= _ESTIMATES:
+            known.clear()
+        known[key] = _rehearsed(network, item, height, width, plan)
+    return known[key]
+
+
+# Pictures of one size often follow each other, and many small ones would wait for their plans.
+_ESTIMATES = 256
+_estimates: WeakKeyDictionary[Generator, dict[tuple[int, int, int, Plan], Cost]]
+_estimates = WeakKeyDictionary()
+
+
+def _rehearsed(network: Generator, item: int, height: int, width: int, plan: Plan) -> Cost:
+    channels = network.spec.in_channels
     row = channels * width * item
 
     def read(start: int, stop: int) -> Tensor:
@@ -150,6 +167,7 @@ class _Evaluation:
         # What has been reached. Here and nowhere else: a second reference would keep old buffers.
         self._rows: Rows
         self._kept: Tensor | None = None  # the buffer that ``_rows`` is computed from
+        self._beside: Tensor | None = None  # the trunk's second buffer
         self._mappings: list[mmap.mmap] = []
         self._alive = 0  # bytes kept now
         self.peak, self.widest, self.middle = 0, 0.0, 0
@@ -174,8 +192,7 @@ class _Evaluation:
                 continue
             self.sizes.append(self._rows.bytes)
             if self._rows.bytes <= self._plan.keep:
-                buffer = self._new(self._rows)
-                moments = self._sweep(self._rows, into=buffer)
+                buffer, moments = self._filled(self._new(self._rows), self._rows)
                 self._keep(buffer)
             else:
                 moments = self._sweep(self._rows)
@@ -190,23 +207,25 @@ class _Evaluation:
         total = self._kept
         if total is None or total.shape != self._rows.shape:
             total = self._new(self._rows)
-        self._sweep(self._rows, into=total, measured=False)  # from total itself, or from before
+        # From total itself, or from before.
+        total, _ = self._filled(total, self._rows, measured=False)
         if total is not self._kept:
             self._keep(total)
         self.middle = self._rows.bytes
         self._rows = stored(total, self._device)
-        branch = self._new(self._rows) if len(self._network.trunk) else None
+        self._beside = self._new(self._rows) if len(self._network.trunk) else None
         for block in self._network.trunk:
-            if not isinstance(block, ResidualBlock) or branch is None:
+            if not isinstance(block, ResidualBlock) or self._beside is None:
                 continue
             if self._network.spec.norm == "none":
-                grown = added(self._branch(block.branch, self._rows, branch), self._rows)
-                self._sweep(grown, into=branch, measured=False)
-                total, branch = branch, total
+                grown = added(self._branch(block.branch, self._rows), self._rows)
+                filled, _ = self._filled(self._beside, grown, measured=False)
+                total, self._beside = filled, total
                 self._kept, self._rows = total, stored(total, self._device)
             else:
-                self._add(total, self._branch(block.branch, self._rows, branch))
-        self._drop(branch)
+                self._add(total, self._branch(block.branch, self._rows))
+        self._drop(self._beside)
+        self._beside = None
 
     def _keep(self, buffer: Tensor) -> None:
         """Go on from ``buffer``; the one before it is given back."""
@@ -214,12 +233,12 @@ class _Evaluation:
         self._kept = buffer
         self._rows = stored(buffer, self._device)
 
-    def _branch(self, layers: Iterable[nn.Module], rows: Rows, buffer: Tensor) -> Rows:
-        """A block's layers; what lies before either InstanceNorm is kept in ``buffer``."""
+    def _branch(self, layers: Iterable[nn.Module], rows: Rows) -> Rows:
+        """A block's layers; what lies before either InstanceNorm is kept in the second buffer."""
         for layer in layers:
-            if isinstance(layer, nn.InstanceNorm2d):
-                moments = self._sweep(rows, into=buffer)
-                kept = stored(buffer, self._device)
+            if isinstance(layer, nn.InstanceNorm2d) and self._beside is not None:
+                self._beside, moments = self._filled(self._beside, rows)
+                kept = stored(self._beside, self._device)
                 rows = self._normalised(kept, self._settled(moments), layer.eps)
             else:
                 rows = self._after(layer, rows)
@@ -235,6 +254,20 @@ class _Evaluation:
             kept.copy_(part.add_(kept)) if kept.device != part.device else kept.add_(part)
             self._forget()
         self._exchange(total)
+
+    def _filled(
+        self, buffer: Tensor, rows: Rows, *, measured: bool = True
+    ) -> tuple[Tensor, Moments | None]:
+        """``rows`` kept, in ``buffer`` or as they are read, and measured: what now holds them.
+
+        A picture that is one strip need not be copied.
+        """
+        strips = list(self._strips(rows))
+        whole = rows.fresh and self._plan.place == "device" and strips == [(0, rows.height)]
+        if not whole or self._band is not None:
+            return buffer, self._sweep(rows, into=buffer, measured=measured)
+        values = rows.read(0, rows.height).contiguous()
+        return values, self._measure(values) if measured else None
 
     def _sweep(
         self, rows: Rows, into: Tensor | None = None, *, measured: bool = True

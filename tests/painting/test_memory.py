@@ -57,7 +57,7 @@ def test_a_hundred_megapixels_fit_into_16_gb(resnet9: Generator) -> None:
 def test_strips_of_wide_pictures_are_not_all_halo(resnet9: Generator, width: int) -> None:
     row = 64 * width * 4  # bytes, after the first convolution
     plans = choose(resnet9, (2000, width), CPU, 16 * GB)
-    assert plans[0].strip == max(2**24, 32 * row)
+    assert plans[0].strip == max(18 * 2**20, 32 * row)
     assert plans[-1].strip == max(2**20, row)
 
 

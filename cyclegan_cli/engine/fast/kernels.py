@@ -30,11 +30,10 @@ __all__ = [
     "separable",
     "separable_backward",
     "spread",
+    "winograd",
     "winograd_correlate",
     "winograd_grads",
     "winograd_in",
-    "winograd_out",
-    "winograd_product",
     "winograd_size",
     "winograd_weights",
 ]
@@ -301,7 +300,7 @@ def winograd_size(outputs: int, inputs: int) -> int:
 
 
 def winograd_weights(weight: Tensor, out: Tensor, *, turned: bool = False) -> None:
-    """The weights of ``winograd_product``; weight: O×I×3×3, or ``turned`` as in ``convolve``.
+    """The weights of ``winograd``; weight: O×I×3×3, or ``turned`` as in ``convolve``.
 
     ``out``: ``winograd_size`` floats, which come to be in the order of the kernels.
     """
@@ -309,16 +308,22 @@ def winograd_weights(weight: Tensor, out: Tensor, *, turned: bool = False) -> No
     _call("winograd_weights", weight, outputs, inputs, int(turned), out)
 
 
-def winograd_product(
-    packed: Tensor, shape: tuple[int, int], matrices: Tensor, tiles: int, products: Tensor
+def winograd(
+    strip: Strip,
+    row: int,
+    weights: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    statistics: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """36 products: of ``winograd_weights`` of ``shape`` (O, I) with I×tiles, to O×tiles.
+    """Rows of a 3×3 convolution of the padded picture, from ``row`` on, to ``out``: 1×O×h×w.
 
-    ``matrices`` and ``products`` are 36×(I or O)×tiles, whose first stride may be larger; up to 16
-    floats behind the last of ``matrices`` must be readable.
+    ``weights``: those of ``winograd_weights``. ``statistics``: room for the mean and the sum of
+    squared deviations of each channel of ``out``, float64, O each.
     """
-    apart = (matrices.stride(0), products.stride(0))
-    _call("winograd_product", packed, *shape, matrices, apart[0], tiles, products, apart[1])
+    _, outputs, rows, _ = out.shape
+    mean, m2 = statistics or (None, None)
+    _call("winograd", strip, row, rows, weights, outputs, bias, out, out.stride(1), mean, m2)
 
 
 def winograd_in(strip: Strip, row: int, tiles: tuple[int, int], out: Tensor, apart: int) -> None:
@@ -329,30 +334,8 @@ def winograd_in(strip: Strip, row: int, tiles: tuple[int, int], out: Tensor, apa
     _call("winograd_in", strip, row, *tiles, out, apart)
 
 
-def winograd_out(
-    products: Tensor,
-    apart: int,
-    tiles: tuple[int, int],
-    out: Tensor,
-    bias: Tensor | None,
-    statistics: tuple[Tensor, Tensor, int] | None = None,
-) -> None:
-    """Transform 36 matrices of C×tiles, ``apart`` floats apart, to ``out``: 1×C×h×W, a view.
-
-    8 floats behind the last matrix must be readable. ``statistics``: mean and sum of squared
-    deviations of the ``seen`` values before, float64, C each, which these values join.
-    """
-    _, channels, rows, width = out.shape
-    mean, m2, seen = statistics or (None, None, 0)
-    size = (rows, width)
-    _call(
-        "winograd_out",
-        *(products, apart, channels, *tiles, *size, bias, out, out.stride(1), mean, m2, seen),
-    )
-
-
 def winograd_grads(grad: Tensor, tiles: tuple[int, int], out: Tensor, apart: int) -> None:
-    """The adjoint of ``winograd_out``: 1×C×h×w, a view, to 36 matrices of C×tiles."""
+    """1×C×h×w, a view, to 36 matrices of C×tiles: adjoint to what is behind the products."""
     _, channels, rows, width = grad.shape
     _call("winograd_grads", grad, grad.stride(1), channels, rows, width, *tiles, out, apart)
 

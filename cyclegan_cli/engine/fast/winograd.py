@@ -81,11 +81,12 @@ def convolve(
     weight: Transformed,
     bias: Tensor | None,
     into: Tensor | None = None,
+    statistics: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Rows ``rows`` (from, to) of the output of a 3×3 convolution, stride 1, of the padded picture.
 
-    ``strip`` must hold every row that they need. Returns
-    1×O×(to − from)×width, float32.
+    ``strip`` must hold every row that they need. Returns 1×O×(to − from)×width, float32.
+    ``statistics``, by the kernels only: as in ``kernels.winograd``.
     """
     if not kernels.present():
         found = winograd_in_torch.convolve(strip, rows, weight.matrices, bias)
@@ -93,13 +94,7 @@ def convolve(
     start, stop = rows
     width = strip.padded[1] - 2
     out = torch.empty(1, weight.outputs, stop - start, width) if into is None else into
-    across = -(-width // 4)
-    down = -(-(stop - start) // 4)
-    for first, high in _parts(down, across):
-        tiles = (high, across)
-        top, bottom = 4 * first, min(4 * (first + tiles[0]), stop - start)
-        part = out[:, :, top:bottom]
-        _part(strip, start + top, tiles, weight, bias, part)
+    kernels.winograd(strip, start, weight.matrices, bias, out, statistics)
     return out
 
 
@@ -138,20 +133,3 @@ def _matrices(name: str, rows: int, columns: int) -> Tensor:
     apart = rows * columns + _APART
     room = _rooms.get(name, 36 * apart)
     return room.as_strided((36, rows, columns), (apart, columns, 1))
-
-
-def _part(
-    strip: Strip,
-    row: int,
-    tiles: tuple[int, int],
-    weight: Transformed,
-    bias: Tensor | None,
-    out: Tensor,
-) -> None:
-    count = tiles[0] * tiles[1]
-    matrices = _matrices("in", weight.inputs, count)
-    products = _matrices("out", weight.outputs, count)
-    kernels.winograd_in(strip, row, tiles, matrices, matrices.stride(0))
-    shape = (weight.outputs, weight.inputs)
-    kernels.winograd_product(weight.matrices, shape, matrices, count, products)
-    kernels.winograd_out(products, products.stride(0), tiles, out, bias)

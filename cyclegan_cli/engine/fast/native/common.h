@@ -34,6 +34,17 @@ void each(long count, long threads, const Function& function) {
     }
 }
 
+// `bytes` of new memory; much of it in large pages, where the system has them: each page that is
+// touched for the first time after others wants a look into the tables of pages.
+inline void* new_memory(std::size_t bytes) {
+    const std::size_t large = std::size_t(1) << 21, page = bytes < large ? 4096 : large;
+    void* memory = std::aligned_alloc(page, (bytes + page - 1) / page * page);
+#if defined(__linux__)
+    if (memory && page == large) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+    return memory;
+}
+
 // Memory that a thread keeps for the next call: `count` floats, not cleared. What two slots give
 // is in use at once.
 template <int Slot>
@@ -46,8 +57,7 @@ float* scratch(long count) {
     static thread_local Kept kept;
     if (kept.count < count) {
         std::free(kept.values);
-        const std::size_t bytes = (count * sizeof(float) + 4095) / 4096 * 4096;
-        kept.values = static_cast<float*>(std::aligned_alloc(64, bytes));
+        kept.values = static_cast<float*>(new_memory(count * sizeof(float)));
         kept.count = count;
     }
     return kept.values;

@@ -10,6 +10,10 @@
 #include <type_traits>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #ifndef LANES
 #define LANES 8
 #endif

@@ -4,32 +4,51 @@
 
 #include "common.h"
 
-// A block of values joins the count, mean and squared deviations of those before (Chan, 1979).
-inline void merge(const float* values, long n, long seen, double& mean, double& m2) {
-    if (n == 0) return;
-    constexpr long kLanes = 16;
-    float sums[kLanes] = {}, squares[kLanes] = {};
-    long i = 0;
-    for (; i + kLanes <= n; i += kLanes)
-        for (long k = 0; k < kLanes; k++) sums[k] += values[i + k];
-    double total = 0.0;
-    for (const float part : sums) total += part;
-    for (long j = i; j < n; j++) total += values[j];
-    const double own = total / n;
-    const float rough = static_cast<float>(own);
-    for (i = 0; i + kLanes <= n; i += kLanes)
-        for (long k = 0; k < kLanes; k++) {
-            const float deviation = values[i + k] - rough;
-            squares[k] += deviation * deviation;
-        }
-    double square = 0.0;
-    for (const float part : squares) square += part;
-    for (; i < n; i++) square += (values[i] - double(rough)) * (values[i] - double(rough));
-    square -= n * (own - rough) * (own - rough);
-    const double share = double(n) / (seen + n), step = own - mean;
-    mean += step * share;
-    m2 += (square > 0.0 ? square : 0.0) + step * step * (seen * share);
-}
+// How many values there were, their mean, and the sum of their squared deviations.
+struct Moments {
+    long count = 0;
+    double mean = 0.0, m2 = 0.0;
+
+    // Those of other values join (Chan, 1979).
+    void join(const Moments& other) {
+        if (other.count == 0) return;
+        const double share = double(other.count) / (count + other.count), step = other.mean - mean;
+        mean += step * share;
+        m2 += other.m2 + step * step * (count * share);
+        count += other.count;
+    }
+
+    // Further values, in blocks that stay in the first cache between the two passes.
+    void add(const float* values, long n) {
+        constexpr long kBlock = 2048;
+        for (long i = 0; i < n; i += kBlock) join(of_block(values + i, std::min(kBlock, n - i)));
+    }
+
+    static Moments of_block(const float* values, long n) {
+        constexpr long kLanes = 16;
+        float sums[kLanes] = {}, squares[kLanes] = {};
+        long i = 0;
+        for (; i + kLanes <= n; i += kLanes)
+            for (long k = 0; k < kLanes; k++) sums[k] += values[i + k];
+        double total = 0.0;
+        for (const float part : sums) total += part;
+        for (long j = i; j < n; j++) total += values[j];
+        const double own = total / n;
+        const float rough = static_cast<float>(own);
+        for (i = 0; i + kLanes <= n; i += kLanes)
+            for (long k = 0; k < kLanes; k++) {
+                const float deviation = values[i + k] - rough;
+                squares[k] += deviation * deviation;
+            }
+        double square = 0.0;
+        for (const float part : squares) square += part;
+        for (; i < n; i++) square += (values[i] - double(rough)) * (values[i] - double(rough));
+        square -= n * (own - rough) * (own - rough);
+        Moments found;
+        found.count = n, found.mean = own, found.m2 = square > 0.0 ? square : 0.0;
+        return found;
+    }
+};
 
 extern "C" {
 
@@ -37,10 +56,9 @@ extern "C" {
 void moments(const float* in, long channels, long plane, long count, double* mean, double* m2,
              long threads) {
     each(channels, threads, [=](long c) {
-        constexpr long kBlock = 2048;  // stays in the first cache between the two passes
-        mean[c] = m2[c] = 0.0;
-        for (long i = 0; i < count; i += kBlock)
-            merge(in + c * plane + i, count - i < kBlock ? count - i : kBlock, i, mean[c], m2[c]);
+        Moments all;
+        all.add(in + c * plane, count);
+        mean[c] = all.mean, m2[c] = all.m2;
     });
 }
 

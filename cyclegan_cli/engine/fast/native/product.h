@@ -11,7 +11,7 @@
 // registers for, with the weights of a block one after the other in memory.
 constexpr int kTall = kLanes == 16 ? 12 : 6, kTallBy = 2;
 constexpr int kWide = kLanes == 16 ? 8 : 4, kWideBy = 3;
-constexpr int kFew = 3, kFewBy = kLanes == 16 ? 8 : 4;
+constexpr int kFew = 3, kFewBy = kLanes == 16 ? 7 : 4;
 
 // A matrix of weights in blocks of `block` rows; of each block its biases, then its weights tap by
 // tap; zeros where the matrix has ended.
@@ -44,20 +44,36 @@ struct Weights : Packed {
     }
 };
 
+// Terms that are summed in a register before the sum joins the others: rounding errors grow with the
+// length of a sum, and so stay a third of what they were.
+constexpr long kTerms = 32;
+
 template <int Rows, int By>
 inline void product_block(const float* w, long depth, const float* base, const long* offsets,
                           float* out, long apart, long rows, long count) {
-    Vector sums[Rows][By];
+    Vector sums[Rows][By], totals[Rows][By];
     for (int i = 0; i < Rows; i++)
         for (int j = 0; j < By; j++) sums[i][j] = Vector{} + w[i];
-    for (long k = 0; k < depth; k++) {
-        w += Rows;
-        const float* from = base + offsets[k];
-        Vector v[By];
-        for (int j = 0; j < By; j++) v[j] = wide(from + j * kLanes);
+    for (long k = 0; k < depth;) {
+        for (const long end = std::min(depth, k + kTerms); k < end; k++) {
+            w += Rows;
+            const float* from = base + offsets[k];
+            Vector v[By];
+            for (int j = 0; j < By; j++) v[j] = wide(from + j * kLanes);
+            for (int i = 0; i < Rows; i++)
+                for (int j = 0; j < By; j++) sums[i][j] += w[i] * v[j];
+        }
+        if (k == depth) break;
+        const bool first = k == kTerms;
         for (int i = 0; i < Rows; i++)
-            for (int j = 0; j < By; j++) sums[i][j] += w[i] * v[j];
+            for (int j = 0; j < By; j++) {
+                totals[i][j] = first ? sums[i][j] : totals[i][j] + sums[i][j];
+                sums[i][j] = Vector{};
+            }
     }
+    if (depth > kTerms)
+        for (int i = 0; i < Rows; i++)
+            for (int j = 0; j < By; j++) sums[i][j] += totals[i][j];
     for (int i = 0; i < Rows; i++) {
         if (i >= rows) break;
         for (int j = 0; j < By; j++)
@@ -71,10 +87,16 @@ inline void product_block(const float* w, long depth, const float* base, const l
 template <int Rows, int By>
 void product_columns(const float* w, long depth, const float* base, const long* offsets, float* out,
                      long apart, long rows, long count) {
-    constexpr long step = By * kLanes;
+    // The next block's weights, which come from far away, are asked for while this one's are used.
+    constexpr long step = By * kLanes, line = 64 / sizeof(float);
+    const long size = Rows * (depth + 1), share = size * step / count;
+    const float* ahead = w + size;
     long x = 0;
-    for (; x + (By > 1 ? step : 1) <= count; x += step)
+    for (; x + (By > 1 ? step : 1) <= count; x += step) {
+        for (long i = 0; i < share; i += line) __builtin_prefetch(ahead + i);
+        ahead += share;
         product_block<Rows, By>(w, depth, base + x, offsets, out + x, apart, rows, count - x);
+    }
     if constexpr (By > 1)
         if (x < count)
             product_columns<Rows, (By + 1) / 2>(w, depth, base + x, offsets, out + x, apart, rows,

@@ -114,85 +114,170 @@ inline void turn(const float* in, long rows, long count, float* out, long apart)
         for (long x = 0; x < count; x++) out[x * apart + m] = in[m * count + x];
 }
 
+// Where the 36 matrices of channels x tiles lie, in floats from the first one's place.
+struct Places {
+    long at[36];
+
+    explicit Places(long apart) {
+        for (long k = 0; k < 36; k++) at[k] = k * apart;
+    }
+};
+
+// Channel `c` of tiles of 6x6 values, 4 apart, from row `row` of the padded picture on, transformed.
+inline void channel_in(const Source& s, long c, long row, long tiles_y, long tiles_x, float* out,
+                       const Places& places) {
+    // Whole groups of eight tiles are read; what lies behind the last tile is zeros. All rows are
+    // written before any is read: a read just behind a write elsewhere in it stalls.
+    const long groups = (tiles_x + 7) / 8, length = 32 * groups + 32, tiles = tiles_y * tiles_x;
+    const long high = 4 * tiles_y + 2;
+    float* rows = scratch<2>((high + 6) * length);
+    float* mixed = rows + high * length;
+    for (long i = 0; i < high; i++) padded_row(s, c, row + i, rows + i * length, length);
+    for (long ty = 0; ty < tiles_y; ty++) {
+        for (long x = 0; x < length; x += 8) {
+            Eight d[6], v[6];
+            for (long i = 0; i < 6; i++) d[i] = load(rows + (4 * ty + i) * length + x);
+            transform_in(d, v);
+            for (long i = 0; i < 6; i++) store(mixed + i * length + x, v[i]);
+        }
+        float* to = out + c * tiles + ty * tiles_x;
+        for (long i = 0; i < 6; i++) {
+            Eight d[6], next[4], v[6];
+            split(mixed + i * length, next);
+            for (long t = 0; t < tiles_x; t += 8) {
+                for (long k = 0; k < 4; k++) d[k] = next[k];
+                split(mixed + i * length + 4 * t + 32, next);
+                // A tile's last two values are the next one's first two.
+                d[4] = PICK(d[0], next[0], 1, 2, 3, 4, 5, 6, 7, 8);
+                d[5] = PICK(d[1], next[1], 1, 2, 3, 4, 5, 6, 7, 8);
+                transform_in(d, v);
+                for (long j = 0; j < 6; j++) store(to + places.at[6 * i + j] + t, v[j], tiles_x - t);
+            }
+        }
+    }
+}
+
+// The inverse on the other side: row `ty` of tiles of channel `c` of 36 matrices, behind which 8
+// floats can be read -> `rows` x `width` values, with their bias.
+inline void channel_out(const float* in, const Places& places, long c, long ty, long tiles_y,
+                        long tiles_x, long rows, long width, float bias, float* out) {
+    const long groups = (tiles_x + 7) / 8, length = 32 * groups;
+    float* block = scratch<2>(4 * length);
+    const float* from = in + (c * tiles_y + ty) * tiles_x;
+    for (long t = 0; t < tiles_x; t += 8) {
+        Eight half[6][4];
+        for (long j = 0; j < 6; j++) {
+            Eight m[6];
+            for (long i = 0; i < 6; i++) m[i] = load(from + places.at[6 * i + j] + t);
+            transform_out(m, half[j]);
+        }
+        for (long i = 0; i < 4; i++) {
+            const Eight m[6] = {half[0][i], half[1][i], half[2][i],
+                                half[3][i], half[4][i], half[5][i]};
+            Eight y[4];
+            transform_out(m, y);
+            for (long k = 0; k < 4; k++) y[k] += bias;
+            join(y, block + i * length + 4 * t);
+        }
+    }
+    for (long i = 0; i < rows; i++)
+        std::memcpy(out + i * width, block + i * length, sizeof(float) * width);
+}
+
+// A 3x3 convolution under way: its rows in parts, each computed from its tiles to its values.
+struct Filtering {
+    const Source* source;
+    long row, count;  // of the output
+    Packed weights;   // the first of 36
+    const float* bias;
+    float* out;
+    long plane;
+    Moments* found;  // of each channel in each row of tiles, or null
+
+    long width() const { return source->width + 2 * source->pad - 2; }
+    long across() const { return (width() + 3) / 4; }
+    long down() const { return (count + 3) / 4; }
+
+    // Rows `first` ... `first + high` of tiles.
+    void part(long first, long high, long threads) const {
+        const long inputs = weights.depth, outputs = weights.rows, tiles = high * across();
+        // A product is written over the matrix before it, which is done with: half of the memory,
+        // which so stays in the cache. A chain of them has one place more than matrices.
+        const long chains = threads == 1 ? 1 : threads <= 4 ? 12 : 36, chain = 36 / chains;
+        const long apart = std::max(inputs, outputs) * tiles + 16;
+        Places before(apart), behind(apart);
+        for (long k = 0; k < 36; k++) {
+            behind.at[k] = (k + k / chain) * apart;
+            before.at[k] = behind.at[k] + apart;
+        }
+        float* room = scratch<4>((36 + chains) * apart);
+        each(inputs, threads, [&](long c) {
+            channel_in(*source, c, row + 4 * first, high, across(), room, before);
+        });
+        std::vector<long> offsets;
+        for (long c = 0; c < inputs; c++) offsets.push_back(c * tiles);
+        each(chains, threads, [&](long i) {
+            for (long k = i * chain; k < (i + 1) * chain; k++) {
+                const Packed one(outputs, inputs, weights.values + k * weights.size());
+                for (long block = 0; block < one.blocks(); block++)
+                    product(one, block, room + before.at[k], offsets.data(), tiles,
+                            room + behind.at[k] + block * one.block * tiles, tiles);
+            }
+        });
+        each(outputs, threads, [&](long c) {
+            for (long ty = 0; ty < high; ty++) {
+                const long top = 4 * (first + ty), rows = std::min(4L, count - top);
+                float* to = out + c * plane + top * width();
+                channel_out(room, behind, c, ty, high, across(), rows, width(),
+                            bias ? bias[c] : 0.0f, to);
+                if (found) found[c * down() + first + ty].add(to, rows * width());
+            }
+        });
+    }
+};
+
+constexpr long kMostTiles = 256, kFewestTiles = 64;  // of a part, where it can be
+
 extern "C" {
+
+// Rows `row` ... `row + count` of a 3x3 convolution of the padded source, with the weights that
+// `winograd_weights` gave; where `mean` and `m2` are not null, also the moments of each channel.
+void winograd(const Source* s, long row, long count, float* packed, long outputs, const float* bias,
+              float* out, long plane, double* mean, double* m2, long threads) {
+    Filtering work{s, row, count, Packed(outputs, s->channels, packed), bias, out, plane, nullptr};
+    const long tiles = work.down() * work.across();
+    std::vector<Moments> found(mean ? outputs * work.down() : 0);
+    if (mean) work.found = found.data();
+    // Each thread has its own rows, from their tiles to their values, and no other touches what lies
+    // between; where there are too few for that, all threads work at the same.
+    const bool apart = tiles >= threads * kFewestTiles;
+    const long most = apart ? std::min(kMostTiles, (tiles + threads - 1) / threads) : kMostTiles;
+    const long step = std::max(1L, most / work.across());
+    const auto part = [&](long i, long inner) {
+        work.part(i * step, std::min(step, work.down() - i * step), inner);
+    };
+    const long parts = (work.down() + step - 1) / step;
+    if (apart)
+        each(parts, threads, [&](long i) { part(i, 1); });
+    else
+        for (long i = 0; i < parts; i++) part(i, threads);
+    for (long c = 0; mean && c < outputs; c++) {
+        Moments all;
+        for (long ty = 0; ty < work.down(); ty++) all.join(found[c * work.down() + ty]);
+        mean[c] = all.mean, m2[c] = all.m2;
+    }
+}
 
 // Tiles of 6x6, 4 apart, from row `row` of the padded picture on -> 36 matrices of channels x
 // tiles, `apart` floats from one to the next.
 void winograd_in(const Source* s, long row, long tiles_y, long tiles_x, float* out, long apart,
                  long threads) {
-    each(s->channels, threads, [=](long c) {
-        // Whole groups of eight tiles are read; what lies behind the last tile is zeros. All rows
-        // are written before any is read: a read just behind a write elsewhere in it stalls.
-        const long groups = (tiles_x + 7) / 8, length = 32 * groups + 32, tiles = tiles_y * tiles_x;
-        const long high = 4 * tiles_y + 2;
-        float* rows = scratch<2>((high + 6) * length);
-        float* mixed = rows + high * length;
-        for (long i = 0; i < high; i++) padded_row(*s, c, row + i, rows + i * length, length);
-        for (long ty = 0; ty < tiles_y; ty++) {
-            for (long x = 0; x < length; x += 8) {
-                Eight d[6], v[6];
-                for (long i = 0; i < 6; i++) d[i] = load(rows + (4 * ty + i) * length + x);
-                transform_in(d, v);
-                for (long i = 0; i < 6; i++) store(mixed + i * length + x, v[i]);
-            }
-            float* to = out + c * tiles + ty * tiles_x;
-            for (long i = 0; i < 6; i++) {
-                Eight d[6], next[4], v[6];
-                split(mixed + i * length, next);
-                for (long t = 0; t < tiles_x; t += 8) {
-                    for (long k = 0; k < 4; k++) d[k] = next[k];
-                    split(mixed + i * length + 4 * t + 32, next);
-                    // A tile's last two values are the next one's first two.
-                    d[4] = PICK(d[0], next[0], 1, 2, 3, 4, 5, 6, 7, 8);
-                    d[5] = PICK(d[1], next[1], 1, 2, 3, 4, 5, 6, 7, 8);
-                    transform_in(d, v);
-                    for (long j = 0; j < 6; j++) store(to + (6 * i + j) * apart + t, v[j], tiles_x - t);
-                }
-            }
-        }
-    });
+    const Places places(apart);
+    each(s->channels, threads,
+         [&](long c) { channel_in(*s, c, row, tiles_y, tiles_x, out, places); });
 }
 
-// The inverse on the other side: 36 matrices of channels x tiles (8 floats behind the last one can
-// be read) -> `rows` x `width` values of each channel, `plane` floats apart, with their bias (or
-// null). Where `mean` and `m2` are given, the values join the `seen` ones of each channel.
-void winograd_out(const float* in, long apart, long channels, long tiles_y, long tiles_x, long rows,
-                  long width, const float* bias, float* out, long plane, double* mean, double* m2,
-                  long seen, long threads) {
-    each(channels, threads, [=](long c) {
-        const long groups = (tiles_x + 7) / 8, length = 32 * groups, tiles = tiles_y * tiles_x;
-        float* block = scratch<2>(4 * length);
-        const float add = bias ? bias[c] : 0.0f;
-        long before = seen;
-        for (long ty = 0; ty < tiles_y; ty++) {
-            const float* from = in + c * tiles + ty * tiles_x;
-            for (long t = 0; t < tiles_x; t += 8) {
-                Eight half[6][4];
-                for (long j = 0; j < 6; j++) {
-                    Eight m[6];
-                    for (long i = 0; i < 6; i++) m[i] = load(from + (6 * i + j) * apart + t);
-                    transform_out(m, half[j]);
-                }
-                for (long i = 0; i < 4; i++) {
-                    const Eight m[6] = {half[0][i], half[1][i], half[2][i],
-                                        half[3][i], half[4][i], half[5][i]};
-                    Eight y[4];
-                    transform_out(m, y);
-                    for (long k = 0; k < 4; k++) y[k] += add;
-                    join(y, block + i * length + 4 * t);
-                }
-            }
-            const long count = rows - 4 * ty < 4 ? rows - 4 * ty : 4;
-            float* to = out + c * plane + 4 * ty * width;
-            for (long i = 0; i < count; i++)
-                std::memcpy(to + i * width, block + i * length, sizeof(float) * width);
-            if (mean) merge(to, count * width, before, mean[c], m2[c]);
-            before += count * width;
-        }
-    });
-}
-
-// The weights of `winograd_product`, 36 matrices packed one after the other, of a convolution's:
+// The weights of `winograd`, 36 matrices packed one after the other, of a convolution's:
 // outputs x inputs x 3 x 3; or with `turned`, inputs x outputs x 3 x 3, mirrored in both directions.
 void winograd_weights(const float* weight, long outputs, long inputs, long turned, float* out,
                       long threads) {
@@ -228,22 +313,7 @@ void winograd_weights(const float* weight, long outputs, long inputs, long turne
     });
 }
 
-// 36 products of packed weights with matrices of inputs x tiles, `in_apart` floats apart: matrices
-// of outputs x tiles, `out_apart` apart.
-void winograd_product(float* packed, long outputs, long inputs, const float* in, long in_apart,
-                      long tiles, float* out, long out_apart, long threads) {
-    const Packed shape(outputs, inputs, packed);
-    std::vector<long> offsets;
-    for (long c = 0; c < inputs; c++) offsets.push_back(c * tiles);
-    each(36 * shape.blocks(), threads, [&](long i) {
-        const long which = i / shape.blocks(), block = i % shape.blocks();
-        const Packed one(outputs, inputs, packed + which * shape.size());
-        product(one, block, in + which * in_apart, offsets.data(), tiles,
-                out + which * out_apart + block * shape.block * tiles, tiles);
-    });
-}
-
-// The adjoint of `winograd_out` without bias: channels x `rows` x `width` values, of which the first
+// The adjoint of what `winograd` does behind its products, without bias: channels x `rows` x `width` values, of which the first
 // is at tile 0 -> 36 matrices of channels x tiles.
 void winograd_grads(const float* in, long plane, long channels, long rows, long width, long tiles_y,
                     long tiles_x, float* out, long apart, long threads) {

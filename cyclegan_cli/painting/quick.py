@@ -24,7 +24,7 @@ from cyclegan_cli.engine.fast.convolutions import (
     is_wide,
 )
 from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.reading import realised
+from cyclegan_cli.engine.fast.reading import by_channel, realised, realised_by_pixel
 from cyclegan_cli.engine.fast.winograd import Transformed, convolve, transformed
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.painting.moments import Moments, factors, measure
@@ -97,9 +97,9 @@ class Quick:
             return self._delayed(padded, plain)
         if isinstance(layer, nn.Conv2d):
             return self._convolved(layer, waiting, source, plain)
-        if isinstance(layer, nn.ConvTranspose2d) and waiting.bare and kernels.present():
-            around = dataclasses.replace(waiting, pad=1)
-            return dataclasses.replace(plain, read=_transposed(layer, around))
+        if isinstance(layer, nn.ConvTranspose2d) and waiting.bare:
+            transposed = _transposed if kernels.present() else _transposed_in_torch
+            return dataclasses.replace(plain, read=transposed(layer, waiting))
         return plain
 
     def _convolved(self, layer: nn.Conv2d, waiting: _Waiting, source: Rows, plain: Rows) -> Rows:
@@ -218,11 +218,32 @@ def _separable(
 
 
 def _transposed(layer: nn.ConvTranspose2d, waiting: _Waiting) -> Callable[[int, int], Tensor]:
+    waiting = dataclasses.replace(waiting, pad=1)
+
     def read(start: int, stop: int) -> Tensor:
         # Row r is row r + 1 of the whole output, which comes of two rows at most.
         strip = _strip(waiting, (start + 1) // 2, stop // 2 + 2)
         columns = (1, 2 * waiting.source.width + 1)
         return kernels.spread(strip, (start + 1, stop + 1), columns, layer.weight, layer.bias)
+
+    return read
+
+
+def _transposed_in_torch(
+    layer: nn.ConvTranspose2d, waiting: _Waiting
+) -> Callable[[int, int], Tensor]:
+    """As ``rows`` does it, in channels_last: oneDNN takes half to three quarters of the time."""
+
+    def read(start: int, stop: int) -> Tensor:
+        low, high = start // 2, min(stop // 2 + 1, waiting.source.height)
+        x = realised_by_pixel(_strip(waiting, low, high), low, high - low)
+        y = functional.conv_transpose2d(
+            *(x, layer.weight, layer.bias, layer.stride),
+            padding=(0, 1),
+            output_padding=(0, 1),
+        )
+        skip = start + 1 - 2 * low
+        return by_channel(y[:, :, skip : skip + stop - start])
 
     return read
 

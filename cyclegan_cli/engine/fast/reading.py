@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cyclegan_cli.engine.fast.kernels import Strip
 
-__all__ = ["realised", "realised_by_pixel"]
+__all__ = ["by_channel", "realised", "realised_by_pixel"]
 
 
 def realised(strip: Strip, row: int, rows: int) -> Tensor:
@@ -22,15 +22,24 @@ def realised(strip: Strip, row: int, rows: int) -> Tensor:
     return x[:, :, row - low : row - low + rows]
 
 
-def realised_by_pixel(strip: Strip, row: int, rows: int, columns: int) -> Tensor:
-    """The same with a pixel's channels side by side, rows×columns×C: zeros to the right, too."""
+def realised_by_pixel(strip: Strip, row: int, rows: int, columns: int | None = None) -> Tensor:
+    """The same in channels_last, a pixel's values side by side; zeros up to ``columns``, too."""
     channels, high, width = strip.values.shape[1:]
-    turned = torch.empty(high * width, channels)
-    turned.copy_(strip.values[0].reshape(channels, -1).t())  # in this shape it is fast
+    turned = torch.empty(high, width, channels)
+    turned.view(-1, channels).copy_(strip.values[0].reshape(channels, -1).t())  # so it is fast
     low, end = _span(strip, row, rows)
-    x = torch.empty(end - low, columns, channels)
-    _fill(x, strip, low, turned.view(high, width, channels))
-    return x[row - low : row - low + rows]
+    shape = (end - low, columns or strip.padded[1], channels)
+    x = turned if turned.shape == shape else torch.empty(shape)
+    _fill(x, strip, low, turned)
+    return x[None, row - low : row - low + rows].permute(0, 3, 1, 2)
+
+
+def by_channel(x: Tensor) -> Tensor:
+    """N×C×H×W of any strides, contiguous; the way from channels_last is short where N is 1."""
+    if x.is_contiguous() or x.shape[0] != 1:
+        return x.contiguous()
+    flat = x[0].permute(1, 2, 0).reshape(-1, x.shape[1])
+    return flat.t().contiguous().view(x.shape)
 
 
 def _span(strip: Strip, row: int, rows: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.reading import realised_by_pixel
+from cyclegan_cli.engine.fast.reading import by_channel, realised_by_pixel
 from cyclegan_cli.engine.fast.rooms import Rooms
 
 __all__ = ["convolve", "matrices"]
@@ -42,7 +42,7 @@ def convolve(strip: Strip, rows: tuple[int, int], weights: Tensor, bias: Tensor 
     parts, _, outputs, inputs = weights.shape
     height, width = stop - start, strip.padded[1] - 2
     down, across = -(-height // 4), -(-width // 4)
-    x = realised_by_pixel(strip, start, 4 * down + 2, 4 * across + 2)
+    x = realised_by_pixel(strip, start, 4 * down + 2, 4 * across + 2)[0].permute(1, 2, 0)
     y = torch.empty(down, 4, across, 4, outputs)
     for first, high in _parts(down, across, max(parts * inputs, outputs)):
         values = _transformed(x[4 * first : 4 * (first + high) + 2], parts)
@@ -51,10 +51,8 @@ def convolve(strip: Strip, rows: tuple[int, int], weights: Tensor, bias: Tensor 
             _four(_products(values, weights, column, bias), half[:, column])
         _four(half.view(4, 6, high, across, -1).movedim(1, 0), _by_place(y[first : first + high]))
     del x
-    flat = y.view(4 * down, 4 * across, outputs)[:height, :width].reshape(-1, outputs)
-    out = torch.empty(1, outputs, height, width)
-    out.view(outputs, -1).copy_(flat.t())  # in this shape it is fast
-    return out
+    picture = y.view(4 * down, 4 * across, outputs).permute(2, 0, 1)[None]
+    return by_channel(picture[:, :, :height, :width])
 
 
 def _parts(down: int, across: int, channels: int) -> Iterator[tuple[int, int]]:

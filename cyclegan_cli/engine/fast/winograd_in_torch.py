@@ -18,7 +18,9 @@ from cyclegan_cli.engine.fast.rooms import Rooms
 
 __all__ = ["convolve", "matrices"]
 
-_PART = 2**16  # values of one of the 36 matrices at a time: what lies between stays in the cache
+# Values of one of the 36 matrices at a time, for the cache: a trunk's of a picture of 256², and its
+# gradients', which are a row and a column of tiles more.
+_PART = 75_000
 # Inputs of one product of oneDNN, whose sums are made one by one: of 256 they lost a third of their
 # accuracy. MKL adds up such parts by itself.
 _INPUTS = 128

@@ -18,9 +18,17 @@ from torch.nn import functional
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.kernels import Strip
 from cyclegan_cli.engine.fast.reading import realised
-from cyclegan_cli.engine.fast.winograd import convolve, correlate, transformed
+from cyclegan_cli.engine.fast.winograd import convolve, transformed
 
-__all__ = ["Convolution", "Depthwise", "Reading", "Separable", "Transposed", "Winograd"]
+__all__ = [
+    "Convolution",
+    "Depthwise",
+    "Normalised",
+    "Reading",
+    "Separable",
+    "Transposed",
+    "Winograd",
+]
 
 Grads = tuple[Tensor | None, ...]
 
@@ -189,6 +197,21 @@ class Depthwise(torch.autograd.Function):
         return *_both(x, grads[0], one), None
 
 
+class Normalised(torch.autograd.Function):
+    """InstanceNorm without parameters, by the statistics of what it is given."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        y, scale = kernels.normalise(x.contiguous(), eps)
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Grads:
+        y, scale = ctx.saved_tensors
+        return kernels.normalise_backward(grads[0].contiguous(), y, scale), None
+
+
 class Winograd(torch.autograd.Function):
     """A 3×3 convolution by Winograd's filtering: output, and gradients of input and weight.
 
@@ -212,24 +235,39 @@ class Winograd(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Grads:
         x, weight = ctx.saved_tensors
         inwards, trained = ctx.needs_input_grad[:2]
-        # The gradient of a convolution is one with the kernel turned, zeros around.
-        turned = transformed(weight, turned=True, passing=True) if inwards else None
+        if not kernels.present():
+            one = _in_torch(ctx.reading, weight, inwards, trained)
+            return *_both(x, grads[0], one), None
+        matrices = transformed(weight, turned=True, passing=True).matrices if inwards else None
 
-        def one(part: Tensor, grad: Tensor) -> Grads:
+        def each(part: Tensor, grad: Tensor) -> Grads:
             strip = ctx.reading.strip(part)
-            of_weights = _of_weights(strip, grad) if trained else (None, None)
-            if turned is None:
-                return None, *of_weights
-            around = Strip(grad, 0, grad.shape[2], 2)
-            padded = convolve(around, (0, strip.padded[0]), turned, None)
-            return _folded(strip, padded), *of_weights
+            own = kernels.winograd_backward(strip, grad, matrices, trained=trained)
+            return *own, grad.sum((0, 2, 3)) if trained else None
 
-        return *_both(x, grads[0], one), None
+        return *_both(x, grads[0], each), None
+
+
+def _in_torch(
+    reading: Reading, weight: Tensor, inwards: bool, trained: bool
+) -> Callable[[Tensor, Tensor], Grads]:
+    """The gradients of ``Winograd`` without the kernels."""
+    # The gradient of a convolution is one with the kernel turned, zeros around.
+    turned = transformed(weight, turned=True, passing=True) if inwards else None
+
+    def one(part: Tensor, grad: Tensor) -> Grads:
+        strip = reading.strip(part)
+        of_weights = _of_weights(strip, grad) if trained else (None, None)
+        if turned is None:
+            return None, *of_weights
+        around = Strip(grad, 0, grad.shape[2], 2)
+        padded = convolve(around, (0, strip.padded[0]), turned, None)
+        return _folded(strip, padded), *of_weights
+
+    return one
 
 
 def _of_weights(strip: Strip, grad: Tensor) -> tuple[Tensor, Tensor]:
-    if kernels.present():
-        return correlate(strip, grad), grad.sum((0, 2, 3))
     padded = realised(strip, 0, strip.padded[0])
     shape = [grad.shape[1], padded.shape[1], 3, 3]
     _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
@@ -240,9 +278,7 @@ def _of_weights(strip: Strip, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _folded(strip: Strip, grad: Tensor) -> Tensor:
-    """The gradient of reflection, and of ReLU before it."""
-    if kernels.present():
-        return kernels.fold(strip, grad)
+    """The gradient of reflection."""
     pad = strip.pad
     for i in range(1, pad + 1) if strip.mirror else ():
         grad[:, :, pad + i] += grad[:, :, pad - i]

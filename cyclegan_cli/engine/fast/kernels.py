@@ -24,6 +24,8 @@ __all__ = [
     "depthwise_backward",
     "fold",
     "moments",
+    "normalise",
+    "normalise_backward",
     "pointwise",
     "prepare",
     "present",
@@ -31,9 +33,7 @@ __all__ = [
     "separable_backward",
     "spread",
     "winograd",
-    "winograd_correlate",
-    "winograd_grads",
-    "winograd_in",
+    "winograd_backward",
     "winograd_size",
     "winograd_weights",
 ]
@@ -133,6 +133,8 @@ def _argument(value: object) -> object:
         return ctypes.c_void_p(value.data_ptr())
     if isinstance(value, int):
         return _LONG(value)
+    if isinstance(value, float):
+        return ctypes.c_double(value)
     return None if value is None else ctypes.byref(_source(value))
 
 
@@ -300,7 +302,7 @@ def winograd_size(outputs: int, inputs: int) -> int:
 
 
 def winograd_weights(weight: Tensor, out: Tensor, *, turned: bool = False) -> None:
-    """The weights of ``winograd``; weight: O×I×3×3, or ``turned`` as in ``convolve``.
+    """The weights of ``winograd``; weight: O×I×3×3; or ``turned``, of I×O×3×3.
 
     ``out``: ``winograd_size`` floats, which come to be in the order of the kernels.
     """
@@ -326,27 +328,19 @@ def winograd(
     _call("winograd", strip, row, rows, weights, outputs, bias, out, out.stride(1), mean, m2)
 
 
-def winograd_in(strip: Strip, row: int, tiles: tuple[int, int], out: Tensor, apart: int) -> None:
-    """Transform tiles of 6×6 values, 4 apart, from ``row`` of the padded picture on.
+def winograd_backward(
+    strip: Strip, grad: Tensor, weights: Tensor | None, *, trained: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of ``winograd`` over a whole picture: of its values and its weight, O×I×3×3.
 
-    ``tiles``: down and across. ``out``: 36 matrices of C×tiles, ``apart`` floats apart.
+    ``grad``: 1×O×h×w, of its output. ``weights``: those of ``winograd_weights``, turned, or None
+    where no gradient of the values is wanted; ``trained``: whether one of the weight is.
     """
-    _call("winograd_in", strip, row, *tiles, out, apart)
-
-
-def winograd_grads(grad: Tensor, tiles: tuple[int, int], out: Tensor, apart: int) -> None:
-    """1×C×h×w, a view, to 36 matrices of C×tiles: adjoint to what is behind the products."""
-    _, channels, rows, width = grad.shape
-    _call("winograd_grads", grad, grad.stride(1), channels, rows, width, *tiles, out, apart)
-
-
-def winograd_correlate(grads: Tensor, values: Tensor) -> Tensor:
-    """36 products of O×tiles and I×tiles, as lie in the views given: 36×O×I."""
-    outputs, inputs, tiles = grads.shape[1], values.shape[1], values.shape[2]
-    out = torch.empty(36, outputs, inputs)
-    shapes = (grads.stride(0), outputs, values, values.stride(0), inputs, tiles)
-    _call("winograd_correlate", grads, *shapes, out)
-    return out
+    outputs, inputs = grad.shape[1], strip.values.shape[1]
+    grad_in = None if weights is None else torch.empty(strip.values.shape)
+    grad_weight = torch.empty(outputs, inputs, 3, 3) if trained else None
+    _call("winograd_backward", strip, grad, weights, outputs, grad_in, grad_weight)
+    return grad_in, grad_weight
 
 
 # -- InstanceNorm ----------------------------------------------------------------------------------
@@ -359,6 +353,22 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     m2 = torch.empty(channels, dtype=torch.float64)
     _call("moments", x, channels, x.stride(1), rows * width, mean, m2)
     return mean, m2
+
+
+def normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """InstanceNorm of N×C×h×w, contiguous, and 1 / √(variance + eps) of each of N·C channels."""
+    planes, count = x.shape[0] * x.shape[1], x.shape[2] * x.shape[3]
+    out, scale = torch.empty(x.shape), torch.empty(planes)
+    _call("normalise", x, planes, count, eps, out, scale)
+    return out, scale
+
+
+def normalise_backward(grad: Tensor, normalised: Tensor, scale: Tensor) -> Tensor:
+    """The gradient of what ``normalise`` read, of that of its output, both N×C×h×w, contiguous."""
+    planes, count = grad.shape[0] * grad.shape[1], grad.shape[2] * grad.shape[3]
+    out = torch.empty(grad.shape)
+    _call("normalise_backward", grad, normalised, scale, planes, count, out)
+    return out
 
 
 def add_normalised(total: Tensor, x: Tensor, mean: Tensor, scale: Tensor) -> None:

@@ -23,6 +23,7 @@ from cyclegan_cli.engine.fast.convolutions import (
 from cyclegan_cli.engine.fast.gradients import (
     Convolution,
     Depthwise,
+    Normalised,
     Reading,
     Separable,
     Transposed,
@@ -135,6 +136,10 @@ def _separable(reading: Reading, layer: nn.Module, behind: nn.Module | None) -> 
 def _with_kernels(reading: Reading, layer: nn.Module) -> Layer | None:
     if isinstance(layer, nn.ConvTranspose2d):
         return _transposed(reading, layer)
+    if isinstance(layer, nn.InstanceNorm2d) and reading == Reading():
+        if layer.affine or layer.track_running_stats:
+            return None
+        return lambda x: _call(Normalised, x, layer.eps)
     if not isinstance(layer, nn.Conv2d) or layer.bias is None:
         return None
     zeros = int(layer.padding[0])

@@ -28,14 +28,38 @@ _INPUTS = 128
 _rooms = Rooms()
 
 
-def matrices(weight: Tensor) -> Tensor:
-    """36×O×I transformed weights as ``convolve`` takes them: P×36×O×(I / P)."""
-    inputs = weight.shape[2]
+# The points of the kernels: 0, ±A, ±B and infinity.
+_A, _B = 0.625, 1.5
+_OF_A, _OF_B = 1 / (2 * _A**2 * (_A**2 - _B**2)), 1 / (2 * _B**2 * (_B**2 - _A**2))
+_WEIGHTS = (
+    (1 / (_A**2 * _B**2), 0.0, 0.0),
+    (_OF_A, _A * _OF_A, _A**2 * _OF_A),
+    (_OF_A, -_A * _OF_A, _A**2 * _OF_A),
+    (_OF_B, _B * _OF_B, _B**2 * _OF_B),
+    (_OF_B, -_B * _OF_B, _B**2 * _OF_B),
+    (0.0, 0.0, 1.0),
+)
+
+
+def matrices(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """O×I×3×3 as ``convolve`` takes it: 36 transformed O×I, in P parts: P×36×O×(I / P), float32.
+
+    ``dtype``: what they are computed in.
+    """
+    outputs, inputs = weight.shape[:2]
+    flat = weight.reshape(outputs * inputs, 9).t().to(dtype)
+    found = (_both_ways(dtype) @ flat).float().view(36, outputs, inputs)
     parts = -(-inputs // _INPUTS) if _onednn() else 1
     if inputs % parts:
-        return weight[None]
-    split = weight.view(36, weight.shape[1], parts, -1)
-    return split.permute(2, 0, 1, 3).contiguous()
+        return found[None]
+    return found.view(36, outputs, parts, -1).permute(2, 0, 1, 3).contiguous()
+
+
+@lru_cache(maxsize=2)
+def _both_ways(dtype: torch.dtype) -> Tensor:
+    """``_WEIGHTS`` applied to the rows and the columns of a square that is given as one vector."""
+    one = torch.tensor(_WEIGHTS, dtype=torch.float64)
+    return torch.kron(one, one).to(dtype).contiguous()
 
 
 def convolve(strip: Strip, rows: tuple[int, int], weights: Tensor, bias: Tensor | None) -> Tensor:
@@ -50,8 +74,11 @@ def convolve(strip: Strip, rows: tuple[int, int], weights: Tensor, bias: Tensor 
         values = _transformed(x[4 * first : 4 * (first + high) + 2], parts)
         half = _room("half", 4, 6, high * across, outputs)
         for column in range(6):
-            _four(_products(values, weights, column, bias), half[:, column])
-        _four(half.view(4, 6, high, across, -1).movedim(1, 0), _by_place(y[first : first + high]))
+            _four(_products(values, weights, column), half[:, column])
+        part = y[first : first + high]
+        _four(half.view(4, 6, high, across, -1).movedim(1, 0), _by_place(part))
+        if bias is not None:
+            part += bias
     del x
     picture = y.view(4 * down, 4 * across, outputs).permute(2, 0, 1)[None]
     return by_channel(picture[:, :, :height, :width])
@@ -87,20 +114,23 @@ def _transformed(x: Tensor, parts: int) -> Tensor:
 def _six(x: Tensor, axis: int, out: Tensor) -> None:
     """Of each 6 values, 4 apart along ``axis``, 6 others: ``out``, 6×tiles×the other axes.
 
-    The matrix is that of native/winograd.h; most of its rows share differences of x.
+    That is x2 − B² x0 and x4 − A² x2 of them in sums that share what they can:
+    A² B² x0 − (A² + B²) x2 + x4, ±A (x3 − B² x1) + x4 − B² x2, ±B (x3 − A² x1) + x4 − A² x2.
     """
     shape = list(x.shape)
     shape[axis] -= 2
     x = x.movedim(axis, 0)
-    apart = torch.sub(x[2:], x[:-2], out=_room("differences", *shape).movedim(axis, 0))
-    a, b, c, d = (apart[i::4] for i in range(4))
-    low, high = x[2::4][: out.shape[1]], x[3::4]
-    torch.sub(c, a, out=out[0]).add_(b, alpha=1.5)
-    torch.add(b, torch.add(high, low, out=out[1]), alpha=1.5, out=out[1]).add_(c)
-    torch.add(c, torch.sub(high, low, out=out[2]), alpha=1.5, out=out[2]).sub_(b)
-    torch.add(c, b, alpha=2.0, out=out[3])
-    torch.add(c, b, alpha=-0.5, out=out[4])
-    torch.sub(d, b, out=out[5]).add_(c, alpha=1.5)
+    room = _room("differences", *shape).movedim(axis, 0)
+    torch.sub(x[2:], x[:-2], alpha=_B**2, out=room)
+    a, b, c, d = (room[i::4] for i in range(4))
+    torch.sub(c, a, alpha=_A**2, out=out[0])
+    torch.add(c, b, alpha=_A, out=out[1])
+    torch.sub(c, b, alpha=_A, out=out[2])
+    torch.sub(d, b, alpha=_A**2, out=out[5])
+    odd = torch.sub(x[3::4], x[1:-2:4], alpha=_A**2, out=b)
+    even = torch.sub(x[4::4], x[2:-2:4], alpha=_A**2, out=c)
+    torch.add(even, odd, alpha=_B, out=out[3])
+    torch.sub(even, odd, alpha=_B, out=out[4])
 
 
 def _by_place(y: Tensor) -> Tensor:
@@ -109,61 +139,53 @@ def _by_place(y: Tensor) -> Tensor:
 
 
 def _four(x: Sequence[Tensor] | Tensor, out: Tensor) -> None:
-    """Of 6 values along the first axis 4."""
-    torch.add(x[1], x[2], out=out[2])
-    torch.sub(x[1], x[2], out=out[1])
-    torch.add(out[2], x[0], out=out[0]).add_(x[3]).add_(x[4])
-    torch.add(out[1], x[5], out=out[3]).add_(x[3], alpha=0.125).sub_(x[4], alpha=8.0)
-    out[1].add_(x[3], alpha=0.5).sub_(x[4], alpha=2.0)
-    out[2].add_(x[3], alpha=0.25).add_(x[4], alpha=4.0)
+    """Of 6 values along the first axis 4: powers of ±A and ±B, whose sums are shared."""
+    room = _room("sums", *x[0].shape)
+    low, high = torch.add(x[1], x[2], out=out[2]), torch.add(x[3], x[4], out=room)
+    torch.add(x[0], low, out=out[0]).add_(high)
+    low.mul_(_A**2).add_(high, alpha=_B**2)
+    low, high = torch.sub(x[1], x[2], out=out[1]), torch.sub(x[3], x[4], out=room)
+    torch.add(x[5], low, alpha=_A**3, out=out[3]).add_(high, alpha=_B**3)
+    low.mul_(_A).add_(high, alpha=_B)
 
 
 # -- products --------------------------------------------------------------------------------------
 
 
-def _products(
-    values: Tensor, weights: Tensor, column: int, bias: Tensor | None
-) -> Sequence[Tensor] | Tensor:
-    """Of one column of the 6×6 tiles: 6×tiles×O.
-
-    What is added to the product of row 1 and column 1 is added to each value of a tile.
-    """
+def _products(values: Tensor, weights: Tensor, column: int) -> Sequence[Tensor] | Tensor:
+    """Of one column of the 6×6 tiles: 6×tiles×O."""
     product = _onednn()
     values, weights = values[:, column::6], weights[:, column::6]
     if product is None:
-        found = torch.bmm(values[0], weights[0].transpose(1, 2))
-        if bias is not None and column == 1:
-            found[1] += bias
-        return found
+        return torch.bmm(values[0], weights[0].transpose(1, 2))
     sums = []
     for row in range(6):
-        more = bias if (row, column) == (1, 1) else None
-        total = product(values[0, row], weights[0, row], more)
+        total = product(values[0, row], weights[0, row])
         for part in range(1, weights.shape[0]):
-            total += product(values[part, row], weights[part, row], None)
+            total += product(values[part, row], weights[part, row])
         sums.append(total)
     return sums
 
 
 @lru_cache(maxsize=1)
-def _onednn() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
-    """oneDNN's x @ wᵀ + bias, which torch.compile calls for a linear layer; None: it would not pay.
+def _onednn() -> Callable[[Tensor, Tensor], Tensor] | None:
+    """oneDNN's x @ wᵀ, which torch.compile calls for a linear layer; None where it would not pay.
 
     The products of torch.bmm are those of MKL, which takes AVX-512 on Intel's processors only.
     """
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return None
 
-    def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    def product(x: Tensor, weight: Tensor) -> Tensor:
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
         return found
 
     # It is no part of the public interface: what it does is seen by trying.
     random = torch.Generator().manual_seed(0)
-    x, weight, bias = (torch.randn(*size, generator=random) for size in ((40, 24), (32, 24), (32,)))
+    x, weight = (torch.randn(rows, 24, generator=random) for rows in (40, 32))
     try:
-        found = product(x, weight, bias)
+        found = product(x, weight)
     except (RuntimeError, TypeError, AttributeError, NotImplementedError):
         return None
-    right = (x.double() @ weight.double().t() + bias).float()
+    right = (x.double() @ weight.double().t()).float()
     return product if torch.allclose(found, right, rtol=1e-5, atol=1e-5) else None

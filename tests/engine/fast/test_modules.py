@@ -36,6 +36,7 @@ LAYERS = {
     "halved": [nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(5, 16, 3, stride=2)],
     "halved, zeros": [nn.ReLU(), nn.Conv2d(5, 9, 3, stride=2, padding=1)],
     "transposed": [nn.ReLU(), nn.ConvTranspose2d(7, 13, 3, 2, 1, 1)],
+    "normalised": [nn.InstanceNorm2d(5), nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(5, 7, 3)],
     "zeros for all": [nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(5, 7, 3, padding=1)],
 }
 
@@ -57,7 +58,7 @@ def gradients(function, layers: nn.Sequential, x: Tensor, grad: Tensor) -> list[
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("size", [(4, 4), (6, 10), (17, 34), (32, 8), (4, 230)])
+@pytest.mark.parametrize("size", [(4, 4), (6, 10), (17, 34), (32, 8), (4, 230), (70, 75)])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_each_layer_and_its_gradients(
     name: str, size: tuple[int, int], channels_last: bool

@@ -77,12 +77,15 @@ inline void put(float* to, const Vector& v, long count = kLanes) {
     else
         std::memcpy(to, &v, sizeof(float) * count);
 }
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 inline float sum_of(const Vector& v) {
-    float part[kLanes], sums[4] = {};
-    std::memcpy(part, &v, sizeof v);
-    for (long i = 0; i < kLanes; i += 4)
-        for (long k = 0; k < 4; k++) sums[k] += part[i + k];
-    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+#if LANES == 16
+    const auto half = PICK(v, v, 0, 1, 2, 3, 4, 5, 6, 7) + PICK(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+    const auto half = v;
+#endif
+    const auto part = PICK(half, half, 0, 1, 2, 3) + PICK(half, half, 4, 5, 6, 7);
+    return (part[0] + part[1]) + (part[2] + part[3]);
 }
 inline long up(long count, long multiple) { return (count + multiple - 1) / multiple * multiple; }
 

@@ -48,7 +48,7 @@ struct Grid {
 };
 
 constexpr long kColumns = 192;     // of a tile, at most
-constexpr long kHeld = 96 * 1024;  // floats of a tile: some of the second cache
+constexpr long kHeld = kLanes * 12 * 1024;  // floats of a tile: most of the second cache
 
 inline long rows_of_tile(long channels, long columns, long kernel, long stride) {
     const long row = channels * Tile(1, columns, 1, stride).length * stride;
@@ -224,7 +224,9 @@ void correlate(const Source* s, const float* grad, long outputs, long rows, long
                long stride, float* grad_weight, float* grad_bias, long threads) {
     const long taps = kernel * kernel, group = kernel == 1 ? 12 : 2;
     const long high = std::max(1L, std::min(rows, kChunk / width));
-    const Tile tile(high, width, kernel, stride);
+    // Several times as many rows are read at once: each comes with kernel - 1 of others.
+    const long held_rows = up(std::min(rows, 3 * kernel), high);
+    const Tile tile(held_rows, width, kernel, stride);
     const long even = up(width, kLanes);  // a vector's rest of a row of gradients must be zeros
     each((s->channels + group - 1) / group, threads, [=](long i) {
         const long first = i * group, channels = std::min(group, s->channels - first);
@@ -235,8 +237,9 @@ void correlate(const Source* s, const float* grad, long outputs, long rows, long
         std::vector<double> sums(outputs * offsets.size());
         float* held = scratch<2>(channels * tile.channel());
         for (long top = 0; top < rows; top += high) {
-            for (long c = 0; c < channels; c++)
-                tile.fill(*s, first + c, top * stride, 0, held + c * tile.channel());
+            if (top % held_rows == 0)
+                for (long c = 0; c < channels; c++)
+                    tile.fill(*s, first + c, top * stride, 0, held + c * tile.channel());
             const long here = std::min(high, rows - top);
             const float* g = grad + top * width;
             long plane = rows * width;
@@ -249,8 +252,8 @@ void correlate(const Source* s, const float* grad, long outputs, long rows, long
                 }
                 g = copy, plane = here * even;
             }
-            correlate_any(g, plane, even, outputs, held, offsets, tile.step(), here, even / kLanes,
-                          sums.data());
+            correlate_any(g, plane, even, outputs, held + top % held_rows * tile.step(), offsets,
+                          tile.step(), here, even / kLanes, sums.data());
         }
         for (long m = 0; m < outputs; m++)
             for (long k = 0; k < channels * taps; k++)

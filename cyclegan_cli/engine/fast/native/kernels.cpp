@@ -27,9 +27,8 @@
 #endif
 #endif
 
-#include "convolution.h"
+#include "backward.h"
 #include "depthwise.h"
-#include "winograd.h"
 
 extern "C" {
 

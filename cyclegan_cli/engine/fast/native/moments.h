@@ -73,4 +73,47 @@ void add_normalised(float* total, long total_plane, const float* in, long plane,
     });
 }
 
+// InstanceNorm of `planes` of `count` values: (x - mean) / sqrt(variance + eps); `scale`: the second factor
+// of each.
+void normalise(const float* in, long planes, long count, double eps, float* out, float* scale,
+               long threads) {
+    each(planes, threads, [=](long c) {
+        const float* __restrict from = in + c * count;
+        float* __restrict to = out + c * count;
+        Moments all;
+        all.add(from, count);
+        const float mean = static_cast<float>(all.mean);
+        const float factor = static_cast<float>(1.0 / std::sqrt(all.m2 / count + eps));
+        for (long i = 0; i < count; i++) to[i] = (from[i] - mean) * factor;
+        scale[c] = factor;
+    });
+}
+
+// The gradient of what `normalise` read, of that of its output, `normalised`.
+void normalise_backward(const float* grad, const float* normalised, const float* scale, long planes,
+                        long count, float* out, long threads) {
+    each(planes, threads, [=](long c) {
+        const float* __restrict g = grad + c * count;
+        const float* __restrict y = normalised + c * count;
+        float* __restrict to = out + c * count;
+        double total = 0.0, along = 0.0;
+        constexpr long kBlock = 64 * kLanes;
+        for (long i = 0; i < count; i += kBlock) {
+            const long end = std::min(count, i + kBlock);
+            Vector sum = {}, dot = {};
+            long x = i;
+            for (; x + kLanes <= end; x += kLanes) {
+                const Vector v = wide(g + x);
+                sum += v;
+                dot += v * wide(y + x);
+            }
+            total += sum_of(sum), along += sum_of(dot);
+            for (; x < end; x++) total += g[x], along += double(g[x]) * y[x];
+        }
+        const float mean = static_cast<float>(total / count), slope = static_cast<float>(along / count);
+        const float factor = scale[c];
+        for (long i = 0; i < count; i++) to[i] = factor * ((g[i] - mean) - slope * y[i]);
+    });
+}
+
 }  // extern "C"

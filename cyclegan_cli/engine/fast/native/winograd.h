@@ -20,7 +20,6 @@ inline void store(float* to, const Eight& v, long count = 8) {
         std::memcpy(to, &v, sizeof(float) * count);
 }
 
-#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 // 32 floats -> of each group of four the first, the second, the third, the fourth.
 inline void split(const float* from, Eight* to) {
     const Eight a = load(from), b = load(from + 8), c = load(from + 16), d = load(from + 24);
@@ -43,82 +42,52 @@ inline void join(const Eight* from, float* to) {
     store(to + 24, PICK(z, w, 4, 5, 6, 7, 12, 13, 14, 15));
 }
 
-// Winograd's F(4, 3) with the points 0, 1, -1, 1/2, -2 and infinity (winograd.py has the third
-// matrix): 6 inputs, 6 products, 4 outputs.
+// Winograd's F(4, 3) with the points 0, a, -a, b, -b and infinity (winograd.py says why these): 6
+// inputs, 6 products, 4 outputs. The constants are exact.
+constexpr float kA = 0.625f, kB = 1.5f, kA2 = kA * kA, kB2 = kB * kB;
+constexpr float kProduct = kA2 * kB2, kSum = kA2 + kB2;
+constexpr float kOfA = 1.0f / (2.0f * kA2 * (kA2 - kB2)), kOfB = 1.0f / (2.0f * kB2 * (kB2 - kA2));
+
 inline void transform_in(const Eight* x, Eight* y) {
-    y[0] = x[0] - 1.5f * x[1] - 2.0f * x[2] + 1.5f * x[3] + x[4];
-    y[1] = x[4] - x[1] + 0.5f * x[2] + 2.5f * x[3];
-    y[2] = x[4] + x[1] - 2.5f * x[2] + 0.5f * x[3];
-    y[3] = x[4] - 2.0f * x[1] - x[2] + 2.0f * x[3];
-    y[4] = x[4] + 0.5f * x[1] - x[2] - 0.5f * x[3];
-    y[5] = x[1] - 1.5f * x[2] - 2.0f * x[3] + 1.5f * x[4] + x[5];
+    const Eight even_a = x[4] - kB2 * x[2], odd_a = x[3] - kB2 * x[1];
+    const Eight even_b = x[4] - kA2 * x[2], odd_b = x[3] - kA2 * x[1];
+    y[0] = kProduct * x[0] - kSum * x[2] + x[4];
+    y[1] = even_a + kA * odd_a;
+    y[2] = even_a - kA * odd_a;
+    y[3] = even_b + kB * odd_b;
+    y[4] = even_b - kB * odd_b;
+    y[5] = kProduct * x[1] - kSum * x[3] + x[5];
 }
 inline void transform_out(const Eight* x, Eight* y) {
-    const Eight sum = x[1] + x[2], difference = x[1] - x[2];
-    y[0] = x[0] + sum + x[3] + x[4];
-    y[1] = difference + 0.5f * x[3] - 2.0f * x[4];
-    y[2] = sum + 0.25f * x[3] + 4.0f * x[4];
-    y[3] = difference + 0.125f * x[3] - 8.0f * x[4] + x[5];
+    const Eight sum_a = x[1] + x[2], difference_a = x[1] - x[2];
+    const Eight sum_b = x[3] + x[4], difference_b = x[3] - x[4];
+    y[0] = x[0] + sum_a + sum_b;
+    y[1] = kA * difference_a + kB * difference_b;
+    y[2] = kA2 * sum_a + kB2 * sum_b;
+    y[3] = kA * kA2 * difference_a + kB * kB2 * difference_b + x[5];
 }
 
-// The adjoint of `transform_out`.
-inline void transform_grad(const Eight* y, Eight* x) {
-    x[0] = y[0];
-    x[1] = (y[0] + y[2]) + (y[1] + y[3]);
-    x[2] = (y[0] + y[2]) - (y[1] + y[3]);
-    x[3] = y[0] + 0.5f * y[1] + 0.25f * y[2] + 0.125f * y[3];
-    x[4] = y[0] - 2.0f * y[1] + 4.0f * y[2] - 8.0f * y[3];
-    x[5] = y[3];
-}
-// Three weights, `apart` floats apart, to six.
-inline void transform_weights(const float* w, long apart, float* out, long out_apart) {
-    const float a = w[0], b = w[apart], c = w[2 * apart];
-    out[0] = a;
-    out[out_apart] = (a + b + c) / 3.0f;
-    out[2 * out_apart] = (b - a - c) / 3.0f;
-    out[3 * out_apart] = -(16.0f * a + 8.0f * b + 4.0f * c) / 15.0f;
-    out[4 * out_apart] = (a - 2.0f * b + 4.0f * c) / 15.0f;
-    out[5 * out_apart] = c;
-}
-
-// `rows` rows of `count` values -> their columns, `apart` floats from one to the next.
-inline void turn(const float* in, long rows, long count, float* out, long apart) {
-    long m = 0;
-    for (; m + 8 <= rows; m += 8) {
-        long x = 0;
-        for (; x + 8 <= count; x += 8) {
-            Eight low[4], high[4], parts[8];  // two transposes of 4 rows of 8, joined
-            float block[64];
-            for (long i = 0; i < 8; i++) std::memcpy(block + 8 * i, in + (m + i) * count + x, 32);
-            const auto row = [&](long i) { return load(block + 8 * i); };
-            for (long i = 0; i < 4; i++) {
-                low[i] = PICK(row(2 * i), row(2 * i + 1), 0, 8, 1, 9, 4, 12, 5, 13);
-                high[i] = PICK(row(2 * i), row(2 * i + 1), 2, 10, 3, 11, 6, 14, 7, 15);
-            }
-            for (long i = 0; i < 2; i++) {
-                const Eight a = low[2 * i], b = low[2 * i + 1], c = high[2 * i], d = high[2 * i + 1];
-                parts[4 * i] = PICK(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-                parts[4 * i + 1] = PICK(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-                parts[4 * i + 2] = PICK(c, d, 0, 1, 8, 9, 4, 5, 12, 13);
-                parts[4 * i + 3] = PICK(c, d, 2, 3, 10, 11, 6, 7, 14, 15);
-            }
-            for (long i = 0; i < 4; i++) {
-                store(out + (x + i) * apart + m, PICK(parts[i], parts[4 + i], 0, 1, 2, 3, 8, 9, 10, 11));
-                store(out + (x + 4 + i) * apart + m, PICK(parts[i], parts[4 + i], 4, 5, 6, 7, 12, 13, 14, 15));
-            }
-        }
-        for (; x < count; x++)
-            for (long i = m; i < m + 8; i++) out[x * apart + i] = in[i * count + x];
+// Three rows of `count` weights, `apart` floats from one to the next, to six, `out_apart` apart.
+inline void transform_weights(const float* __restrict w, long apart, float* __restrict out,
+                              long out_apart, long count) {
+    for (long m = 0; m < count; m++) {
+        const float a = w[m], b = w[apart + m], c = w[2 * apart + m];
+        out[m] = a * (1.0f / kProduct);
+        out[out_apart + m] = (a + kA2 * c + kA * b) * kOfA;
+        out[2 * out_apart + m] = (a + kA2 * c - kA * b) * kOfA;
+        out[3 * out_apart + m] = (a + kB2 * c + kB * b) * kOfB;
+        out[4 * out_apart + m] = (a + kB2 * c - kB * b) * kOfB;
+        out[5 * out_apart + m] = c;
     }
-    for (; m < rows; m++)
-        for (long x = 0; x < count; x++) out[x * apart + m] = in[m * count + x];
 }
 
 // Where the 36 matrices of channels x tiles lie, in floats from the first one's place.
 struct Places {
+    long pitch;  // from one channel to the next: an odd number of the cache's lines
+    long apart;  // from one matrix to the next, some floats behind it
     long at[36];
 
-    explicit Places(long apart) {
+    Places(long channels, long tiles) : pitch((up(tiles, 16) / 16 | 1) * 16), apart(channels * pitch + 16) {
         for (long k = 0; k < 36; k++) at[k] = k * apart;
     }
 };
@@ -128,7 +97,7 @@ inline void channel_in(const Source& s, long c, long row, long tiles_y, long til
                        const Places& places) {
     // Whole groups of eight tiles are read; what lies behind the last tile is zeros. All rows are
     // written before any is read: a read just behind a write elsewhere in it stalls.
-    const long groups = (tiles_x + 7) / 8, length = 32 * groups + 32, tiles = tiles_y * tiles_x;
+    const long groups = (tiles_x + 7) / 8, length = 32 * groups + 32;
     const long high = 4 * tiles_y + 2;
     float* rows = scratch<2>((high + 6) * length);
     float* mixed = rows + high * length;
@@ -140,7 +109,7 @@ inline void channel_in(const Source& s, long c, long row, long tiles_y, long til
             transform_in(d, v);
             for (long i = 0; i < 6; i++) store(mixed + i * length + x, v[i]);
         }
-        float* to = out + c * tiles + ty * tiles_x;
+        float* to = out + c * places.pitch + ty * tiles_x;
         for (long i = 0; i < 6; i++) {
             Eight d[6], next[4], v[6];
             split(mixed + i * length, next);
@@ -159,11 +128,11 @@ inline void channel_in(const Source& s, long c, long row, long tiles_y, long til
 
 // The inverse on the other side: row `ty` of tiles of channel `c` of 36 matrices, behind which 8
 // floats can be read -> `rows` x `width` values, with their bias.
-inline void channel_out(const float* in, const Places& places, long c, long ty, long tiles_y,
-                        long tiles_x, long rows, long width, float bias, float* out) {
+inline void channel_out(const float* in, const Places& places, long c, long ty, long tiles_x,
+                        long rows, long width, float bias, float* out) {
     const long groups = (tiles_x + 7) / 8, length = 32 * groups;
     float* block = scratch<2>(4 * length);
-    const float* from = in + (c * tiles_y + ty) * tiles_x;
+    const float* from = in + c * places.pitch + ty * tiles_x;
     for (long t = 0; t < tiles_x; t += 8) {
         Eight half[6][4];
         for (long j = 0; j < 6; j++) {
@@ -204,31 +173,31 @@ struct Filtering {
         // A product is written over the matrix before it, which is done with: half of the memory,
         // which so stays in the cache. A chain of them has one place more than matrices.
         const long chains = threads == 1 ? 1 : threads <= 4 ? 12 : 36, chain = 36 / chains;
-        const long apart = std::max(inputs, outputs) * tiles + 16;
-        Places before(apart), behind(apart);
+        Places before(std::max(inputs, outputs), tiles), behind = before;
         for (long k = 0; k < 36; k++) {
-            behind.at[k] = (k + k / chain) * apart;
-            before.at[k] = behind.at[k] + apart;
+            behind.at[k] += k / chain * before.apart;
+            before.at[k] = behind.at[k] + before.apart;
         }
-        float* room = scratch<4>((36 + chains) * apart);
+        const long pitch = before.pitch;
+        float* room = scratch<4>((36 + chains) * before.apart);
         each(inputs, threads, [&](long c) {
             channel_in(*source, c, row + 4 * first, high, across(), room, before);
         });
         std::vector<long> offsets;
-        for (long c = 0; c < inputs; c++) offsets.push_back(c * tiles);
+        for (long c = 0; c < inputs; c++) offsets.push_back(c * pitch);
         each(chains, threads, [&](long i) {
             for (long k = i * chain; k < (i + 1) * chain; k++) {
                 const Packed one(outputs, inputs, weights.values + k * weights.size());
                 for (long block = 0; block < one.blocks(); block++)
                     product(one, block, room + before.at[k], offsets.data(), tiles,
-                            room + behind.at[k] + block * one.block * tiles, tiles);
+                            room + behind.at[k] + block * one.block * pitch, pitch);
             }
         });
         each(outputs, threads, [&](long c) {
             for (long ty = 0; ty < high; ty++) {
                 const long top = 4 * (first + ty), rows = std::min(4L, count - top);
                 float* to = out + c * plane + top * width();
-                channel_out(room, behind, c, ty, high, across(), rows, width(),
+                channel_out(room, behind, c, ty, across(), rows, width(),
                             bias ? bias[c] : 0.0f, to);
                 if (found) found[c * down() + first + ty].add(to, rows * width());
             }
@@ -268,105 +237,34 @@ void winograd(const Source* s, long row, long count, float* packed, long outputs
     }
 }
 
-// Tiles of 6x6, 4 apart, from row `row` of the padded picture on -> 36 matrices of channels x
-// tiles, `apart` floats from one to the next.
-void winograd_in(const Source* s, long row, long tiles_y, long tiles_x, float* out, long apart,
-                 long threads) {
-    const Places places(apart);
-    each(s->channels, threads,
-         [&](long c) { channel_in(*s, c, row, tiles_y, tiles_x, out, places); });
-}
-
 // The weights of `winograd`, 36 matrices packed one after the other, of a convolution's:
-// outputs x inputs x 3 x 3; or with `turned`, inputs x outputs x 3 x 3, mirrored in both directions.
+// outputs x inputs x 3 x 3; or with `turned` the transposed matrices, of inputs x outputs x 3 x 3.
 void winograd_weights(const float* weight, long outputs, long inputs, long turned, float* out,
                       long threads) {
     const Packed shape(outputs, inputs, nullptr);
+    const long o_step = turned ? 9 : 9 * inputs, c_step = turned ? 9 * outputs : 9;
     constexpr long lanes = kTall > kWide ? kTall : kWide;  // of a block, at most
-    each(shape.blocks(), threads, [=](long block) {
-        const long rows = std::min(shape.block, outputs - block * shape.block);
-        float w[9][lanes] = {}, half[18][lanes], all[36][lanes] = {};
-        for (long c = -1; c < inputs; c++) {  // -1: the biases, which come later
-            for (long m = 0; c >= 0 && m < rows; m++) {
-                const long o = block * shape.block + m;
-                const float* from = weight + (turned ? c * outputs + o : o * inputs + c) * 9;
-                for (long k = 0; k < 9; k++) w[k][m] = from[turned ? 8 - k : k];
-            }
-            for (long x = 0; x < 3; x++)
-                for (long m = 0; m < lanes; m++)
-                    transform_weights(&w[x][m], 3 * lanes, &half[x][m], 3 * lanes);
-            for (long y = 0; y < 6; y++)
-                for (long m = 0; m < lanes; m++)
-                    transform_weights(&half[3 * y][m], lanes, &all[6 * y][m], lanes);
-            float* to = out + (block * (inputs + 1) + c + 1) * shape.block;
-            const auto give = [&](auto count) {  // of a number that is known here, 36 times fewer calls
-                for (long k = 0; k < 36; k++)
-                    std::memcpy(to + k * shape.size(), all[k], sizeof(float) * count);
-            };
-            if (shape.block == kWide)
-                give(std::integral_constant<long, kWide>());
-            else if (shape.block == kTall)
-                give(std::integral_constant<long, kTall>());
-            else
-                give(std::integral_constant<long, kFew>());
-        }
-    });
-}
-
-// The adjoint of what `winograd` does behind its products, without bias: channels x `rows` x `width` values, of which the first
-// is at tile 0 -> 36 matrices of channels x tiles.
-void winograd_grads(const float* in, long plane, long channels, long rows, long width, long tiles_y,
-                    long tiles_x, float* out, long apart, long threads) {
-    each(channels, threads, [=](long c) {
-        const long groups = (tiles_x + 7) / 8, length = 32 * groups, tiles = tiles_y * tiles_x;
-        float* lines = scratch<1>(10 * length);
-        float* mixed = lines + 4 * length;
-        for (long ty = 0; ty < tiles_y; ty++) {
-            for (long i = 0; i < 4; i++) {
-                const bool known = 4 * ty + i < rows;
-                float* line = lines + i * length;
-                if (known) std::memcpy(line, in + c * plane + (4 * ty + i) * width, sizeof(float) * width);
-                std::memset(line + (known ? width : 0), 0, sizeof(float) * (length - (known ? width : 0)));
-            }
-            for (long x = 0; x < length; x += 8) {
-                Eight d[4], v[6];
-                for (long i = 0; i < 4; i++) d[i] = load(lines + i * length + x);
-                transform_grad(d, v);
-                for (long i = 0; i < 6; i++) store(mixed + i * length + x, v[i]);
-            }
-            float* to = out + c * tiles + ty * tiles_x;
-            for (long i = 0; i < 6; i++)
-                for (long t = 0; t < tiles_x; t += 8) {
-                    Eight d[4], v[6];
-                    split(mixed + i * length + 4 * t, d);
-                    transform_grad(d, v);
-                    for (long j = 0; j < 6; j++) store(to + (6 * i + j) * apart + t, v[j], tiles_x - t);
+    constexpr long several = 8;  // columns: what is written at once are whole lines of the cache
+    each(shape.blocks(), threads, [=](long i) {
+        const long block = shape.block, first = i * block, rows = std::min(block, outputs - first);
+        constexpr long length = several * lanes;
+        float w[9 * length] = {}, half[18 * length], all[36 * length];
+        float* to = out + first * (inputs + 1);
+        for (long k = 0; k < 36; k++)  // the biases come later
+            std::memset(to + k * shape.size(), 0, sizeof(float) * block);
+        for (long c = 0; c < inputs; c += several) {
+            const long here = std::min(several, inputs - c), count = here * block;
+            for (long x = 0; x < here; x++)
+                for (long m = 0; m < rows; m++) {
+                    const float* from = weight + (first + m) * o_step + (c + x) * c_step;
+                    for (long k = 0; k < 9; k++) w[k * length + x * block + m] = from[k];
                 }
-        }
-    });
-}
-
-// The gradients of the transformed weights: 36 matrices of outputs x inputs, of those of `grads` and
-// `values` (outputs and inputs x tiles each).
-void winograd_correlate(const float* grads, long grads_apart, long outputs, const float* values,
-                        long values_apart, long inputs, long tiles, float* out, long threads) {
-    // The products of long rows would be sums of few vectors; turned, they are columns of many sums.
-    const Packed shape(outputs, tiles, nullptr);
-    std::vector<long> offsets;
-    for (long t = 0; t < tiles; t++) offsets.push_back(t * inputs);
-    each(36, threads, [&](long k) {
-        float* turned = scratch<2>(inputs * tiles + kLanes);
-        turn(values + k * values_apart, inputs, tiles, turned, inputs);
-        const Packed packed(outputs, tiles, scratch<3>(shape.size()));
-        for (long block = 0; block < shape.blocks(); block++) {
-            const long first = block * shape.block, rows = std::min(shape.block, outputs - first);
-            float* to = packed.place(first);
-            std::memset(to, 0, sizeof(float) * shape.block);
-            for (long m = rows; m < shape.block; m++)
-                for (long t = 0; t < tiles; t++) to[(t + 1) * shape.block + m] = 0.0f;
-            turn(grads + k * grads_apart + first * tiles, rows, tiles, to + shape.block, shape.block);
-            product(packed, block, turned, offsets.data(), inputs,
-                    out + (k * outputs + first) * inputs, inputs);
+            for (long x = 0; x < 3; x++)
+                transform_weights(w + x * length, 3 * length, half + x * length, 3 * length, count);
+            for (long y = 0; y < 6; y++)
+                transform_weights(half + 3 * y * length, length, all + 6 * y * length, length, count);
+            for (long k = 0; k < 36; k++)
+                std::memcpy(to + k * shape.size() + (c + 1) * block, all + k * length, sizeof(float) * count);
         }
     });
 }

@@ -6,7 +6,7 @@ and the transforms are few additions of large tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import torch
@@ -72,9 +72,9 @@ def convolve(strip: Strip, rows: tuple[int, int], weights: Tensor, bias: Tensor 
     y = torch.empty(down, 4, across, 4, outputs)
     for first, high in _parts(down, across, max(parts * inputs, outputs)):
         values = _transformed(x[4 * first : 4 * (first + high) + 2], parts)
+        products = _products(values, weights).view(6, 6, high * across, outputs)
         half = _room("half", 4, 6, high * across, outputs)
-        for column in range(6):
-            _four(_products(values, weights, column), half[:, column])
+        _four(products, half)
         part = y[first : first + high]
         _four(half.view(4, 6, high, across, -1).movedim(1, 0), _by_place(part))
         if bias is not None:
@@ -138,7 +138,7 @@ def _by_place(y: Tensor) -> Tensor:
     return y.permute(3, 1, 0, 2, 4)
 
 
-def _four(x: Sequence[Tensor] | Tensor, out: Tensor) -> None:
+def _four(x: Tensor, out: Tensor) -> None:
     """Of 6 values along the first axis 4: powers of ±A and ±B, whose sums are shared."""
     room = _room("sums", *x[0].shape)
     low, high = torch.add(x[1], x[2], out=out[2]), torch.add(x[3], x[4], out=room)
@@ -152,19 +152,21 @@ def _four(x: Sequence[Tensor] | Tensor, out: Tensor) -> None:
 # -- products --------------------------------------------------------------------------------------
 
 
-def _products(values: Tensor, weights: Tensor, column: int) -> Sequence[Tensor] | Tensor:
-    """Of one column of the 6×6 tiles: 6×tiles×O."""
+def _products(values: Tensor, weights: Tensor) -> Tensor:
+    """36 of tiles×I with transposed O×I, both in parts: 36×tiles×O."""
     product = _onednn()
-    values, weights = values[:, column::6], weights[:, column::6]
+    out = _room("products", 36, values.shape[2], weights.shape[2])
     if product is None:
-        return torch.bmm(values[0], weights[0].transpose(1, 2))
-    sums = []
-    for row in range(6):
-        total = product(values[0, row], weights[0, row])
-        for part in range(1, weights.shape[0]):
-            total += product(values[part, row], weights[part, row])
-        sums.append(total)
-    return sums
+        return torch.bmm(values[0], weights[0].transpose(1, 2), out=out)
+    for matrix in range(36):
+        to, total = out[matrix], product(values[0, matrix], weights[0, matrix])
+        for part in range(1, weights.shape[0] - 1):
+            total += product(values[part, matrix], weights[part, matrix])
+        if weights.shape[0] == 1:
+            to.copy_(total)
+        else:
+            torch.add(total, product(values[-1, matrix], weights[-1, matrix]), out=to)
+    return out
 
 
 @lru_cache(maxsize=1)

@@ -25,7 +25,8 @@ from cyclegan_cli.engine.fast.convolutions import (
     is_wide,
 )
 from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.winograd import Transformed, convolve, realised, transformed
+from cyclegan_cli.engine.fast.reading import by_channel, realised, realised_by_pixel
+from cyclegan_cli.engine.fast.winograd import Transformed, convolve, transformed
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.painting.halo import needed
 from cyclegan_cli.painting.moments import Moments, factors, measure
@@ -103,9 +104,9 @@ class Quick:
             return self._delayed(padded, plain)
         if isinstance(layer, nn.Conv2d):
             return self._convolved(layer, waiting, source, plain)
-        if isinstance(layer, nn.ConvTranspose2d) and waiting.bare and kernels.present():
-            around = dataclasses.replace(waiting, pad=1)
-            plain = dataclasses.replace(plain, read=_transposed(layer, around))
+        if isinstance(layer, nn.ConvTranspose2d) and waiting.bare:
+            transposed = _transposed if kernels.present() else _transposed_in_torch
+            plain = dataclasses.replace(plain, read=transposed(layer, waiting))
         elif isinstance(layer, nn.Tanh) and source.fresh and kernels.present():
             plain = dataclasses.replace(plain, read=_tanh(source))
         return plain
@@ -137,9 +138,13 @@ class Quick:
         ):
             return False
         part = waiting.source.read(start, stop)
-        if not kernels.present() or total.device != part.device or part.stride(2) != part.shape[3]:
+        if total.device != part.device:
             return False
-        kernels.add_normalised(total, part, waiting.mean, waiting.scale)
+        if kernels.present() and part.stride(2) == part.shape[3]:
+            kernels.add_normalised(total, part, waiting.mean, waiting.scale)
+        else:
+            mean, scale = waiting.mean[:, None, None], waiting.scale[:, None, None]
+            total.addcmul_(part - mean, scale)
         return True
 
     def _delayed(self, waiting: _Waiting, plain: Rows) -> Rows:
@@ -235,11 +240,32 @@ def _tanh(source: Rows) -> Callable[[int, int], Tensor]:
 
 
 def _transposed(layer: nn.ConvTranspose2d, waiting: _Waiting) -> Callable[[int, int], Tensor]:
+    waiting = dataclasses.replace(waiting, pad=1)
+
     def read(start: int, stop: int) -> Tensor:
         # Row r is row r + 1 of the whole output, which comes of two rows at most.
         strip = _strip(waiting, (start + 1) // 2, stop // 2 + 2)
         columns = (1, 2 * waiting.source.width + 1)
         return kernels.spread(strip, (start + 1, stop + 1), columns, layer.weight, layer.bias)
+
+    return read
+
+
+def _transposed_in_torch(
+    layer: nn.ConvTranspose2d, waiting: _Waiting
+) -> Callable[[int, int], Tensor]:
+    """As ``rows`` does it, in channels_last: oneDNN takes half to three quarters of the time."""
+
+    def read(start: int, stop: int) -> Tensor:
+        low, high = start // 2, min(stop // 2 + 1, waiting.source.height)
+        x = realised_by_pixel(_strip(waiting, low, high), low, high - low)
+        y = functional.conv_transpose2d(
+            *(x, layer.weight, layer.bias, layer.stride),
+            padding=(0, 1),
+            output_padding=(0, 1),
+        )
+        skip = start + 1 - 2 * low
+        return by_channel(y[:, :, skip : skip + stop - start])
 
     return read
 
@@ -275,7 +301,7 @@ def _prepared(strip: Strip, row: int, count: int) -> Tensor:
         return strip.values[:, :, row - strip.first : row - strip.first + count]
     if kernels.present():
         return kernels.prepare(strip, row, count)
-    return realised(strip, row, count, 0)
+    return realised(strip, row, count)
 
 
 def _pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:

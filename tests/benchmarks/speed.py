@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cyclegan_cli.engine.cyclegan import CycleGAN
+from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.networks import Generator, initialise
 from cyclegan_cli.engine.weights import save_generator
 from cyclegan_cli.media.dataset import UnpairedPictures
@@ -80,6 +82,14 @@ def paint(name: str, generator: str, target: str, quick: bool) -> Row:
         "here": lambda: translator.paint(pixels),
     }
     return compared(row, works, quick=quick)
+
+
+def paint_in_torch(name: str, target: str, quick: bool) -> Row:
+    """The row ``paint`` as on a machine without a compiler."""
+    with mock.patch.object(kernels, "present", return_value=False):
+        row = paint(name, "resnet9", target, quick)
+    row.work += ", without the kernels"
+    return row
 
 
 def paint_large(name: str, megapixels: float, target: str, quick: bool, threads: int) -> Row:

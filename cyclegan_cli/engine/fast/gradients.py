@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.winograd import convolve, realised, transformed
+from cyclegan_cli.engine.fast.reading import realised
+from cyclegan_cli.engine.fast.winograd import convolve, transformed
 
 __all__ = [
     "Convolution",
@@ -271,7 +272,7 @@ def _in_torch(
 
 
 def _of_weights(strip: Strip, grad: Tensor) -> tuple[Tensor, Tensor]:
-    padded = realised(strip, 0, strip.padded[0], 0)
+    padded = realised(strip, 0, strip.padded[0])
     shape = [grad.shape[1], padded.shape[1], 3, 3]
     _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         *(grad, padded, grad.new_empty(shape), shape[:1]),

@@ -202,7 +202,9 @@ class Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        y, scale = kernels.normalise(x.contiguous(), eps)
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        scale = kernels.normalise(x, eps, y)
         ctx.save_for_backward(y, scale)
         return y
 
@@ -215,39 +217,58 @@ class Normalised(torch.autograd.Function):
 class Winograd(torch.autograd.Function):
     """A 3×3 convolution by Winograd's filtering: output, and gradients of input and weight.
 
+    With the kernels also the InstanceNorm behind it, where ``eps`` is given: the convolution
+    measures what it writes. The bias, which normalising takes away, then has a gradient of 0.
     Without the kernels ``reading`` only pads, and the weight's gradient is an ordinary one.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, reading: Reading) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, reading: Reading, eps: float | None
+    ) -> Tensor:
         x = x.contiguous()
-        ctx.save_for_backward(x, weight)
         ctx.reading = reading
         matrices = transformed(weight, passing=True)
+        scales: list[Tensor] = []
 
         def one(part: Tensor) -> Tensor:
             strip = reading.strip(part)
-            return convolve(strip, (0, strip.padded[0] - 2), matrices, bias)
+            rows = (0, strip.padded[0] - 2)
+            if eps is None:
+                return convolve(strip, rows, matrices, bias)
+            mean, m2 = torch.empty(2, weight.shape[0], dtype=torch.float64)
+            out = convolve(strip, rows, matrices, bias, statistics=(mean, m2))
+            scales.append(kernels.normalise(out, eps, out, (mean, m2)))
+            return out
 
-        return _each(x, one)
+        y = _each(x, one)
+        ctx.save_for_backward(x, weight, *((y, torch.cat(scales)) if scales else ()))
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Grads:
-        x, weight = ctx.saved_tensors
+        x, weight, *normalised = ctx.saved_tensors
         inwards, trained = ctx.needs_input_grad[:2]
+        grad = grads[0]
+        if normalised:
+            grad = kernels.normalise_backward(grad.contiguous(), *normalised)
         chosen = _by_kernels if kernels.present() else _in_torch
-        return *_both(x, grads[0], chosen(ctx.reading, weight, inwards, trained)), None
+        one = chosen(ctx.reading, weight, inwards, trained)
+        of_input, of_weight, of_bias = _both(x, grad, one)
+        if trained and of_bias is None:
+            of_bias = torch.zeros(weight.shape[0]) if normalised else grad.sum((0, 2, 3))
+        return of_input, of_weight, of_bias, None, None
 
 
 def _by_kernels(
     reading: Reading, weight: Tensor, inwards: bool, trained: bool
 ) -> Callable[[Tensor, Tensor], Grads]:
-    """What gives the gradients of ``Winograd`` of one picture."""
+    """What gives the gradients of ``Winograd`` of one picture, the bias's left out."""
     matrices = transformed(weight, turned=True, passing=True).matrices if inwards else None
 
     def one(part: Tensor, grad: Tensor) -> Grads:
-        own = kernels.winograd_backward(reading.strip(part), grad, matrices, trained=trained)
-        return *own, grad.sum((0, 2, 3)) if trained else None
+        strip = reading.strip(part)
+        return *kernels.winograd_backward(strip, grad, matrices, trained=trained), None
 
     return one
 

@@ -324,12 +324,19 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, m2
 
 
-def normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """InstanceNorm of N×C×h×w, contiguous, and 1 / √(variance + eps) of each of N·C channels."""
+def normalise(
+    x: Tensor, eps: float, out: Tensor, statistics: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """InstanceNorm of N×C×h×w, contiguous, to ``out``, which may be ``x``.
+
+    ``statistics``: mean and sum of squared deviations where they are known, float64, N·C each.
+    Returns 1 / √(variance + eps), N·C values.
+    """
     planes, count = x.shape[0] * x.shape[1], x.shape[2] * x.shape[3]
-    out, scale = torch.empty(x.shape), torch.empty(planes)
-    _call("normalise", x, planes, count, eps, out, scale)
-    return out, scale
+    scale = torch.empty(planes)
+    mean, m2 = statistics or (None, None)
+    _call("normalise", x, planes, count, eps, mean, m2, out, scale)
+    return scale
 
 
 def normalise_backward(grad: Tensor, normalised: Tensor, scale: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ the same with other operations. What they cannot do, the modules do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ def _steps(layers: list[nn.Module]) -> Iterator[Layer]:
             waiting.append(layer)
             continue
         reading = _reading(waiting)
-        together = _separable(reading, layer, behind) if kernels.present() else None
+        together = _together(reading, layer, behind) if kernels.present() else None
         index += 1 if together else 0
         single = _with_kernels if kernels.present() else _in_torch
         found = together or single(reading, layer)
@@ -119,11 +119,30 @@ def _reading(waiting: list[nn.Module]) -> Reading:
     )
 
 
-def _separable(reading: Reading, layer: nn.Module, behind: nn.Module | None) -> Layer | None:
-    """A depthwise convolution with the pointwise one behind it."""
-    if not (isinstance(layer, nn.Conv2d) and isinstance(behind, nn.Conv2d) and is_depthwise(layer)):
+def _together(reading: Reading, layer: nn.Module, behind: nn.Module | None) -> Layer | None:
+    """Two layers that are one function."""
+    if not isinstance(layer, nn.Conv2d):
         return None
-    if not is_pointwise(behind):
+    if _is_plain_norm(behind) and _is_filtered(layer) and layer.padding == (0, 0):
+        eps = behind.eps
+        return lambda x: _call(Winograd, x, layer.weight, layer.bias, reading, eps)
+    return _separable(reading, layer, behind)
+
+
+def _is_plain_norm(layer: nn.Module | None) -> TypeGuard[nn.InstanceNorm2d]:
+    """InstanceNorm without parameters, by the statistics of what it is given."""
+    return isinstance(layer, nn.InstanceNorm2d) and not (layer.affine or layer.track_running_stats)
+
+
+def _is_filtered(layer: nn.Conv2d) -> bool:
+    """Whether Winograd's filtering computes it."""
+    whole = (layer.kernel_size, layer.stride, layer.groups) == ((3, 3), (1, 1), 1)
+    return whole and layer.bias is not None and is_wide(layer)
+
+
+def _separable(reading: Reading, layer: nn.Conv2d, behind: nn.Module | None) -> Layer | None:
+    """A depthwise convolution with the pointwise one behind it."""
+    if not (isinstance(behind, nn.Conv2d) and is_depthwise(layer) and is_pointwise(behind)):
         return None
     if layer.bias is None or behind.bias is None or behind.padding != (0, 0):
         return None
@@ -136,10 +155,9 @@ def _separable(reading: Reading, layer: nn.Module, behind: nn.Module | None) -> 
 def _with_kernels(reading: Reading, layer: nn.Module) -> Layer | None:
     if isinstance(layer, nn.ConvTranspose2d):
         return _transposed(reading, layer)
-    if isinstance(layer, nn.InstanceNorm2d) and reading == Reading():
-        if layer.affine or layer.track_running_stats:
-            return None
-        return lambda x: _call(Normalised, x, layer.eps)
+    if _is_plain_norm(layer) and reading == Reading():
+        eps = layer.eps
+        return lambda x: _call(Normalised, x, eps)
     if not isinstance(layer, nn.Conv2d) or layer.bias is None:
         return None
     zeros = int(layer.padding[0])
@@ -155,8 +173,8 @@ def _convolution(reading: Reading, layer: nn.Conv2d) -> Layer | None:
     kernel, stride = layer.kernel_size[0], layer.stride[0]
     if layer.groups > 1 or layer.kernel_size != (kernel, kernel):
         return None
-    if (kernel, stride) == (3, 1) and is_wide(layer):
-        return lambda x: _call(Winograd, x, layer.weight, layer.bias, reading)
+    if _is_filtered(layer):
+        return lambda x: _call(Winograd, x, layer.weight, layer.bias, reading, None)
     if stride == 1 or (kernel, stride) == (3, 2):
         return lambda x: _call(Convolution, x, layer.weight, layer.bias, reading, stride)
     return None
@@ -178,11 +196,10 @@ def _in_torch(reading: Reading, layer: nn.Module) -> Layer | None:
         return None
     if layer.kernel_size == (7, 7) and layer.out_channels <= 4 and layer.padding == (0, 0):
         return lambda x: few_outputs(reading.plainly(x), layer.weight, layer.bias)
-    whole = layer.kernel_size == (3, 3) and layer.padding == (0, 0) and layer.bias is not None
-    if whole and is_wide(layer):
+    if _is_filtered(layer) and layer.padding == (0, 0):
         first = Reading(relu=reading.relu, enlarge=reading.enlarge)
         rest = Reading(pad=reading.pad, mirror=reading.mirror)
-        return lambda x: _call(Winograd, first.plainly(x), layer.weight, layer.bias, rest)
+        return lambda x: _call(Winograd, first.plainly(x), layer.weight, layer.bias, rest, None)
     return None
 
 

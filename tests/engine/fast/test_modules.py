@@ -24,6 +24,10 @@ ROUNDING = 3e-6
 LAYERS = {
     "whole": [nn.ReflectionPad2d(1), nn.Conv2d(24, 16, 3)],
     "whole, after ReLU": [nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(16, 20, 3)],
+    "whole, normalised": [
+        *(nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(16, 20, 3, bias=True), nn.InstanceNorm2d(20)),
+        *(nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(20, 5, 3)),
+    ],
     "depthwise": [nn.ReflectionPad2d(1), nn.Conv2d(5, 5, 3, groups=5)],
     "separable": [nn.ReflectionPad2d(1), nn.Conv2d(5, 5, 3, groups=5), nn.Conv2d(5, 14, 1)],
     "enlarged": [

@@ -222,7 +222,9 @@ extern "C" {
 // output, outputs x rows x width.
 void correlate(const Source* s, const float* grad, long outputs, long rows, long width, long kernel,
                long stride, float* grad_weight, float* grad_bias, long threads) {
-    const long taps = kernel * kernel, group = kernel == 1 ? 12 : 2;
+    // Channels that share what is read of the gradients: as many as leave each thread some groups.
+    const long most = std::min(8L, std::max(2L, s->channels / (4 * std::max(1L, threads))));
+    const long taps = kernel * kernel, group = kernel == 1 ? 12 : most;
     const long high = std::max(1L, std::min(rows, kChunk / width));
     // Several times as many rows are read at once: each comes with kernel - 1 of others.
     const long held_rows = up(std::min(rows, 3 * kernel), high);

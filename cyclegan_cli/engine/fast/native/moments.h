@@ -74,17 +74,22 @@ void add_normalised(float* total, long total_plane, const float* in, long plane,
 }
 
 // InstanceNorm of `planes` of `count` values: (x - mean) / sqrt(variance + eps); `scale`: the second factor
-// of each.
-void normalise(const float* in, long planes, long count, double eps, float* out, float* scale,
-               long threads) {
+// of each. `mean`, `m2`: their moments where they are known, or null. `out` may be `in`.
+void normalise(const float* in, long planes, long count, double eps, const double* mean,
+               const double* m2, float* out, float* scale, long threads) {
     each(planes, threads, [=](long c) {
-        const float* __restrict from = in + c * count;
-        float* __restrict to = out + c * count;
+        const float* from = in + c * count;
+        float* to = out + c * count;
         Moments all;
-        all.add(from, count);
-        const float mean = static_cast<float>(all.mean);
+        if (mean)
+            all.mean = mean[c], all.m2 = m2[c];
+        else
+            all.add(from, count);
+        const float middle = static_cast<float>(all.mean);
         const float factor = static_cast<float>(1.0 / std::sqrt(all.m2 / count + eps));
-        for (long i = 0; i < count; i++) to[i] = (from[i] - mean) * factor;
+        long i = 0;
+        for (; i + kLanes <= count; i += kLanes) put(to + i, (wide(from + i) - middle) * factor);
+        for (; i < count; i++) to[i] = (from[i] - middle) * factor;
         scale[c] = factor;
     });
 }

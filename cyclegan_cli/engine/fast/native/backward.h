@@ -270,7 +270,7 @@ void winograd_backward(const Source* s, const float* grad, float* packed, long o
     Adjoint work{s, grad, Packed(inputs, outputs, packed), grad_in, nullptr};
     if (grad_weight) work.found = scratch<5>(36 * work.size());
     float* padded = grad_in ? scratch<6>(inputs * (work.rows() + 2) * (work.width() + 2)) : nullptr;
-    const long step = std::max(1L, kMostTiles / work.across());
+    const long step = std::max(1L, 2 * kMostTiles / work.across());
     for (long first = 0; first < work.down(); first += step)
         work.part(first, std::min(step, work.down() - first), padded, threads);
     if (grad_weight) work.finish(grad_weight, threads);

@@ -205,7 +205,7 @@ struct Filtering {
     }
 };
 
-constexpr long kMostTiles = 256, kFewestTiles = 64;  // of a part, where it can be
+constexpr long kMostTiles = 128, kFewestTiles = 64;  // of a part, where it can be
 
 extern "C" {
 
@@ -220,7 +220,7 @@ void winograd(const Source* s, long row, long count, float* packed, long outputs
     // Each thread has its own rows, from their tiles to their values, and no other touches what lies
     // between; where there are too few for that, all threads work at the same.
     const bool apart = tiles >= threads * kFewestTiles;
-    const long most = apart ? std::min(kMostTiles, (tiles + threads - 1) / threads) : kMostTiles;
+    const long most = apart ? std::min(kMostTiles, (tiles + threads - 1) / threads) : 2 * kMostTiles;
     const long step = std::max(1L, most / work.across());
     const auto part = [&](long i, long inner) {
         work.part(i * step, std::min(step, work.down() - i * step), inner);

@@ -43,7 +43,7 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
     import torch
 
     from cyclegan_cli.engine.networks import Generator, initialise
-    from cyclegan_cli.painting import pixels as px
+    from cyclegan_cli.painting import tensors
     from cyclegan_cli.painting.translator import Translator
     from cyclegan_cli.settings import GeneratorSpec
     from tests.benchmarks import baseline
@@ -64,7 +64,7 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
             baseline.translate(own, part)
         elif mode == "whole":
             with torch.inference_mode():
-                px.to_pixels(network(whole_tensor(part)), part.dtype)
+                tensors.to_pixels(network(whole_tensor(part)), part.dtype)
         else:
             translator.paint(part)
 

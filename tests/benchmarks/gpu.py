@@ -31,8 +31,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cyclegan_cli.engine.cyclegan import CycleGAN
-from cyclegan_cli.media.plan import make_plan
 from cyclegan_cli.machine import resident_memory
+from cyclegan_cli.media.plan import make_plan
 from cyclegan_cli.painting.pipeline import Done, translate_pictures
 from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import GeneratorSpec, TrainSettings, TranslateSettings

@@ -491,7 +491,7 @@ def test_a_download_behind_an_own_style_hides(server: Server, tmp_path: Path) ->
 
 def _download(queue: multiprocessing.Queue[object]) -> None:
     events: list[object] = []
-    done = download_style("ab", patience=SOON, tell=events.append)
+    done = download_style("ab", patience=Patience(), tell=events.append)
     queue.put((done.fetched, [event for event in events if isinstance(event, Waiting)]))
 
 

@@ -9,18 +9,40 @@
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 Team team = nullptr;
 
+// A number for each thread, kept from call to call.
+inline long own_number() {
+    static std::atomic<long> known{0};
+    static thread_local const long own = known++;
+    return own;
+}
+
+// `function` of 0 ... `count`, each by one of the threads. A thread begins with a share that is the same
+// in every call, so that it finds in its caches what it wrote before, and then helps the others.
 template <class Function>
 void each(long count, long threads, const Function& function) {
-    struct Job {
+    constexpr long kMost = 16;
+    struct alignas(64) Share {
         std::atomic<long> next{0};
-        long count;
+        long end = 0;
+    };
+    struct Job {
+        Share shares[kMost];
+        long number;
         const Function* function;
         static void run(void* self) {
             auto* job = static_cast<Job*>(self);
-            for (long i; (i = job->next++) < job->count;) (*job->function)(i);
+            const long own = own_number();
+            for (long k = 0; k < job->number; k++) {
+                Share& share = job->shares[(own + k) % job->number];
+                for (long i; (i = share.next++) < share.end;) (*job->function)(i);
+            }
         }
     } job;
-    job.count = count;
+    job.number = std::max(1L, std::min(std::min(threads, count), kMost));
+    for (long k = 0; k < job.number; k++) {
+        job.shares[k].next = k * count / job.number;
+        job.shares[k].end = (k + 1) * count / job.number;
+    }
     job.function = &function;
     if (threads <= 1 || count <= 1) {
         Job::run(&job);

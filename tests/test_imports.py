@@ -205,18 +205,22 @@ def test_reading_the_environment_is_found(source: str) -> None:
     assert reads_environment(source)
 
 
-def test_the_app_starts_without_the_heavy_libraries() -> None:
-    code = (
-        "import sys; import cyclegan_cli.cli.app; "
-        f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
-    )
-    done = subprocess.run(
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
         cwd=PACKAGE.parent,
     )
+
+
+def test_the_app_starts_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys; import cyclegan_cli.cli.app; "
+        f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = run_python(code)
     assert done.stdout.strip() == ""
     assert done.stderr == ""
 
@@ -226,11 +230,5 @@ def test_painting_without_pytorch_imports_none_of_it() -> None:
     modules = [f"cyclegan_cli.painting.{name}" for name in names]
     modules += ["cyclegan_cli.engine.arrays", "cyclegan_cli.engine.grain"]
     code = f"import sys, {', '.join(modules)}; print(*{{'torch', 'imageio'}} & {{*sys.modules}})"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=PACKAGE.parent,
-    )
+    done = run_python(code)
     assert done.stdout.strip() == ""

@@ -59,6 +59,7 @@ class ArrayRows:
 
 
 def unread(start: int, stop: int) -> Array:
+    """For rows of which only the sizes are asked."""
     raise NotImplementedError
 
 

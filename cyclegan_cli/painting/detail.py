@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cyclegan_cli.painting.pixels import Planes
+from cyclegan_cli.painting.pixels import LUMA, Planes
 from cyclegan_cli.painting.resample import Filter, resample_rows
 
 __all__ = ["Enlarger"]
@@ -12,7 +12,6 @@ __all__ = ["Enlarger"]
 _FINE = 1  # pixels of the painting: what differs from the mean this far around is its finest detail
 _RADIUS = 2  # the windows in which that detail of photo and painting is compared
 _NOISE = 1e-4  # variance, of values in [−1, 1], below which a window counts as flat
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Enlarger:
@@ -58,9 +57,9 @@ class Enlarger:
 
 def _luma(picture: Planes) -> Planes:
     """3×h×w as 1×h×w."""
-    luma: Planes = picture[:1] * _LUMA[0]
-    luma += picture[1:2] * _LUMA[1]
-    luma += picture[2:] * _LUMA[2]
+    luma: Planes = picture[:1] * LUMA[0]
+    luma += picture[1:2] * LUMA[1]
+    luma += picture[2:] * LUMA[2]
     return luma
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cyclegan_cli.errors import PictureError
 
 __all__ = [
+    "LUMA",
     "Pixels",
     "Planes",
     "check",
@@ -24,7 +25,7 @@ __all__ = [
 Pixels: TypeAlias = NDArray[Any]  # H×W×3: uint8, uint16, or float32 in [−1, 1]
 Planes: TypeAlias = NDArray[np.float32]  # C×H×W
 
-_LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow turns RGB into grey
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601, as Pillow turns RGB into grey
 _TOP = {"uint8": 255.0, "uint16": 65535.0}  # white; float32 has its own range
 
 
@@ -77,7 +78,7 @@ def to_planes(pixels: Pixels, channels: int) -> Planes:
     top = _TOP.get(pixels.dtype.name)
     if channels == 1:
         values = _scaled(pixels.astype(np.float32), top)
-        return np.ascontiguousarray((values @ np.array(_LUMA, np.float32))[None])
+        return np.ascontiguousarray((values @ LUMA)[None])
     planes = np.empty((3, *pixels.shape[:2]), np.float32)
     planes[...] = pixels.transpose(2, 0, 1)
     return _scaled(planes, top)

@@ -21,8 +21,8 @@ from cyclegan_cli.engine.fast.allocator import keep_freed_memory
 from cyclegan_cli.engine.fast.convolutions import (
     few_outputs,
     is_depthwise,
+    is_filtered,
     is_pointwise,
-    is_wide,
 )
 from cyclegan_cli.engine.fast.kernels import Strip
 from cyclegan_cli.engine.fast.reading import by_channel, realised, realised_by_pixel
@@ -173,9 +173,7 @@ class Quick:
 
     def _method(self, layer: nn.Conv2d) -> Callable[[Strip, int, int], Tensor]:
         """What computes the output from ``count`` rows of the padded picture, from ``first`` on."""
-        kernel, stride = layer.kernel_size[0], layer.stride[0]
-        whole = layer.groups == 1 and layer.kernel_size == (kernel, kernel)
-        if whole and (kernel, stride) == (3, 1) and is_wide(layer):
+        if is_filtered(layer):
             return lambda strip, first, count: self._filtered(
                 strip, (first, first + count - 2), layer
             )
@@ -189,6 +187,8 @@ class Quick:
             return lambda strip, first, count: kernels.pointwise(
                 _prepared(strip, first, count), layer.weight, layer.bias
             )
+        kernel, stride = layer.kernel_size[0], layer.stride[0]
+        whole = layer.groups == 1 and layer.kernel_size == (kernel, kernel)
         if whole and (stride == 1 or (kernel, stride) == (3, 2)):
 
             def product(strip: Strip, first: int, count: int) -> Tensor:

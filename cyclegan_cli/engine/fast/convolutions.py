@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["few_outputs", "is_depthwise", "is_pointwise", "is_wide"]
+__all__ = ["few_outputs", "is_depthwise", "is_filtered", "is_pointwise"]
 
 _LEAST = 16  # channels: below, the transforms cost more than they save
 
@@ -21,9 +21,10 @@ def is_pointwise(layer: nn.Conv2d) -> bool:
     return layer.kernel_size == (1, 1) and layer.groups == 1 and layer.stride == (1, 1)
 
 
-def is_wide(layer: nn.Conv2d) -> bool:
-    """Whether it has channels enough for Winograd's filtering to pay."""
-    return min(layer.in_channels, layer.out_channels) >= _LEAST
+def is_filtered(layer: nn.Conv2d) -> bool:
+    """Whether Winograd's filtering computes it: 3×3, stride 1, of channels enough for it to pay."""
+    whole = (layer.kernel_size, layer.stride, layer.groups) == ((3, 3), (1, 1), 1)
+    return whole and min(layer.in_channels, layer.out_channels) >= _LEAST
 
 
 def few_outputs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -17,8 +17,8 @@ from cyclegan_cli.engine.fast.allocator import keep_freed_memory
 from cyclegan_cli.engine.fast.convolutions import (
     few_outputs,
     is_depthwise,
+    is_filtered,
     is_pointwise,
-    is_wide,
 )
 from cyclegan_cli.engine.fast.gradients import (
     Convolution,
@@ -123,7 +123,8 @@ def _together(reading: Reading, layer: nn.Module, behind: nn.Module | None) -> L
     """Two layers that are one function."""
     if not isinstance(layer, nn.Conv2d):
         return None
-    if _is_plain_norm(behind) and _is_filtered(layer) and layer.padding == (0, 0):
+    bare = layer.bias is not None and layer.padding == (0, 0)
+    if bare and _is_plain_norm(behind) and is_filtered(layer):
         eps = behind.eps
         return lambda x: _call(Winograd, x, layer.weight, layer.bias, reading, eps)
     return _separable(reading, layer, behind)
@@ -132,12 +133,6 @@ def _together(reading: Reading, layer: nn.Module, behind: nn.Module | None) -> L
 def _is_plain_norm(layer: nn.Module | None) -> TypeGuard[nn.InstanceNorm2d]:
     """InstanceNorm without parameters, by the statistics of what it is given."""
     return isinstance(layer, nn.InstanceNorm2d) and not (layer.affine or layer.track_running_stats)
-
-
-def _is_filtered(layer: nn.Conv2d) -> bool:
-    """Whether Winograd's filtering computes it."""
-    whole = (layer.kernel_size, layer.stride, layer.groups) == ((3, 3), (1, 1), 1)
-    return whole and layer.bias is not None and is_wide(layer)
 
 
 def _separable(reading: Reading, layer: nn.Conv2d, behind: nn.Module | None) -> Layer | None:
@@ -173,7 +168,7 @@ def _convolution(reading: Reading, layer: nn.Conv2d) -> Layer | None:
     kernel, stride = layer.kernel_size[0], layer.stride[0]
     if layer.groups > 1 or layer.kernel_size != (kernel, kernel):
         return None
-    if _is_filtered(layer):
+    if is_filtered(layer):
         return lambda x: _call(Winograd, x, layer.weight, layer.bias, reading, None)
     if stride == 1 or (kernel, stride) == (3, 2):
         return lambda x: _call(Convolution, x, layer.weight, layer.bias, reading, stride)
@@ -196,7 +191,7 @@ def _in_torch(reading: Reading, layer: nn.Module) -> Layer | None:
         return None
     if layer.kernel_size == (7, 7) and layer.out_channels <= 4 and layer.padding == (0, 0):
         return lambda x: few_outputs(reading.plainly(x), layer.weight, layer.bias)
-    if _is_filtered(layer) and layer.padding == (0, 0):
+    if is_filtered(layer) and layer.bias is not None and layer.padding == (0, 0):
         first = Reading(relu=reading.relu, enlarge=reading.enlarge)
         rest = Reading(pad=reading.pad, mirror=reading.mirror)
         return lambda x: _call(Winograd, first.plainly(x), layer.weight, layer.bias, rest, None)

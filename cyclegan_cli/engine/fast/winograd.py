@@ -23,21 +23,23 @@ __all__ = ["Transformed", "convolve", "transformed"]
 
 @dataclass(frozen=True)
 class Transformed:
-    """Weights as ``convolve`` multiplies with them, of O outputs and I inputs.
+    """Weights as ``convolve`` multiplies with them.
 
     ``matrices``: of ``winograd_in_torch``, or in the kernels' own order where these are here.
     """
 
     matrices: Tensor
     outputs: int
-    inputs: int
 
 
 _rooms = Rooms()
 
 
 def transformed(weight: Tensor, *, turned: bool = False, passing: bool = False) -> Transformed:
-    """weight: O×I×3×3, float32; ``turned``: I×O×3×3, to be mirrored: an input's gradient.
+    """weight: O×I×3×3, float32; ``turned``: I×O×3×3, for the gradient of a convolution's input.
+
+    ``turned``, they are for ``kernels.winograd_backward``, or without the kernels mirrored, for
+    ``convolve`` of the output's gradient.
 
     ``passing``: valid only until the next call with it in this thread.
     """
@@ -46,11 +48,11 @@ def transformed(weight: Tensor, *, turned: bool = False, passing: bool = False) 
         size = kernels.winograd_size(outputs, inputs)
         room = _rooms.get("weights", size) if passing else torch.empty(size)
         kernels.winograd_weights(weight.contiguous(), room, turned=turned)
-        return Transformed(room, outputs, inputs)
+        return Transformed(room, outputs)
     if turned:
         weight = weight.flip(2, 3).transpose(0, 1)
     dtype = torch.float32 if passing else torch.float64  # twice the time, once for all pictures
-    return Transformed(winograd_in_torch.matrices(weight, dtype), outputs, inputs)
+    return Transformed(winograd_in_torch.matrices(weight, dtype), outputs)
 
 
 def convolve(
@@ -58,7 +60,6 @@ def convolve(
     rows: tuple[int, int],
     weight: Transformed,
     bias: Tensor | None,
-    into: Tensor | None = None,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Rows ``rows`` (from, to) of the output of a 3×3 convolution, stride 1, of the padded picture.
@@ -67,10 +68,8 @@ def convolve(
     ``statistics``, by the kernels only: as in ``kernels.winograd``.
     """
     if not kernels.present():
-        found = winograd_in_torch.convolve(strip, rows, weight.matrices, bias)
-        return found if into is None else into.copy_(found)
+        return winograd_in_torch.convolve(strip, rows, weight.matrices, bias)
     start, stop = rows
-    width = strip.padded[1] - 2
-    out = torch.empty(1, weight.outputs, stop - start, width) if into is None else into
+    out = torch.empty(1, weight.outputs, stop - start, strip.padded[1] - 2)
     kernels.winograd(strip, start, weight.matrices, bias, out, statistics)
     return out

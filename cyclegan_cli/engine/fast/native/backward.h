@@ -84,12 +84,7 @@ inline void grads_in(const float* in, long c, long rows, long width, long tiles_
         std::memset(lines + i * length + known, 0, sizeof(float) * (length - known));
     }
     for (long ty = 0; ty < tiles_y; ty++) {
-        for (long x = 0; x < length; x += 8) {
-            Eight d[4], v[6];
-            for (long i = 0; i < 4; i++) d[i] = load(lines + (4 * ty + i) * length + x);
-            transform_grad(d, v);
-            for (long i = 0; i < 6; i++) store(mixed + i * length + x, v[i]);
-        }
+        transform_rows<4, transform_grad>(lines + 4 * ty * length, length, mixed);
         float* to = out + c * places.pitch + ty * tiles_x;
         for (long i = 0; i < 6; i++)
             for (long t = 0; t < tiles_x; t += 8) {
@@ -163,8 +158,7 @@ struct Adjoint {
         const long apart = Places(1, inputs).pitch;
         float* turned = scratch<2>(tiles * apart + kLanes);
         turn(values, pitch, inputs, tiles, turned, apart);
-        std::vector<long> offsets;
-        for (long t = 0; t < tiles; t++) offsets.push_back(t * apart);
+        const auto offsets = places_of_rows(tiles, apart);
         const Packed shape(outputs, tiles, nullptr);
         const Packed packed(outputs, tiles, scratch<3>(shape.size() + shape.block * inputs));
         float* further = packed.values + shape.size();
@@ -196,15 +190,12 @@ struct Adjoint {
             each(inputs, threads, [&](long c) {
                 channel_in(*source, c, above, high, across(), values, places);
             });
-        std::vector<long> offsets;
-        for (long c = 0; c < outputs; c++) offsets.push_back(c * pitch);
+        const auto offsets = places_of_rows(outputs, pitch);
         each(36, threads, [&](long k) {
             const long at = places.at[k];
             if (found) correlate(k, grads + at, values + at, tiles, pitch, first == 0);
             const Packed one(inputs, outputs, weights.values + k * weights.size());
-            for (long block = 0; grad_in && block < one.blocks(); block++)
-                product(one, block, grads + at, offsets.data(), tiles,
-                        values + at + block * one.block * pitch, pitch);
+            if (grad_in) product_all(one, grads + at, offsets, tiles, values + at, pitch);
         });
         if (grad_in)
             each(inputs, threads, [&](long c) { back(c, first, high, values, places, padded); });

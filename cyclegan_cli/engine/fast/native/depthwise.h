@@ -58,8 +58,7 @@ void separable(const Source* s, long row, long count, const float* depth_weight,
     const Grid grid(count, width, std::max(4L, 2 * kColumns / most / 4 * 4), most);
     const long rows = up(grid.high, 4), length = up(grid.wide + 2, kLanes) + kLanes;
     const long apart = up(rows * grid.wide, 2 * kLanes) + kLanes;  // an odd number of cache lines
-    std::vector<long> offsets;
-    for (long c = 0; c < channels; c++) offsets.push_back(c * apart);
+    const auto offsets = places_of_rows(channels, apart);
     each(grid.count(), threads, [&](long i) {
         const long top = i / grid.across * grid.high, left = i % grid.across * grid.wide;
         const long high = std::min(grid.high, count - top), wide = std::min(grid.wide, width - left);
@@ -94,15 +93,13 @@ void pointwise(const float* in, long in_plane, long channels, long count, long o
         return turned ? weight[k * outputs + m] : weight[m * channels + k];
     });
     constexpr long columns = 24 * kLanes, apart = columns + kLanes;
-    std::vector<long> offsets;
-    for (long c = 0; c < channels; c++) offsets.push_back(c * apart);
+    const auto offsets = places_of_rows(channels, apart);
     each((count + columns - 1) / columns, threads, [&](long i) {
         const long left = i * columns, wide = std::min(columns, count - left);
         float* held = scratch<2>(channels * apart);
         for (long c = 0; c < channels; c++)
             std::memcpy(held + c * apart, in + c * in_plane + left, sizeof(float) * wide);
-        for (long block = 0; block < weights.blocks(); block++)
-            product(weights, block, held, offsets.data(), wide, out + block * weights.block * plane + left, plane);
+        product_all(weights, held, offsets, wide, out + left, plane);
     });
 }
 

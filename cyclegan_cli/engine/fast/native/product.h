@@ -116,6 +116,20 @@ inline void product(const Packed& weights, long block, const float* base, const 
     run(w, weights.depth, base, offsets, out, apart, rows, count);
 }
 
+// All of `weights` times `count` columns.
+inline void product_all(const Packed& weights, const float* base, const std::vector<long>& offsets,
+                        long count, float* out, long apart) {
+    for (long block = 0; block < weights.blocks(); block++)
+        product(weights, block, base, offsets.data(), count, out + block * weights.block * apart, apart);
+}
+
+// Where `count` rows begin that are `apart` floats apart.
+inline std::vector<long> places_of_rows(long count, long apart) {
+    std::vector<long> offsets(count);
+    for (long i = 0; i < count; i++) offsets[i] = i * apart;
+    return offsets;
+}
+
 // sums[i * By + j] += the sum over all pixels of rows[i] * (base + offsets[j]): `high` rows of
 // `vectors` vectors each, `row_step` and `base_step` floats apart.
 template <int Rows, int By>

@@ -92,6 +92,17 @@ struct Places {
     }
 };
 
+// The columns of `Rows` rows of `length` values, transformed to those of six.
+template <int Rows, void (*Transform)(const Eight*, Eight*)>
+inline void transform_rows(const float* rows, long length, float* mixed) {
+    for (long x = 0; x < length; x += 8) {
+        Eight d[Rows], v[6];
+        for (long i = 0; i < Rows; i++) d[i] = load(rows + i * length + x);
+        Transform(d, v);
+        for (long i = 0; i < 6; i++) store(mixed + i * length + x, v[i]);
+    }
+}
+
 // Channel `c` of tiles of 6x6 values, 4 apart, from row `row` of the padded picture on, transformed.
 inline void channel_in(const Source& s, long c, long row, long tiles_y, long tiles_x, float* out,
                        const Places& places) {
@@ -103,12 +114,7 @@ inline void channel_in(const Source& s, long c, long row, long tiles_y, long til
     float* mixed = rows + high * length;
     for (long i = 0; i < high; i++) padded_row(s, c, row + i, rows + i * length, length);
     for (long ty = 0; ty < tiles_y; ty++) {
-        for (long x = 0; x < length; x += 8) {
-            Eight d[6], v[6];
-            for (long i = 0; i < 6; i++) d[i] = load(rows + (4 * ty + i) * length + x);
-            transform_in(d, v);
-            for (long i = 0; i < 6; i++) store(mixed + i * length + x, v[i]);
-        }
+        transform_rows<6, transform_in>(rows + 4 * ty * length, length, mixed);
         float* to = out + c * places.pitch + ty * tiles_x;
         for (long i = 0; i < 6; i++) {
             Eight d[6], next[4], v[6];
@@ -183,14 +189,11 @@ struct Filtering {
         each(inputs, threads, [&](long c) {
             channel_in(*source, c, row + 4 * first, high, across(), room, before);
         });
-        std::vector<long> offsets;
-        for (long c = 0; c < inputs; c++) offsets.push_back(c * pitch);
+        const auto offsets = places_of_rows(inputs, pitch);
         each(chains, threads, [&](long i) {
             for (long k = i * chain; k < (i + 1) * chain; k++) {
                 const Packed one(outputs, inputs, weights.values + k * weights.size());
-                for (long block = 0; block < one.blocks(); block++)
-                    product(one, block, room + before.at[k], offsets.data(), tiles,
-                            room + behind.at[k] + block * one.block * pitch, pitch);
+                product_all(one, room + before.at[k], offsets, tiles, room + behind.at[k], pitch);
             }
         });
         each(outputs, threads, [&](long c) {

@@ -6,51 +6,71 @@ Importing this module must stay cheap: no torch, no numpy, no Pillow (a test hol
 from __future__ import annotations
 
 import os
+import pkgutil
+import shlex
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from cyclegan_cli.cli import (
-    datasets,
-    demo,
-    evaluate,
-    pretrained,
-    report,
-    resume,
-    timelapse,
-    train,
-    translate,
-)
 from cyclegan_cli.cli.common import Debug, Stopped, debugging, remember, stop_on_signals
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams
 from cyclegan_cli.cli.processes import may_speak, member
-from cyclegan_cli.errors import CycleganError
+from cyclegan_cli.errors import CycleganError, UsageError
 from cyclegan_cli.version import __version__
 
-__all__ = ["app", "main"]
+__all__ = ["build_app", "main"]
 
-app = typer.Typer(
-    name="cyclegan",
-    no_args_is_help=True,
-    rich_markup_mode=None,  # plain help: it reads well at 80 columns, in half the time
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+# Every command: (name, module of cli and object in it, short help). Only the one that is called is
+# imported, which halves the time of a start.
+_COMMANDS = (
+    ("translate", "translate:translate", "Translate pictures with a style."),
+    ("train", "train:train", "Learn a style from two folders of pictures."),
+    ("resume", "resume:resume", "Continue a training exactly where it stopped."),
+    ("runs", "runs:app", "List, show, open and remove trainings."),
+    ("pretrained", "pretrained:app", "List, fetch, import, export and check styles."),
+    ("datasets", "datasets:app", "List, describe and fetch public data sets."),
+    ("evaluate", "evaluate:evaluate", "Measure a style on other pictures."),
+    ("report", "report:report", "Rebuild a training's page."),
+    ("timelapse", "timelapse:timelapse", "Make a GIF or video of a training's samples."),
+    ("demo", "demo:demo", "Try it all on rendered pictures."),
+    ("doctor", "support:doctor", "Check this installation."),
+    ("docs", "support:docs", "Read the documentation."),
 )
-app.command("train", short_help="Learn a style from two folders of pictures.")(train.train)
-app.command(
-    "resume",
-    short_help="Go on with a training, exactly, or list the runs.",
-    # Unknown options reach the command, which can say why they are refused.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(resume.resume)
-app.command("report", short_help="Write a training's page anew.")(report.report)
-app.command("timelapse", short_help="A training's samples as a GIF or video.")(timelapse.timelapse)
-app.command("demo", short_help="Try it all on rendered pictures.")(demo.demo)
-app.command("translate", short_help="Translate pictures with a style.")(translate.translate)
-app.command("evaluate", short_help="Measure a style on other pictures.")(evaluate.evaluate)
-app.add_typer(pretrained.app, name="pretrained")
-app.add_typer(datasets.app, name="datasets")
+# Unknown options reach resume, which can say why they are refused.
+_PARSER_ERROR = typer.BadParameter.__mro__[2]  # base of the errors of a command line
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "resume": {"allow_extra_args": True, "ignore_unknown_options": True}
+}
+
+
+def build_app(arguments: list[str]) -> typer.Typer:
+    """The Typer app for a command line: the named command whole, the others by their short help."""
+    app = typer.Typer(
+        name="cyclegan",
+        no_args_is_help=True,
+        rich_markup_mode=None,  # plain help: it reads well at 80 columns, in half the time
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    called = next((word for word in arguments if not word.startswith("-")), None)
+    for name, place, short_help in _COMMANDS:
+        if name != called:
+            app.command(name, short_help=short_help)(_placeholder)
+            continue
+        found = pkgutil.resolve_name(f"cyclegan_cli.cli.{place}")
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name, short_help=short_help)
+        else:
+            settings = _SETTINGS.get(name)
+            app.command(name, short_help=short_help, context_settings=settings)(found)
+    return app
+
+
+def _placeholder() -> None:
+    """Stands for a command that this command line does not call."""
 
 
 def _print_version(value: bool) -> None:
@@ -59,7 +79,6 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool,
@@ -72,7 +91,7 @@ def _root(
     \b
     Examples:
       cyclegan train ./photos ./vangogh --epochs 200 --gpu 0
-      cyclegan translate img.jpg --style photos2vangogh
+      cyclegan translate img.jpg --style monet
       cyclegan pretrained list
     """
 
@@ -82,8 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
     safe_streams()
     stop_on_signals()
     remember(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=arguments, prog_name="cyclegan")
+        app = build_app(_words(given))
+        code = app(args=given, prog_name="cyclegan", standalone_mode=False, obj=build_app)
+        return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stopped as stop:
@@ -93,23 +115,31 @@ def main(arguments: list[str] | None = None) -> int:
         else:  # what is still buffered has no reader; nothing shall complain of it at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return stop.exit_code
-    except CycleganError as error:
-        if debugging():
-            raise
-        if may_speak():
-            Console().error(error)
-        return error.exit_code
     except (Exception, RecursionError) as error:
         if debugging():
             raise
+        told = _told(error, given)
         if may_speak():
-            Console().error(_unexpected(error))
-        return 1
-    return 0
+            if str(told).startswith("Usage:"):  # nothing was typed: the help
+                Console().note(str(told))
+            else:
+                Console().error(told)
+        return told.exit_code
 
 
-def _unexpected(error: BaseException) -> CycleganError:
-    """What a user is told of an error that nobody foresaw."""
+def _told(error: Exception, given: list[str]) -> CycleganError:
+    """The sentence and the exit code for any error. ``given``: the command line."""
+    if isinstance(error, _PARSER_ERROR):
+        wrong: Any = error
+        path = wrong.ctx.command_path if getattr(wrong, "ctx", None) else "cyclegan"
+        error = UsageError(wrong.format_message(), hint=f"{path} --help")
+    if isinstance(error, UsageError):
+        error.hint = _meant(given) or error.hint
+        return error
+    if isinstance(error, CycleganError):
+        return error
+    if isinstance(error, typer.Abort):
+        return CycleganError("Aborted.")
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return CycleganError(f"{where}{error.strerror}.")
@@ -120,3 +150,29 @@ def _unexpected(error: BaseException) -> CycleganError:
         f"{type(error).__name__}: {message}",
         hint="This is a defect of the program: run it again with --debug and report what it shows.",
     )
+
+
+def _meant(given: list[str]) -> str | None:
+    """What was probably meant: a picture without ``translate``, a file whose name begins with -."""
+    names = {name for name, *_ in _COMMANDS}
+    if given and given[0] not in names and not given[0].startswith("-") and _is_file(given[0]):
+        return shlex.join(["cyclegan", "translate", *given])
+    for index, word in enumerate(given):
+        if word.startswith("-") and word != "-" and _is_file(word):
+            return shlex.join(["cyclegan", *given[:index], f"./{word}", *given[index + 1 :]])
+    return None
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:
+        return False
+
+
+def _words(given: list[str]) -> list[str]:
+    """The words that say which command is called; under completion they are in the environment."""
+    if "_CYCLEGAN_COMPLETE" in os.environ:
+        typed = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+        return typed.split()[1:]
+    return given

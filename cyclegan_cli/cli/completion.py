@@ -5,7 +5,7 @@ from __future__ import annotations
 from cyclegan_cli.errors import CycleganError
 from cyclegan_cli.styles.store import list_styles
 
-__all__ = ["complete_dataset", "complete_local_style", "complete_style"]
+__all__ = ["complete_dataset", "complete_local_style", "complete_run", "complete_style"]
 
 
 def complete_dataset(incomplete: str) -> list[str]:
@@ -14,6 +14,16 @@ def complete_dataset(incomplete: str) -> list[str]:
 
     try:
         return [name for name in datasets() if name.startswith(incomplete)]
+    except (CycleganError, OSError):
+        return []
+
+
+def complete_run(incomplete: str) -> list[str]:
+    """The names of runs that begin with ``incomplete``, the one written last first."""
+    from cyclegan_cli.engine.run import list_runs
+
+    try:
+        return [s.run.name for s in list_runs() if s.run.name.startswith(incomplete)]
     except (CycleganError, OSError):
         return []
 

@@ -76,13 +76,13 @@ def _run(console: Console, ctx: typer.Context, folder: Path, arguments: list[str
     """The command as a user would type it, with its runs and styles kept inside ``folder``."""
     import os
 
-    program = ctx.find_root().command
+    program = ctx.obj(arguments)  # build_app: the app for that command line
     console.note(f"$ cyclegan {shlex.join(arguments)}")
     before = os.environ.get("CYCLEGAN_HOME")
     os.environ["CYCLEGAN_HOME"] = str(folder / "cyclegan-home")
     try:
         # Not standalone: an error or a stop ends the demo, too.
-        program.main(args=arguments, prog_name="cyclegan", standalone_mode=False)
+        program(args=arguments, prog_name="cyclegan", standalone_mode=False)
     except Stopped:
         console.note(f"To try again: rm -r {shlex.quote(str(folder))}; cyclegan demo")
         raise

@@ -84,7 +84,7 @@ def _fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def raising(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(app_module, "app", raising)
+    monkeypatch.setattr(app_module, "build_app", raising)
 
 
 @pytest.mark.parametrize(
@@ -229,3 +229,40 @@ def test_a_terminal_gets_colour_unless_it_says_no() -> None:
     assert b"\x1b[" in said()
     assert b"\x1b[3" not in said(NO_COLOR="1")
     assert b"\x1b[" not in said(TERM="dumb")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["a b.jpg", "--style", "monet"], "cyclegan translate 'a b.jpg' --style monet"),
+        (["translate", "-odd.jpg", "-s", "monet"], "cyclegan translate ./-odd.jpg -s monet"),
+        (["train", "photos"], "cyclegan train --help"),
+        (["translate", "x.jpg", "--strenght", "1"], "cyclegan translate --help"),
+    ],
+)
+def test_usage_errors_have_one_form_and_say_what_to_type(
+    arguments: list[str],
+    meant: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("a b.jpg", "-odd.jpg"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: ")
+    assert lines[1].strip(" →") == meant
+
+
+def test_every_command_can_be_called_and_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out.split("Commands:")[1].splitlines()
+    names = [line.split()[0] for line in listed if line.strip()]
+    assert len(names) >= 12
+    for name in names:
+        assert main([name, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert text.startswith(f"Usage: cyclegan {name} ")
+        assert "Examples:" in text

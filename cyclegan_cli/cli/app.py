@@ -26,6 +26,7 @@ __all__ = ["build_app", "main"]
 # imported, which halves the time of a start.
 _COMMANDS = (
     ("translate", "translate:translate", "Translate pictures with a style."),
+    ("preview", "preview:preview", "Compare styles and settings on one sheet."),
     ("train", "train:train", "Learn a style from two folders of pictures."),
     ("resume", "resume:resume", "Continue a training exactly where it stopped."),
     ("runs", "runs:app", "List, show, open and remove trainings."),

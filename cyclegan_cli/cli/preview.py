@@ -1,0 +1,252 @@
+"""cyclegan preview: one sheet of several styles, or of one at several settings, to choose from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet
+from cyclegan_cli.cli.completion import complete_local_style
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.errors import PictureError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from cyclegan_cli.styles.cards import Style
+
+__all__ = ["preview"]
+
+Resolution = int | Literal["auto", "native"]
+
+_STRENGTHS = (0.4, 0.7, 1.0)  # shown for one style, unless others are named
+_RESOLUTIONS = (512, 1024)  # those below the photograph's own size, and that
+_COLUMNS = 3  # of a sheet of styles, the photograph among them
+_GAP, _CAPTION = 12, 26  # pixels
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One painting of the sheet."""
+
+    style: str
+    reverse: bool
+    strength: float
+    resolution: Resolution
+    caption: str
+
+
+def preview(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A photograph.")],
+    style: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--style",
+            "-s",
+            metavar="STYLE",
+            help="Only these; repeat it or use commas. Default: all that are installed.",
+            autocompletion=complete_local_style,
+        ),
+    ] = None,
+    strength: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Strengths to compare, such as 0.3,0.6,1.")
+    ] = None,
+    resolution: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Resolutions to compare, such as 512,1024,native."),
+    ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Y → X instead of X → Y.")] = False,
+    crop: Annotated[
+        bool, typer.Option("--crop", help="Show the middle at full size: the strokes.")
+    ] = False,
+    size: Annotated[
+        int, typer.Option(metavar="PIXELS", help="Long side of each picture on the sheet.")
+    ] = 480,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Default: <stem>_preview.jpg."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite an existing file.")
+    ] = False,
+    gpu: Gpu = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """One sheet to choose from: every style, or one at several settings.
+
+    With one --style the sheet compares strengths (across) and resolutions (down). The photograph
+    itself comes first. Each painting is made at full size, then shown small; --crop shows the
+    middle of it as it is.
+
+    \b
+    Examples:
+      cyclegan preview garden.jpg
+      cyclegan preview garden.jpg --crop
+      cyclegan preview garden.jpg --style monet --strength 0.5,1
+    """
+    console = Console(as_json=json_, quiet=quiet)
+    if not 64 <= size <= 4096:
+        raise UsageError("--size must lie between 64 and 4096.")
+    target = output or image.with_name(f"{image.stem}_preview.jpg")
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} exists already.", hint="Use --overwrite, or another -o.")
+    if not target.parent.is_dir():
+        raise UsageError(f"No such folder: {target.parent}")
+    if not image.is_file():
+        raise UsageError(f"No such file: {image}")
+    styles, strengths = _styles(style, reverse), _strengths(strength)
+    resolutions = _resolutions(resolution)
+    photo = _read(image)
+    if style is not None and len(styles) == 1 and not strengths and not resolutions:
+        strengths = _STRENGTHS
+        resolutions = (*(side for side in _RESOLUTIONS if side < max(photo.size)), "native")
+    cells, columns = _plan(styles, strengths or (1.0,), resolutions or ("auto",), reverse)
+    shown = [("photograph", _shown(photo, size, crop=crop))]
+    with console.progress("Painting", len(cells)) as bar:
+        for cell in cells:
+            shown.append((cell.caption, _shown(_painted(photo, cell, gpu), size, crop=crop)))
+            bar.advance(text=cell.caption)
+    _write(_sheet(shown, columns), target)
+    console.result(str(target), {"sheet": str(target), "pictures": [name for name, _ in shown]})
+
+
+def _plan(
+    styles: list[Style],
+    strengths: tuple[float, ...],
+    resolutions: tuple[Resolution, ...],
+    reverse: bool,
+) -> tuple[list[_Cell], int]:
+    """What is painted, and how many columns the sheet has."""
+    cells = []
+    for style in styles:
+        for side in resolutions:
+            for share in strengths:
+                words = [style.name]
+                words += [f"strength {share:g}"] if len(strengths) > 1 else []
+                words += [f"resolution {side}"] if len(resolutions) > 1 else []
+                cells.append(_Cell(style.name, reverse, share, side, ", ".join(words)))
+    if len(strengths) > 1:
+        return cells, len(strengths)
+    return cells, len(resolutions) if len(resolutions) > 1 else _COLUMNS
+
+
+def _styles(given: list[str] | None, reverse: bool) -> list[Style]:
+    from cyclegan_cli.styles.store import find_style, list_styles, weights_file
+
+    if given is not None:
+        names = [name.strip() for text in given for name in text.split(",") if name.strip()]
+        found = [find_style(name) for name in dict.fromkeys(names)]
+        for style in found:
+            weights_file(style, reverse)  # raises where that direction is not here
+        return found
+    way = "yx" if reverse else "xy"
+    found = [style for style in list_styles(available=False) if way in style.directions]
+    if not found:
+        raise UsageError("No style is installed.", hint="cyclegan pretrained list")
+    return found
+
+
+def _strengths(text: str | None) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in (text or "").split(",") if part.strip())
+    except ValueError as error:
+        raise UsageError(f"--strength {text}: numbers from 0 to 1, such as 0.3,0.6,1.") from error
+    if not all(0 <= value <= 1 for value in values):
+        raise UsageError(f"--strength {text}: each must lie between 0 and 1.")
+    return values
+
+
+def _resolutions(text: str | None) -> tuple[Resolution, ...]:
+    found: list[Resolution] = []
+    for part in (text or "").split(","):
+        word = part.strip().lower()
+        if word == "auto":
+            found.append("auto")
+        elif word == "native":
+            found.append("native")
+        elif word.isdecimal() and 16 <= int(word) <= 20_000:
+            found.append(int(word))
+        elif word:
+            raise UsageError(
+                f"--resolution {text}: auto, native, or pixels (16 to 20000), such as 512,native."
+            )
+    return tuple(found)
+
+
+def _read(path: Path) -> Image.Image:
+    from PIL import Image
+
+    from cyclegan_cli.media.pictures import read_rgb
+
+    return Image.fromarray(read_rgb(path))
+
+
+def _painted(photo: Image.Image, cell: _Cell, gpu: str) -> Image.Image:
+    from cyclegan_cli.api import translate
+
+    return translate(
+        photo,
+        cell.style,
+        reverse=cell.reverse,
+        gpu=gpu,
+        strength=cell.strength,
+        resolution=cell.resolution,
+    )
+
+
+def _shown(picture: Image.Image, size: int, *, crop: bool) -> Image.Image:
+    """The whole picture with its long side at most ``size``, or its middle at full size."""
+    from PIL import Image
+
+    if not crop:
+        small = picture.copy()
+        small.thumbnail((size, size), Image.Resampling.LANCZOS)
+        return small
+    width, height = min(size, picture.width), min(size * 3 // 4, picture.height)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _sheet(shown: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
+    """The photograph first, then rows of ``columns`` paintings, each under its caption.
+
+    On a grid of settings the photograph has a row of its own.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    width, height = shown[0][1].size
+    alone = columns != _COLUMNS or (len(shown) - 1) % columns == 0
+    places = [(0, 0)]
+    for index in range(len(shown) - 1):
+        cell = index + (columns if alone else 1)
+        places.append((cell % columns, cell // columns))
+    across = min(columns, max(column for column, _ in places) + 1)
+    down = max(row for _, row in places) + 1
+    sheet = Image.new(
+        "RGB",
+        (_GAP + across * (width + _GAP), _GAP + down * (height + _CAPTION + _GAP)),
+        "white",
+    )
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
+    for (caption, picture), (column, row) in zip(shown, places, strict=True):
+        left = _GAP + column * (width + _GAP)
+        top = _GAP + row * (height + _CAPTION + _GAP)
+        draw.text((left, top), caption, fill="black", font=font)
+        sheet.paste(picture, (left, top + _CAPTION))
+    return sheet
+
+
+def _write(sheet: Image.Image, target: Path) -> None:
+    from cyclegan_cli.files import atomic_path
+
+    try:
+        with atomic_path(target) as temporary:
+            sheet.save(temporary, quality=92)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PictureError(f"{target} cannot be written: {reason}.") from error

@@ -1,0 +1,86 @@
+"""cyclegan preview: one sheet of what translate paints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cyclegan_cli import translate
+from cyclegan_cli.cli.app import main
+from tests.program import REPOSITORY
+
+PHOTO = REPOSITORY / "docs" / "images" / "coffee.jpg"
+
+pytestmark = pytest.mark.bundled
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "a photo.png"
+    with Image.open(PHOTO) as image:
+        image.convert("RGB").resize((120, 80)).save(path)
+    return path
+
+
+def test_a_sheet_shows_the_photograph_and_every_installed_style(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = photo.with_name("sheet.png")
+    assert main(["preview", str(photo), "-o", str(sheet), "--gpu", "cpu", "--json", "-q"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["pictures"] == ["photograph", "monet", "vangogh"]
+    with Image.open(photo) as image, Image.open(sheet) as drawn:
+        cells = [image, translate(image, "monet"), translate(image, "vangogh")]
+        for index, cell in enumerate(cells):
+            left, top = 12 + index * (120 + 12), 12 + 26
+            shown = np.asarray(drawn.crop((left, top, left + 120, top + 80)))
+            assert np.array_equal(shown, np.asarray(cell))
+
+
+def test_one_style_is_compared_at_strengths_and_resolutions(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["preview", str(photo), "-s", "monet", "--gpu", "cpu", "--json", "-q"]
+    assert main([*arguments, "--strength", "0,1", "--resolution", "60,native"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["sheet"] == str(photo.with_name("a photo_preview.jpg"))
+    assert record["pictures"][1:] == [
+        "monet, strength 0, resolution 60",
+        "monet, strength 1, resolution 60",
+        "monet, strength 0, resolution native",
+        "monet, strength 1, resolution native",
+    ]
+    with Image.open(record["sheet"]) as sheet:
+        assert sheet.size == (12 + 2 * 132, 12 + 3 * (80 + 26 + 12))  # two across, three down
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-s", "monte"], "Did you mean monet"),
+        (["--strength", "70"], "between 0 and 1"),
+        (["--resolution", "huge"], "native, or pixels"),
+        (["--size", "1"], "between 64 and 4096"),
+        (["-o", "nowhere/sheet.png"], "No such folder: nowhere"),
+    ],
+)
+def test_wrong_options_change_nothing(
+    options: list[str], words: str, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(photo.parent.rglob("*"))
+    assert main(["preview", str(photo), *options]) == 2
+    assert words in capsys.readouterr().err
+    assert sorted(photo.parent.rglob("*")) == before
+
+
+def test_an_existing_sheet_is_not_overwritten_unasked(photo: Path) -> None:
+    sheet = photo.with_name("a photo_preview.jpg")
+    sheet.write_bytes(b"mine")
+    assert main(["preview", str(photo), "-q", "--gpu", "cpu"]) == 2
+    assert sheet.read_bytes() == b"mine"
+    assert main(["preview", str(photo), "-q", "--gpu", "cpu", "--overwrite"]) == 0
+    assert sheet.read_bytes() != b"mine"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from cyclegan_cli.cli.common import Debug, Stopped, debugging, remember, stop_on_signals
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams
@@ -46,6 +47,22 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+class _GroupedHelp(TyperCommand):
+    """A command whose help shows options under headings: ``rich_help_panel`` names each one's."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                heading = vars(parameter).get("rich_help_panel") or usual
+                groups.setdefault(heading, []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
 def build_app(arguments: list[str]) -> typer.Typer:
     """The Typer app for a command line: the named command whole, the others by their short help."""
     app = typer.Typer(
@@ -66,7 +83,10 @@ def build_app(arguments: list[str]) -> typer.Typer:
             app.add_typer(found, name=name, short_help=short_help)
         else:
             settings = _SETTINGS.get(name)
-            app.command(name, short_help=short_help, context_settings=settings)(found)
+            register = app.command(
+                name, cls=_GroupedHelp, short_help=short_help, context_settings=settings
+            )
+            register(found)
     return app
 
 

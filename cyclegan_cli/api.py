@@ -9,29 +9,30 @@ painted = [monet(photo, resolution=1024) for photo in photos]
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from os import PathLike
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from cyclegan_cli.engine.device import resolve, resolve_precision
-from cyclegan_cli.engine.weights import load_generator
 from cyclegan_cli.errors import PictureError, UsageError
 from cyclegan_cli.media.colour import deep_grey, is_deep_grey, to_srgb
 from cyclegan_cli.media.pictures import to_8_bits
 from cyclegan_cli.painting.effects import paint_picture
-from cyclegan_cli.painting.translator import Translator
+from cyclegan_cli.painting.painter import Painter, open_painter
 from cyclegan_cli.settings import Precision, TranslateSettings
 from cyclegan_cli.styles.store import find_style, weights_file
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["LoadedStyle", "load_style", "translate"]
 
 Array = NDArray[Any]
-AnyImage = TypeVar("AnyImage", Image.Image, Array, torch.Tensor)
+AnyImage = TypeVar("AnyImage", Image.Image, Array, "torch.Tensor")
 Number = TypeVar("Number", int, float, "int | None")
 
 
@@ -46,13 +47,13 @@ class LoadedStyle:
         name: str,
         source: str,
         target: str,
-        translator: Translator,
+        painter: Painter,
         resolution: int | None = None,
     ) -> None:
         self.name = name
         self.source = source
         self.target = target
-        self._translator = translator
+        self._painter = painter
         self._resolution = resolution
 
     def __repr__(self) -> str:
@@ -94,14 +95,17 @@ class LoadedStyle:
             strength=_plain(strength),
             keep_color=keep_color,
             compare=compare,
-            max_memory=self._translator.max_memory,
+            max_memory=self._painter.max_memory,
         )
         if isinstance(image, Image.Image):
             return self._paint_image(image, settings)
-        if isinstance(image, torch.Tensor):
-            return self._paint_tensor(image, settings)
         if isinstance(image, np.ndarray):
             return self._paint_array(image, settings)
+        if "torch" in sys.modules:  # else nobody can have made a tensor
+            import torch
+
+            if isinstance(image, torch.Tensor):
+                return self._paint_tensor(image, settings)
         raise UsageError(
             f"A {type(image).__name__} is no picture: a PIL image, an array or a tensor is wanted.",
             hint="PIL.Image.open(path) opens a file.",
@@ -120,6 +124,8 @@ class LoadedStyle:
         return Image.fromarray(self._paint_array(values, settings))
 
     def _paint_tensor(self, tensor: torch.Tensor, settings: TranslateSettings) -> torch.Tensor:
+        import torch
+
         batch = tensor.detach() if tensor.ndim == 4 else tensor.detach()[None]
         if batch.ndim != 4 or batch.shape[1] not in (1, 3, 4) or 0 in batch.shape:
             raise PictureError(
@@ -150,7 +156,7 @@ class LoadedStyle:
             )
         alpha = values[..., 3:]
         colour = values[..., :3] if values.shape[2] >= 3 else np.repeat(values, 3, axis=2)
-        painted = paint_picture(self._translator, _to_pixels(colour), settings)
+        painted = paint_picture(self._painter, _to_pixels(colour), settings)
         if painted.dtype == np.float32:
             painted = ((painted + np.float32(1)) / np.float32(2)).astype(array.dtype)
         if not alpha.shape[2]:
@@ -203,18 +209,9 @@ def load_style(
     TranslateSettings(precision=precision, max_memory=max_memory)  # checks them
     found = find_style(str(style))
     weights = weights_file(found, reverse)
-    devices = resolve(str(gpu))
-    if len(devices) > 1:
-        raise UsageError(f"gpu={gpu!r}: pictures are painted on one device.")
-    device = devices[0].torch
-    translator = Translator(
-        load_generator(weights),
-        device=device,
-        dtype=resolve_precision(precision, device),
-        max_memory=max_memory,
-    )
+    painter = open_painter(weights, str(gpu), precision, max_memory=max_memory)
     source, target = (found.y, found.x) if reverse else (found.x, found.y)
-    return LoadedStyle(found.name, source, target, translator, found.resolution)
+    return LoadedStyle(found.name, source, target, painter, found.resolution)
 
 
 def translate(

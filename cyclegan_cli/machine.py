@@ -1,15 +1,25 @@
-"""How much memory the machine has left, and what this process holds."""
+"""What the machine has: memory, processors, graphics cards. Nothing is imported to find out."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import importlib.util
 import os
 import sys
 from pathlib import Path
 
-__all__ = ["MEMORY_MARGIN", "available_memory", "resident_memory"]
+__all__ = [
+    "MEMORY_MARGIN",
+    "available_memory",
+    "may_have_accelerator",
+    "resident_memory",
+    "thread_count",
+]
 
 MEMORY_MARGIN = 0.9  # of what is free: others need some, too, and estimates are not exact
+# What the drivers of NVIDIA's cards (also under WSL) and of AMD's bring.
+_DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")
 _UNSURE = 400_000_000  # bytes: Python with torch, where the system does not say
 
 
@@ -40,8 +50,6 @@ def _meminfo() -> int | None:
 def _elsewhere() -> int:
     """Systems without /proc: Windows says what is free; of others, half of what is built in."""
     if sys.platform == "win32":
-        import ctypes
-
         status = (ctypes.c_ulonglong * 8)()  # MEMORYSTATUSEX: two 32-bit fields, seven 64-bit ones
         status[0] = ctypes.sizeof(status)
         if ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
@@ -82,3 +90,34 @@ def _group_room(group: Path, limit: str, usage: str, cache: str) -> list[int]:
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         return [bound - int((group / usage).read_text()) + int(stat.get(cache, 0))]
     return []
+
+
+def may_have_accelerator() -> bool:
+    """Whether PyTorch might find a GPU on this machine, or be told of none by one that is there."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    if sys.platform != "linux" or any(Path(driver).exists() for driver in _DRIVERS):
+        return True
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libcuda.so.1")  # which PyTorch needs for every card of NVIDIA's
+        return True
+    return False
+
+
+def thread_count() -> int:
+    """As many as PyTorch takes: one a core that this process may use, fewer where it is told so."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
+    cores = {_core(cpu) for cpu in usable}
+    for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        wanted = os.environ.get(name, "").split(",")[0].strip()
+        if wanted.isdecimal() and int(wanted) > 0:
+            return min(len(cores), int(wanted))
+    return len(cores)
+
+
+def _core(cpu: int) -> str:
+    """What tells the core apart, of whose hardware threads one is ``cpu``."""
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    with contextlib.suppress(OSError):
+        return topology.read_text().strip()
+    return str(cpu)

@@ -21,9 +21,10 @@ from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import save_generator
 from cyclegan_cli.errors import PictureError, UnknownNameError, UsageError
 from cyclegan_cli.painting.effects import paint_picture
-from cyclegan_cli.painting.translator import Translator
+from cyclegan_cli.painting.painter import Painter
 from cyclegan_cli.settings import GeneratorSpec, TranslateSettings
 from cyclegan_cli.styles.store import add_style
+from tests.painting.common import painter_of
 from tests.program import REPOSITORY
 
 SPEC = GeneratorSpec(name="tiny", blocks=1, width=2, separable=True, upsample="resize")
@@ -52,8 +53,8 @@ def style(weights: Path) -> LoadedStyle:
 
 
 @pytest.fixture(scope="module")
-def painter() -> Translator:
-    return Translator(network(), device="cpu", dtype=torch.float32)
+def painter() -> Painter:
+    return painter_of(network(), device="cpu")
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_the_package_offers_it_without_importing_torch() -> None:
 
 
 def test_an_array_is_painted_as_the_program_paints(
-    style: LoadedStyle, painter: Translator, pixels: np.ndarray
+    style: LoadedStyle, painter: Painter, pixels: np.ndarray
 ) -> None:
     expected = paint_picture(painter, pixels, TranslateSettings())
     painted = style(pixels)
@@ -173,7 +174,7 @@ def test_the_input_is_left_as_it_was(style: LoadedStyle, pixels: np.ndarray) -> 
 
 
 def test_options_are_those_of_the_program(
-    style: LoadedStyle, painter: Translator, pixels: np.ndarray
+    style: LoadedStyle, painter: Painter, pixels: np.ndarray
 ) -> None:
     chosen = {"resolution": 20, "strength": 0.7, "keep_color": True, "compare": True}
     expected = paint_picture(painter, pixels, TranslateSettings(**chosen))
@@ -186,7 +187,7 @@ def test_options_are_those_of_the_program(
 
 
 def test_a_style_says_how_large_it_paints_by_itself(
-    weights: Path, painter: Translator, pixels: np.ndarray
+    weights: Path, painter: Painter, pixels: np.ndarray
 ) -> None:
     add_style(
         "broad", x="x", y="y", origin="trained", weights={"xy": weights}, card={"resolution": 16}

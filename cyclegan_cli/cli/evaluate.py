@@ -73,7 +73,7 @@ def evaluate(
 
         prepare(console)
     painters: dict[str, Paint] = {
-        way: _painter(console, found, way, device.torch) for way in found.directions
+        way: _painter(console, found, way, device.gpu) for way in found.directions
     }
     console.note(f"Measuring on {device.label}.")
     pictures = {domain: _Pictures(console, paths, size) for domain, paths in files.items()}
@@ -226,11 +226,11 @@ def _direction(
         bar.advance()
 
 
-def _painter(console: Console, style: Style, way: str, device: Any) -> Paint:
+def _painter(console: Console, style: Style, way: str, gpu: str) -> Paint:
     """One direction of ``style``: 1×3×H×W in [−1, 1] -> the same, on the CPU."""
     from cyclegan_cli.cli.downloading import ensure_weights
-    from cyclegan_cli.engine.weights import load_generator
-    from cyclegan_cli.painting.translator import Translator, of_tensors
+    from cyclegan_cli.painting.by_torch import paints_tensors
+    from cyclegan_cli.painting.painter import open_painter
 
-    network = load_generator(ensure_weights(console, style, way == "yx"), "cpu")
-    return of_tensors(Translator(network, device=device))
+    painter = open_painter(ensure_weights(console, style, way == "yx"), gpu, "fp32")
+    return paints_tensors(painter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,13 @@ from cyclegan_cli.cli.common import importing, one_device
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.processes import member, team
 from cyclegan_cli.errors import UsageError
-from cyclegan_cli.media.formats import is_video
 from cyclegan_cli.media.plan import Job, Plan
 from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
-    from cyclegan_cli.painting.arrays import ArrayTranslator
-    from cyclegan_cli.painting.moments import Settle
-    from cyclegan_cli.painting.translator import Translator
+    from cyclegan_cli.painting.bands import BandPainter
+    from cyclegan_cli.painting.painter import Painter
+    from cyclegan_cli.painting.statistics import OverrideStats
     from cyclegan_cli.painting.video import PaintFrame
 
 __all__ = ["check_shareable", "own_share", "paint_together", "painter"]
@@ -42,21 +42,9 @@ def check_shareable(plan: Plan, from_file: str | None) -> None:
         )
 
 
-def painter(
-    console: Console, weights: Path, settings: TranslateSettings, gpu: str, plan: Plan
-) -> PaintFrame:
-    """How this process paints a frame by itself: without PyTorch where it is not needed."""
-    if not any(is_video(job.source) for job in plan.jobs):
-        from cyclegan_cli.cli.torchless import array_translator, device_label
-
-        light = array_translator(weights, settings, gpu)
-        if light is not None:
-            console.note(f"Painting on {device_label()}.")
-            return _frames(console, settings, light)
-    with importing():
-        from cyclegan_cli.painting.translator import Translator
-
-    return _frames(console, settings, _load(console, weights, settings, gpu, Translator))
+def painter(console: Console, weights: Path, settings: TranslateSettings, gpu: str) -> PaintFrame:
+    """How this process paints a frame by itself."""
+    return _frames(console, settings, _open(console, weights, settings, gpu))
 
 
 def paint_together(
@@ -64,67 +52,59 @@ def paint_together(
     weights: Path,
     settings: TranslateSettings,
     gpu: str,
-    plan: Plan,
     run: Callable[[PaintFrame], None],
 ) -> None:
     """``run`` in the first process, with every picture painted by all. Alone: just ``run``."""
-    from cyclegan_cli.painting.shared import SharedTranslator, help_paint
-    from cyclegan_cli.painting.translator import Translator
+    with importing():
+        from cyclegan_cli.painting.bands import BandPainter, help_paint
 
     with team(gpu) as group:
+        opened = _open(console, weights, settings, gpu)
         if not group.joined:
-            run(painter(console, weights, settings, gpu, plan))
-            return
-        if not group.leads:
-            help_paint(_load(console, weights, settings, gpu, Translator), group)
-            return
-        shared: list[SharedTranslator] = []
-
-        def make(*network: Any, **how: Any) -> Translator:
-            shared.append(SharedTranslator(*network, group=group, **how))
-            return shared[0]
-
-        paint = _frames(console, settings, _load(console, weights, settings, gpu, make))
-        try:
-            run(paint)
-        finally:
-            shared[0].finish()
+            run(_frames(console, settings, opened))
+        elif not group.leads:
+            help_paint(opened, group)
+        else:
+            together = BandPainter(opened, group)
+            try:
+                run(_frames(console, settings, together))
+            finally:
+                together.finish()
 
 
-def _load(
-    console: Console,
-    weights: Path,
-    settings: TranslateSettings,
-    gpu: str,
-    make: Callable[..., Translator],
-) -> Translator:
+def _open(console: Console, weights: Path, settings: TranslateSettings, gpu: str) -> Painter:
+    # NumPy's BLAS starts threads when it is loaded; nothing here is large enough to need them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with importing():
-        from cyclegan_cli.engine.device import resolve_precision
-        from cyclegan_cli.engine.weights import load_generator
+        from cyclegan_cli.painting.painter import open_painter
 
-    device = one_device(gpu)
-    dtype = resolve_precision(settings.precision, device.torch)
-    me = member()
-    console.note(f"Painting on {device.label}{f', in {me.size} processes' if me else ''}.")
-    network = load_generator(weights, "cpu")
-    return make(
-        network,
-        device=device.torch,
-        dtype=dtype,
-        max_memory=settings.max_memory,
-        exact_reference=settings.exact_reference,
-    )
+        me = member()
+        if me is not None:
+            gpu = one_device(gpu).gpu
+        opened = open_painter(
+            *(weights, gpu, settings.precision),
+            max_memory=settings.max_memory,
+            exact_reference=settings.exact_reference,
+        )
+    console.note(f"Painting on {opened.label}{f', in {me.size} processes' if me else ''}.")
+    return opened
 
 
 def _frames(
-    console: Console, settings: TranslateSettings, translator: Translator | ArrayTranslator
+    console: Console, settings: TranslateSettings, opened: Painter | BandPainter
 ) -> PaintFrame:
     with importing():
         from cyclegan_cli.painting.effects import paint_picture
 
-    def paint(pixels: Any, settle: Settle | None = None, origin: tuple[int, int] = (0, 0)) -> Any:
-        painted = paint_picture(translator, pixels, settings, settle=settle, origin=origin)
-        for note in translator.notes:
+    def paint(
+        pixels: Any,
+        override_stats: OverrideStats | None = None,
+        origin: tuple[int, int] = (0, 0),
+    ) -> Any:
+        painted = paint_picture(
+            opened, pixels, settings, override_stats=override_stats, origin=origin
+        )
+        for note in opened.notes:
             console.note(note)
         return painted
 

@@ -107,8 +107,7 @@ def _versions() -> Iterator[Check]:
 
 
 def _processor() -> Iterator[Check]:
-    from cyclegan_cli.cli.torchless import threads
-    from cyclegan_cli.machine import available_memory
+    from cyclegan_cli.machine import available_memory, thread_count
 
     model, flags = platform.processor() or platform.machine(), set[str]()
     with contextlib.suppress(OSError):
@@ -120,7 +119,7 @@ def _processor() -> Iterator[Check]:
                 flags |= set(value.split())
     instructions = [name for name in _INSTRUCTIONS if name in flags]
     known = f", {' '.join(instructions)}" if instructions else ""
-    yield Check("processor", "ok", f"{model}, {_count(threads(), 'core')}{known}")
+    yield Check("processor", "ok", f"{model}, {_count(thread_count(), 'core')}{known}")
     memory = available_memory()
     state, advice = ("ok", "") if memory > 1e9 else ("note", "close other programs")
     yield Check("memory", state, f"{size_text(memory)} available", advice)

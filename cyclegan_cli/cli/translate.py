@@ -210,11 +210,11 @@ def translate(
             weights = ensure_weights(console, found, reverse)
         if together:
             paint_together(
-                *(console, weights, settings, gpu, plan),
+                *(console, weights, settings, gpu),
                 lambda paint: _run(console, plan, paint, settings),
             )
         else:
-            _run(console, plan, painter(console, weights, settings, gpu, plan), settings)
+            _run(console, plan, painter(console, weights, settings, gpu), settings)
     wait_for_others()
 
 

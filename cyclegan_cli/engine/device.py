@@ -22,6 +22,11 @@ class Device:
     torch: torch.device
     label: str
 
+    @property
+    def gpu(self) -> str:
+        """What ``--gpu`` calls it."""
+        return self.torch.type if self.torch.index is None else str(self.torch.index)
+
 
 def available() -> dict[str, str]:
     """What ``--gpu`` can name on this machine: {name: description}; always at least ``cpu``."""

@@ -15,9 +15,9 @@ from cyclegan_cli.painting.resample import resized
 from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
-    from cyclegan_cli.painting.moments import Settle
+    from cyclegan_cli.painting.statistics import OverrideStats
 
-__all__ = ["Painter", "paint_picture"]
+__all__ = ["Paints", "paint_picture"]
 
 _STRIP = 2**17  # pixels that are worked on at once: they stay in the processor's caches
 # Bytes a pixel of the painting's size, at their most: the photo, the painting as pixels and as
@@ -25,28 +25,33 @@ _STRIP = 2**17  # pixels that are worked on at once: they stay in the processor'
 _RESIZED = 4 * (3 + 3 + 3 + 5)
 
 
-class Painter(Protocol):
-    """Paints H×W×3 pixels at their size: a ``Translator``, or an ``ArrayTranslator``."""
+class Paints(Protocol):
+    """Paints H×W×3 pixels at their size: ``painter.Painter``, or several processes together."""
 
     def paint(
-        self, pixels: Pixels, *, settle: Settle | None = None, origin: tuple[int, int] = (0, 0)
+        self,
+        pixels: Pixels,
+        *,
+        override_stats: OverrideStats | None = None,
+        origin: tuple[int, int] = (0, 0),
+        deep: bool | None = None,
     ) -> Pixels: ...
 
 
 def paint_picture(
-    translator: Painter,
+    painter: Paints,
     pixels: Pixels,
     settings: TranslateSettings,
     *,
-    settle: Settle | None = None,
+    override_stats: OverrideStats | None = None,
     origin: tuple[int, int] = (0, 0),
 ) -> Pixels:
     """Paint ``pixels`` as ``settings`` ask: resolution, keep_color, strength, compare, in order.
 
     pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype; with
     ``compare`` H×2W×3: the original on the left, the result on the right, with no gap.
-    ``strength`` blends sRGB values, as the opacity of a layer does. ``settle``, and
-    ``origin`` in pixels of the picture: as for ``Translator.paint``.
+    ``strength`` blends sRGB values, as the opacity of a layer does. ``override_stats``, and
+    ``origin`` in pixels of the picture: as for ``Painter.paint``.
     Raises PictureError for arrays of another shape or type, and where memory does not suffice.
     """
     check(pixels)
@@ -54,21 +59,21 @@ def paint_picture(
     if strength == 0:
         painted = pixels.copy()
     else:
-        painted = _painted(translator, pixels, settings, settle, origin)
+        painted = _painted(painter, pixels, settings, override_stats, origin)
     return np.concatenate([pixels, painted], axis=1) if settings.compare else painted
 
 
 def _painted(
-    translator: Painter,
+    painter: Paints,
     pixels: Pixels,
     settings: TranslateSettings,
-    settle: Settle | None,
+    override_stats: OverrideStats | None,
     origin: tuple[int, int],
 ) -> Pixels:
     height, width = pixels.shape[:2]
-    enlarger = _at_resolution(translator, pixels, settings, settle, origin)
+    enlarger = _at_resolution(painter, pixels, settings, override_stats, origin)
     if enlarger is None:
-        result = translator.paint(pixels, settle=settle, origin=origin)
+        result = painter.paint(pixels, override_stats=override_stats, origin=origin)
         if settings.strength == 1.0 and not settings.keep_color:
             return result
     else:
@@ -88,10 +93,10 @@ def _painted(
 
 
 def _at_resolution(
-    translator: Painter,
+    painter: Paints,
     pixels: Pixels,
     settings: TranslateSettings,
-    settle: Settle | None,
+    override_stats: OverrideStats | None,
     origin: tuple[int, int],
 ) -> Enlarger | None:
     """``pixels`` painted with their long side at the resolution; None where that is their own."""
@@ -109,7 +114,12 @@ def _at_resolution(
     photo = resized(lambda a, b: to_planes(pixels[a:b], 3), 3, (height, width), size)
     photo.clip(-1.0, 1.0, out=photo)
     moved = (round(origin[0] * scale), round(origin[1] * scale))
-    painted = translator.paint(photo.transpose(1, 2, 0), settle=settle, origin=moved)
+    painted = painter.paint(
+        photo.transpose(1, 2, 0),
+        override_stats=override_stats,
+        origin=moved,
+        deep=pixels.dtype != np.uint8,
+    )
     return Enlarger(photo, to_planes(painted, 3), (height, width))
 
 

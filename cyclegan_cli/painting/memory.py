@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.machine import MEMORY_MARGIN, available_memory, resident_memory
+from cyclegan_cli.painting.evaluate import estimate
 from cyclegan_cli.painting.pixels import Pixels
-from cyclegan_cli.painting.plans import Cost, Plan, scratch_folder
+from cyclegan_cli.painting.strips import Cost, Plan, scratch_folder
+from cyclegan_cli.settings import GeneratorSpec
 
-if TYPE_CHECKING:
-    import torch
-
-    from cyclegan_cli.engine.networks import Generator
-
-__all__ = ["SHORT", "check_room", "choose", "choose_on_host", "too_small"]
+__all__ = ["SHORT", "check_room", "choose", "too_small"]
 
 SHORT = "The memory was short: painted again in smaller parts."
 
@@ -37,34 +34,27 @@ _ROWS = (32, 8, 1)
 
 
 def choose(
-    network: Generator,
+    spec: GeneratorSpec,
     size: tuple[int, int],
-    device: torch.device,
-    max_memory: int | None,
+    *,
+    device: str = "cpu",
+    itemsize: int = 4,
+    threads: int = 0,
+    max_memory: int | None = None,
     extra: int = 0,
 ) -> list[Plan]:
     """The plans that fit, best first; the later ones are for when memory is short all the same.
 
-    size: height and width, multiples of 4. ``max_memory``: bytes that this process may take, or
-    None for what is free (and no more than 3 GB where that is enough). ``extra``: bytes that the
-    caller is going to take besides. Raises PictureError where not even the smallest plan fits.
+    size: height and width, multiples of 4. ``device``: as PyTorch names it. ``itemsize``: bytes of
+    a value. ``threads``: of the kernels, each of which has memory of its own; 0 without them.
+    ``max_memory``: bytes that this process may take, None for what is free (and no more than 3 GB
+    where that is enough). ``extra``: bytes that the caller is going to take besides.
+    Raises PictureError where not even the smallest plan fits.
     """
-    from cyclegan_cli.painting.streaming import estimate
-
-    card = _cuda_budget(device, max_memory) if device.type == "cuda" else None
-    row = network.spec.width * size[1] * next(network.parameters()).element_size()
-    cost: Estimate = lambda plan: estimate(network, *size, plan)  # noqa: E731
-    return _chosen(cost, size, row, device.type, card, max_memory, extra)
-
-
-def choose_on_host(
-    estimate: Estimate, size: tuple[int, int], row: int, max_memory: int | None, extra: int = 0
-) -> list[Plan]:
-    """``choose`` for what is no network, on the CPU: ``estimate`` says what a plan would take.
-
-    ``row``: bytes of one row at the full resolution.
-    """
-    return _chosen(estimate, size, row, "cpu", None, max_memory, extra)
+    card = _cuda_budget(device, max_memory) if device.startswith("cuda") else None
+    row = spec.width * size[1] * itemsize
+    costs: Estimate = lambda plan: estimate(spec, itemsize, *size, plan, threads)  # noqa: E731
+    return _chosen(costs, size, row, device.partition(":")[0], card, max_memory, extra)
 
 
 def _chosen(
@@ -158,7 +148,7 @@ def _host_budget(max_memory: int | None) -> float:
     return free if max_memory is None else min(free, max_memory - resident_memory())
 
 
-def _cuda_budget(device: torch.device, max_memory: int | None) -> float:
+def _cuda_budget(device: str, max_memory: int | None) -> float:
     """Bytes that this process may take on the card, those that torch holds unused included."""
     import torch
 

@@ -50,9 +50,9 @@ def reflected(size: int, padded: int) -> NDArray[np.intp]:
     return np.minimum(turn, period - turn) if size > 1 else turn
 
 
-def padded(size: int) -> int:
+def padded(size: int, multiple: int = 4) -> int:
     """The generator halves a picture twice, and then reflects: multiples of 4, from 16 up."""
-    return max(16, -(-size // 4) * 4)
+    return max(4 * multiple, -(-size // multiple) * multiple)
 
 
 def padded_rows(

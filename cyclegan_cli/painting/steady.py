@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_cli.painting.follow import Follower
-from cyclegan_cli.painting.moments import Moments
 from cyclegan_cli.painting.pixels import Pixels
+from cyclegan_cli.painting.statistics import Moments
 
 __all__ = ["Steady"]
 
@@ -27,7 +27,9 @@ _OUTLIER = 3.0  # and how many times what they changed by before
 
 
 class Steady:
-    """The statistics of one video's scenes: ``look`` at each frame, then paint it with ``settle``.
+    """The statistics of a video's scenes: ``look`` at each frame, then paint it.
+
+    Painting takes ``override_stats`` and ``origin``.
 
     ``rate``: frames a second.
     """
@@ -64,7 +66,7 @@ class Steady:
         self._usual = 0.0 if cut else self._usual + (change - self._usual) * 0.3
         return cut
 
-    def settle(self, number: int, measured: Moments) -> Moments:
+    def override_stats(self, number: int, measured: Moments) -> Moments:
         """The statistics that InstanceNorm ``number`` shall use in this frame.
 
         A scene's first frames weigh alike, so that the noise of the first one does not last. A
@@ -72,9 +74,9 @@ class Steady:
         """
         held = self._held.get(number)
         weight = max(self._weight, 1.0 / self._seen) if self._seen else 1.0
-        settled = measured if held is None else held.blend(measured, weight)
-        self._next[number] = settled
-        return settled
+        stats = measured if held is None else held.blend(measured, weight)
+        self._next[number] = stats
+        return stats
 
 
 def _fields(pixels: Pixels) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
@@ -17,10 +17,9 @@ from cyclegan_cli.media.motion import Motion, probe, read_frames, transcoded, wr
 from cyclegan_cli.media.pictures import Array
 from cyclegan_cli.media.plan import Job
 from cyclegan_cli.painting.pipeline import Done, Failed, translate_pictures
+from cyclegan_cli.painting.statistics import OverrideStats
+from cyclegan_cli.painting.steady import Steady
 from cyclegan_cli.settings import TranslateSettings
-
-if TYPE_CHECKING:
-    from cyclegan_cli.painting.moments import Settle
 
 __all__ = ["FramePainted", "MediaEvent", "PaintFrame", "Sounds", "translate_media"]
 
@@ -29,7 +28,10 @@ class PaintFrame(Protocol):
     """Paints H×W×3 uint8 or uint16 pixels; the same, or wider, comes out."""
 
     def __call__(
-        self, pixels: Array, settle: Settle | None = None, origin: tuple[int, int] = (0, 0)
+        self,
+        pixels: Array,
+        override_stats: OverrideStats | None = None,
+        origin: tuple[int, int] = (0, 0),
     ) -> Array: ...
 
 
@@ -110,8 +112,6 @@ def _frames(
     codec = transcoded(motion, job.format)
     if codec is not None:
         yield Sounds(job, codec)
-    from cyclegan_cli.painting.steady import Steady  # which needs PyTorch, as pictures do not
-
     steady = Steady(float(motion.rate)) if settings.steady else None
     writer = write_frames(
         job.target,
@@ -130,7 +130,7 @@ def _frames(
                     painted = paint(frame)
                 else:
                     steady.look(frame)
-                    painted = paint(frame, steady.settle, steady.origin)
+                    painted = paint(frame, steady.override_stats, steady.origin)
                 before = frame
             write(painted)
             count += 1

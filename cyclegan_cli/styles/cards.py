@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cyclegan_cli.errors import StoreError, UsageError, WeightsError
-from cyclegan_cli.files import read_safetensors_header
 from cyclegan_cli.places import check_name
 from cyclegan_cli.settings import GeneratorSpec
 
 __all__ = [
     "STYLE_FORMAT",
     "WAYS",
-    "WEIGHTS_FORMAT",
     "Direction",
     "Origin",
     "Style",
@@ -27,7 +25,6 @@ __all__ = [
     "damaged",
     "is_name",
     "plain",
-    "read_generator_header",
     "read_style",
 ]
 
@@ -36,7 +33,6 @@ Way = Literal["xy", "yx"]
 WAYS: tuple[Way, Way] = ("xy", "yx")
 
 STYLE_FORMAT = "cyclegan-style-1"
-WEIGHTS_FORMAT = "cyclegan-generator-1"
 _CARD_LIMIT = 1_000_000  # bytes of a style.json
 
 
@@ -138,28 +134,6 @@ def is_name(name: str) -> bool:
 def plain(text: object) -> str:
     """A word that is shown: no control characters, not endless."""
     return "".join(c for c in str(text) if c.isprintable())[:100]
-
-
-def read_generator_header(path: Path) -> tuple[GeneratorSpec, dict[str, Any]]:
-    """The generator's spec and ``about`` in a file of weights, without torch.
-
-    Raises WeightsError where the file is not one of this program's, OSError as the system does.
-    """
-    try:
-        metadata, _ = read_safetensors_header(path)
-        ours = metadata.get("format") == WEIGHTS_FORMAT
-        about = json.loads(metadata.get("about", "{}"))
-        spec = GeneratorSpec.from_json(json.loads(metadata["generator"]) if ours else {})
-    except (ValueError, KeyError, RecursionError) as error:
-        raise WeightsError(f"{path} is not a whole weights file: {error}.") from error
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    if not ours:
-        raise WeightsError(
-            f"{path} is a safetensors file, but not a generator of this program.",
-            hint=f"cyclegan pretrained import {path} --name NAME",
-        )
-    return spec, about if isinstance(about, dict) else {}
 
 
 def damaged(folder: Path, what: str) -> StoreError:

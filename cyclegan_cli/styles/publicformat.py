@@ -19,11 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cyclegan_cli.engine.networks import Generator
-from cyclegan_cli.engine.weights import load_generator
+from cyclegan_cli.engine.weights import FORMAT, load_generator
 from cyclegan_cli.errors import UsageError, WeightsError
 from cyclegan_cli.files import atomic_path, read_safetensors_header
 from cyclegan_cli.settings import GeneratorSpec
-from cyclegan_cli.styles.cards import WEIGHTS_FORMAT
 from cyclegan_cli.styles.safeload import SIZE_LIMIT, load_state_dict
 
 __all__ = ["export_public", "from_public", "read_generator", "to_public"]
@@ -49,7 +48,7 @@ def read_generator(path: Path) -> Generator:
         raise WeightsError(f"{path} is larger than {SIZE_LIMIT >> 20} MiB.")
     try:
         metadata, _ = read_safetensors_header(path)
-        if "format" in metadata and metadata["format"] == WEIGHTS_FORMAT:
+        if "format" in metadata and metadata["format"] == FORMAT:
             return load_generator(path)
         return from_public(load_file(path), path)
     except (ValueError, safetensors.SafetensorError) as error:

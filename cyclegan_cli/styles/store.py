@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from cyclegan_cli.engine.weights import read_header
 from cyclegan_cli.errors import StoreError, UnknownNameError, UsageError, WeightsError
 from cyclegan_cli.files import digest_of, write_text
 from cyclegan_cli.places import cache_dir, check_name, styles_dir
@@ -31,7 +32,6 @@ from cyclegan_cli.styles.cards import (
     damaged,
     is_name,
     plain,
-    read_generator_header,
     read_style,
 )
 from cyclegan_cli.styles.catalogue import available_styles
@@ -220,7 +220,7 @@ def _style_of_file(path: Path) -> Style:
             f"{path} is not a style of this program.",
             hint=f"cyclegan pretrained import {path} --name NAME",
         )
-    spec, about = read_generator_header(path)
+    spec, about = read_header(path)
     digest, size = digest_of(path)
     x, y = plain(about.get("x", "x")), plain(about.get("y", "y"))
     if about.get("direction") == "yx":
@@ -296,7 +296,7 @@ def _copy_weights(source: Path, folder: Path, way: Way) -> dict[str, object]:
         shutil.copyfile(source, target)
     except FileNotFoundError:
         raise WeightsError(f"{source} is not there.") from None
-    spec, _ = read_generator_header(target)
+    spec, _ = read_header(target)
     with target.open("rb+") as file:
         os.fsync(file.fileno())
     digest, size = digest_of(target)

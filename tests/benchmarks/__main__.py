@@ -26,7 +26,6 @@ def rows() -> dict[str, Measure]:
 
     return {
         "paint": lambda q, _t: speed.paint("paint", "resnet9", "≥ 2.3×", q),
-        "paint-torch": lambda q, _t: speed.paint_in_torch("paint-torch", "≥ 1.5×", q),
         "paint-mobile": lambda q, _t: speed.paint("paint-mobile", "mobile", "≥ 12×", q),
         "paint-1mp": lambda q, t: speed.paint_large("paint-1mp", 1, "≥ 2×, half the memory", q, t),
         "paint-4mp": lambda q, t: speed.paint_large("paint-4mp", 4, "≥ 2×, half the memory", q, t),

@@ -22,8 +22,9 @@ from cyclegan_cli.engine.measures import sliced_wasserstein
 from cyclegan_cli.engine.run import Run, open_run
 from cyclegan_cli.engine.twosample import classifier_error
 from cyclegan_cli.media.dataset import whole_views
-from cyclegan_cli.painting.translator import Translator, of_tensors
+from cyclegan_cli.painting.by_torch import paints_tensors
 from cyclegan_cli.settings import TrainSettings
+from tests.painting.common import painter_of
 
 
 def main(arguments: list[str]) -> None:
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> None:
     row("photos as they are", x, y)
     for path in chosen.checkpoints:
         start = checkpoint.load(path)
-        G, F = (of_tensors(Translator(network)) for network in checkpoint.generators(start))
+        G, F = (paints_tensors(painter_of(network)) for network in checkpoint.generators(start))
         painted, cycle = through(x, G, F)
         row(f"step {start.place.step}", painted, y, cycle)
     row("other paintings", more, y)

@@ -24,8 +24,9 @@ import numpy as np
 from PIL import Image
 
 from cyclegan_cli.engine.weights import load_generator
+from cyclegan_cli.painting.painter import Painter
 from cyclegan_cli.painting.steady import Steady
-from cyclegan_cli.painting.translator import Translator
+from tests.painting.common import painter_of
 
 WIDTH, HEIGHT, PAN, NOISE, RATE = 192, 128, 4, 4.0, 25.0
 Clip = list[Any]
@@ -60,7 +61,7 @@ def entering(still: Any, count: int) -> Clip:
     return frames
 
 
-def painted(painter: Translator, clip: Clip, steady: bool, *, blind: bool = False) -> Clip:
+def painted(painter: Painter, clip: Clip, steady: bool, *, blind: bool = False) -> Clip:
     """Each frame painted; ``blind`` hides a cut from the detection."""
     average = Steady(RATE)
     found = []
@@ -69,7 +70,9 @@ def painted(painter: Translator, clip: Clip, steady: bool, *, blind: bool = Fals
             found.append(painter.paint(frame))
             continue
         average.look(clip[0] if blind else frame)
-        found.append(painter.paint(frame, settle=average.settle, origin=average.origin))
+        found.append(
+            painter.paint(frame, override_stats=average.override_stats, origin=average.origin)
+        )
     return found
 
 
@@ -100,7 +103,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=12)
     chosen = parser.parse_args()
     photos = chosen.photo
-    painter = Translator(load_generator(chosen.style))
+    painter = painter_of(load_generator(chosen.style))
     count, names = chosen.frames, ("still", "pan", "entering")
     rows: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for path in photos:
@@ -128,7 +131,7 @@ def main() -> None:
     ghosts(painter, [photo(path, WIDTH) for path in photos[:2]])
 
 
-def ghosts(painter: Translator, scenes: list[Any]) -> None:
+def ghosts(painter: Painter, scenes: list[Any]) -> None:
     """The first frames after a cut, against the second scene by itself."""
     clip = noisy([scenes[0]] * 5 + [scenes[-1]] * 3)
     alone = painted(painter, clip[5:], True)

@@ -33,13 +33,14 @@ from torch import Tensor, nn
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.machine import resident_memory
 from cyclegan_cli.media.plan import make_plan
+from cyclegan_cli.painting.painter import Painter
 from cyclegan_cli.painting.pipeline import Done, translate_pictures
-from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import GeneratorSpec, TrainSettings, TranslateSettings
 from tests.benchmarks import baseline
 from tests.benchmarks.__main__ import machine
 from tests.benchmarks.speed import as_floats, drawn, picture, plain
 from tests.benchmarks.timing import Ratio, interleave
+from tests.painting.common import painter_of
 
 
 @dataclass
@@ -54,6 +55,12 @@ class Session:
     batches: tuple[int, ...]
     photos: int
     found: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def precision(self) -> str:
+        """``half`` as ``--precision`` calls it."""
+        names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+        return names[self.half]
 
     @property
     def half(self) -> torch.dtype:
@@ -120,12 +127,12 @@ def painting_agrees(s: Session) -> dict[str, Any]:
     floats = as_floats(picture(s.size, s.size))
     exact = baseline.translate(plain(network).double(), floats)
     result: dict[str, Any] = {}
-    for name, dtype, memory in (
-        ("float32", torch.float32, None),
-        ("bf16", s.half, None),
-        ("float32 in strips", torch.float32, 2**28 + (0 if s.cuda else resident_memory())),
+    for name, precision, memory in (
+        ("float32", "fp32", None),
+        ("bf16", s.precision, None),
+        ("float32 in strips", "fp32", 2**28 + (0 if s.cuda else resident_memory())),
     ):
-        painter = Translator(network, device=s.device, dtype=dtype, max_memory=memory)
+        painter = painter_of(network, str(s.device), precision, max_memory=memory)
         wrong = np.abs(painter.paint(floats) - exact)
         result[f"{name}, largest difference"] = float(wrong.max())
         result[f"{name}, mean difference"] = float(wrong.mean())
@@ -176,7 +183,7 @@ def memory_that_runs_out(s: Session) -> dict[str, Any]:
         return {"left out": "needs CUDA"}
     network = drawn("mobile")
     pixels = picture(2048, 2048)
-    painter = Translator(network, device=s.device)
+    painter = painter_of(network, device=str(s.device))
     whole = painter.paint(pixels)
     notes = list(painter.notes)
     free, total = torch.cuda.mem_get_info(s.device)
@@ -289,7 +296,7 @@ def painting(s: Session) -> dict[str, Any]:
     network = drawn(s.generator)
     pixels = picture(s.size, s.size)
     own = plain(network).to(s.device)
-    painter = Translator(network, device=s.device, dtype=s.half)
+    painter = painter_of(network, device=str(s.device), precision=s.precision)
     half = plain(network).to(s.device, s.half)
     last = plain(network).to(s.device, s.half).to(memory_format=torch.channels_last)
     x = s.random(1, 3, s.size, s.size, dtype=s.half)
@@ -328,7 +335,7 @@ def captured(network: nn.Module, x: Tensor) -> torch.cuda.CUDAGraph:
 def folder_of_photos(s: Session) -> dict[str, Any]:
     """Photos a second from files to files, and the share of time that the device is busy."""
     network = drawn(s.generator)
-    painter = Translator(network, device=s.device, dtype=s.half)
+    painter = painter_of(network, device=str(s.device), precision=s.precision)
     with tempfile.TemporaryDirectory() as name:
         source, target = Path(name, "photos"), Path(name, "painted")
         source.mkdir()
@@ -385,7 +392,7 @@ class _Busy:
         return round(statistics.mean(self._samples), 1) if self._samples else None
 
 
-def kernel_share(s: Session, painter: Translator, photo: Any) -> float | None:
+def kernel_share(s: Session, painter: Painter, photo: Any) -> float | None:
     """Of the time that pictures are painted one after another, how much has a kernel running."""
     if not s.cuda:
         return None

@@ -4,8 +4,8 @@
 
 Each figure is measured in a process of its own, on a 4:3 picture of random smooth colours.
 ``baseline`` is ``tests.benchmarks.baseline``, the whole picture at once; ``whole`` calls the
-program's network on the whole picture; ``streamed`` is what ``Translator`` does by default;
-``plain`` is that without the fast paths, as ``whole`` is; ``lean`` is ``Translator`` with no more
+program's network on the whole picture; ``streamed`` is what ``Painter`` does by default;
+``plain`` is that without the fast paths, as ``whole`` is; ``lean`` is ``Painter`` with no more
 memory than it needs.
 """
 
@@ -43,17 +43,17 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
     import torch
 
     from cyclegan_cli.engine.networks import Generator, initialise
-    from cyclegan_cli.painting import tensors
-    from cyclegan_cli.painting.translator import Translator
+    from cyclegan_cli.painting.by_torch import to_pixels
     from cyclegan_cli.settings import GeneratorSpec
     from tests.benchmarks import baseline
     from tests.benchmarks.speed import plain
+    from tests.painting.common import painter_of
 
     torch.set_num_threads(threads)
     network = Generator(GeneratorSpec.named(generator)).eval().requires_grad_(False)
     initialise(network, torch.Generator().manual_seed(0))
     pixels = picture(megapixels)
-    translator = Translator(network, exact_reference=mode == "plain")
+    own_painter = painter_of(network, exact_reference=mode == "plain")
     if mode == "baseline":
         own = plain(network)
         height, width = (n // 4 * 4 for n in pixels.shape[:2])
@@ -64,13 +64,13 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
             baseline.translate(own, part)
         elif mode == "whole":
             with torch.inference_mode():
-                tensors.to_pixels(network(whole_tensor(part)), part.dtype)
+                to_pixels(network(whole_tensor(part)), part.dtype)
         else:
-            translator.paint(part)
+            own_painter.paint(part)
 
     work(pixels[:64, :64])  # what is set up once does not count
     if mode == "lean":
-        translator.max_memory = lean_budget(network, pixels.shape[:2])
+        own_painter.max_memory = lean_budget(network, pixels.shape[:2])
     started, cpu = time.perf_counter(), time.process_time()
     work(pixels)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
@@ -92,8 +92,8 @@ def peak_memory() -> int:
 
 def whole_tensor(pixels):
     """The picture as a tensor, padded to multiples of 4."""
+    from cyclegan_cli.painting.by_torch import to_tensor
     from cyclegan_cli.painting.pixels import reflected
-    from cyclegan_cli.painting.tensors import to_tensor
 
     rows, columns = (reflected(n, -(-n // 4) * 4) for n in pixels.shape[:2])
     return to_tensor(pixels[rows][:, columns], 3)
@@ -101,17 +101,15 @@ def whole_tensor(pixels):
 
 def lean_budget(network, size: tuple[int, int]) -> int:
     """The bytes with which a picture is painted with only the trunk kept."""
-    import torch
-
     from cyclegan_cli.machine import resident_memory
+    from cyclegan_cli.painting.evaluate import estimate
     from cyclegan_cli.painting.memory import choose
-    from cyclegan_cli.painting.plans import Plan
-    from cyclegan_cli.painting.streaming import estimate
+    from cyclegan_cli.painting.strips import Plan
 
     height, width = (-(-n // 4) * 4 for n in size)
-    middle = estimate(network, height, width, Plan(2**20, 0)).middle
-    plans = choose(network, (height, width), torch.device("cpu"), 2**60)
-    cost = estimate(network, height, width, next(p for p in plans if p.keep == middle))
+    middle = estimate(network.spec, 4, height, width, Plan(2**20, 0)).middle
+    plans = choose(network.spec, (height, width), max_memory=2**60)
+    cost = estimate(network.spec, 4, height, width, next(p for p in plans if p.keep == middle))
     return resident_memory() + cost.strips + cost.kept + 3 * height * width + 20_000_000
 
 

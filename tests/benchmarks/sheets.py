@@ -21,8 +21,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cyclegan_cli.engine.weights import load_generator
 from cyclegan_cli.painting.effects import paint_picture
-from cyclegan_cli.painting.translator import Translator
+from cyclegan_cli.painting.painter import Painter
 from cyclegan_cli.settings import TranslateSettings
+from tests.painting.common import painter_of
 
 CELL, GAP, CAPTION = (520, 390), 8, 24
 
@@ -74,7 +75,7 @@ def sheet(columns: Sequence[tuple[str, Any]]) -> Image.Image:
     return result
 
 
-def columns(painter: Translator, photo: Any, resolutions: Sequence[str]) -> list[tuple[str, Any]]:
+def columns(painter: Painter, photo: Any, resolutions: Sequence[str]) -> list[tuple[str, Any]]:
     """The photo, and its paintings at ``resolutions`` ("native" or pixels), with captions."""
     height, width = photo.shape[:2]
     found = [(f"photo, {width}x{height}", photo)]
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--long", type=int, help="enlarge photos to this long side")
     parser.add_argument("--resolutions", default="native,2048,1280,1024,768")
     chosen = parser.parse_args()
-    painter = Translator(load_generator(chosen.style))
+    painter = painter_of(load_generator(chosen.style))
     chosen.output.mkdir(parents=True, exist_ok=True)
     for path in chosen.photo:
         photo = photograph(path, chosen.long)

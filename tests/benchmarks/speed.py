@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -22,14 +21,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cyclegan_cli.engine.cyclegan import CycleGAN
-from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.networks import Generator, initialise
 from cyclegan_cli.engine.weights import save_generator
 from cyclegan_cli.media.dataset import UnpairedPictures
-from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import GeneratorSpec, TrainSettings
 from tests.benchmarks import baseline, memory
 from tests.benchmarks.timing import Ratio, Row, compared
+from tests.painting.common import painter_of
 
 SHAPES = {"resnet9": (9, 64, False), "mobile": (9, 24, True)}
 
@@ -70,7 +68,7 @@ def paint(name: str, generator: str, target: str, quick: bool) -> Row:
     network = drawn(generator)
     own = plain(network)
     rival = own if generator == "resnet9" else plain(drawn("resnet9"))
-    translator = Translator(network)
+    translator = painter_of(network)
     pixels = picture()
     row = Row(name, f"translate 256², {generator}", target)
     floats = as_floats(pixels)
@@ -82,14 +80,6 @@ def paint(name: str, generator: str, target: str, quick: bool) -> Row:
         "here": lambda: translator.paint(pixels),
     }
     return compared(row, works, quick=quick)
-
-
-def paint_in_torch(name: str, target: str, quick: bool) -> Row:
-    """The row ``paint`` as on a machine without a compiler."""
-    with mock.patch.object(kernels, "present", return_value=False):
-        row = paint(name, "resnet9", target, quick)
-    row.work += ", without the kernels"
-    return row
 
 
 def paint_large(name: str, megapixels: float, target: str, quick: bool, threads: int) -> Row:

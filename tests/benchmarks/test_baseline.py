@@ -8,9 +8,9 @@ import torch
 
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.networks import Generator, count_parameters, initialise
-from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import GeneratorSpec, TrainSettings
 from tests.benchmarks import baseline
+from tests.painting.common import painter_of
 
 TINY = {
     False: GeneratorSpec(name="tiny", blocks=2, width=4),
@@ -33,7 +33,7 @@ def test_it_paints_what_the_program_paints(separable: bool) -> None:
     baseline.adopt(own, network)
     pixels = np.random.default_rng(0).uniform(-1, 1, (36, 28, 3)).astype(np.float32)
     for picture, tolerance in ((pixels, 1e-4), ((127.5 * pixels + 127.5).astype(np.uint8), 1)):
-        painted = Translator(network).paint(picture).astype(np.float32)
+        painted = painter_of(network).paint(picture).astype(np.float32)
         found = baseline.translate(own, picture)
         assert found.dtype == picture.dtype
         assert np.abs(painted - found).max() <= tolerance

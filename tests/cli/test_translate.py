@@ -22,9 +22,9 @@ from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import load_generator, save_generator
 from cyclegan_cli.painting import effects
 from cyclegan_cli.painting.effects import paint_picture
-from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import GeneratorSpec, TranslateSettings
 from cyclegan_cli.styles.store import add_style
+from tests.painting.common import painter_of
 from tests.program import REPOSITORY, environment
 
 SPEC = GeneratorSpec(name="tiny", blocks=1, width=2, separable=True, upsample="resize")
@@ -98,7 +98,7 @@ def user(
 
 def painted(pixels: Any, weights: Path, **chosen: Any) -> Any:
     """What the engine makes of ``pixels``, without the command line."""
-    return paint_picture(Translator(load_generator(weights)), pixels, TranslateSettings(**chosen))
+    return paint_picture(painter_of(load_generator(weights)), pixels, TranslateSettings(**chosen))
 
 
 # -- what is written -------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from cyclegan_cli.media import ffmpeg as program
 from cyclegan_cli.painting import effects
 from cyclegan_cli.painting.effects import paint_picture
 from cyclegan_cli.painting.steady import Steady
-from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import GeneratorSpec, TranslateSettings
 from tests.media.clips import decoded, make_clip, sound_of
+from tests.painting.common import painter_of
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,14 @@ def translate(style: Path, *arguments: str) -> int:
 
 def painted(style: Path, frames: Any, steady: bool, **chosen: Any) -> Any:
     """What the engine makes of the frames, without files."""
-    painter, average = Translator(load_generator(style)), Steady(12.0)
+    painter, average = painter_of(load_generator(style)), Steady(12.0)
     found = []
     for frame in frames:
         average.look(frame)
-        settle = average.settle if steady else None
-        found.append(paint_picture(painter, frame, TranslateSettings(**chosen), settle=settle))
+        settle = average.override_stats if steady else None
+        found.append(
+            paint_picture(painter, frame, TranslateSettings(**chosen), override_stats=settle)
+        )
     return np.stack(found).astype(int)
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cyclegan_cli.engine.grain import PERIOD, canvas, drawn
 from cyclegan_cli.engine.networks import Generator, initialise
-from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec
+from tests.painting.common import painter_of
 
 
 def test_it_is_nearly_normal_and_says_nothing_of_its_neighbours() -> None:
@@ -55,7 +55,7 @@ def strength(spec: GeneratorSpec) -> float:
     network = Generator(spec)
     initialise(network, torch.Generator().manual_seed(0))
     sky = torch.full((64, 64, 3), 0.3).numpy()
-    return float(Translator(network).paint(sky).std(axis=(0, 1)).mean()) * 127.5
+    return float(painter_of(network).paint(sky).std(axis=(0, 1)).mean()) * 127.5
 
 
 def test_a_clear_sky_gives_strokes_something_to_grow_from() -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cyclegan_cli.engine.networks import Generator
-from cyclegan_cli.painting.plans import Plan
-from cyclegan_cli.painting.rows import Rows
-from cyclegan_cli.painting.streaming import evaluate
+from cyclegan_cli.engine.weights import weights_of
+from cyclegan_cli.painting.by_kernels import KernelBackend
+from cyclegan_cli.painting.by_torch import TorchBackend
+from cyclegan_cli.painting.evaluate import evaluate
+from cyclegan_cli.painting.painter import Painter
+from cyclegan_cli.painting.strips import Plan, Rows
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec
-
-CPU = torch.device("cpu")
 
 # Every kind of layer that a generator can have; small, since every size and strip is tried.
 KINDS = {
@@ -51,23 +53,37 @@ def random_pixels(height: int, width: int, seed: int = 0, dtype: str = "uint8") 
     return np.rint(values * np.iinfo(dtype).max).astype(dtype)
 
 
-def rows_of(x: Tensor) -> Rows:
-    """A tensor as the source of an evaluation."""
-    _, channels, height, width = x.shape
+def painter_of(
+    generator: Generator, device: str = "cpu", precision: Any = "fp32", **how: Any
+) -> Painter:
+    """What paints with ``generator``."""
+    return Painter(weights_of(generator), device, precision, **how)
+
+
+def rows_of(x: Any) -> Rows[Any]:
+    """A tensor (1×C×H×W) or an array (C×H×W) as the source of an evaluation."""
+    channels, height, width = x.shape[-3:]
     cost = channels * width * 4
-    return Rows(channels, height, width, 4, lambda a, b: x[:, :, a:b], False, cost)
+    return Rows(channels, height, width, 4, cost, read=lambda a, b: x[..., a:b, :])
 
 
-def streamed(generator: Generator, x: Tensor, plan: Plan, settle=None, quick=None) -> Tensor:
+def streamed(
+    generator: Generator, x: Tensor, plan: Plan, override_stats=None, *, kernels: bool = False
+) -> Tensor:
     """The result by strips, and that every row was written once, in order."""
-    strips: list[Tensor] = []
+    strips: list[Any] = []
 
-    def write(row: int, strip: Tensor) -> None:
-        assert row == sum(done.shape[2] for done in strips)
-        strips.append(strip.clone())
+    def write(row: int, strip: Any) -> None:
+        assert row == sum(done.shape[-2] for done in strips)
+        strips.append(strip.clone() if isinstance(strip, Tensor) else strip.copy())
 
+    weights = weights_of(generator)
+    backend: Any = KernelBackend(weights) if kernels else TorchBackend(weights, "cpu", "fp32")
+    source = rows_of(x[0].numpy() if kernels else x)
     with torch.inference_mode():
-        evaluate(generator, rows_of(x), plan, CPU, write, settle=settle, quick=quick)
+        evaluate(generator.spec, backend, source, plan, write, override_stats=override_stats)
+    if kernels:
+        return torch.from_numpy(np.concatenate(strips, axis=1))[None]
     return torch.cat(strips, dim=2)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,24 +10,28 @@ from torch.nn import functional
 
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.painting import effects
+from cyclegan_cli.painting.by_torch import to_tensor
 from cyclegan_cli.painting.detail import Enlarger
 from cyclegan_cli.painting.effects import paint_picture
-from cyclegan_cli.painting.moments import Settle
 from cyclegan_cli.painting.pixels import Pixels
-from cyclegan_cli.painting.tensors import to_tensor
-from cyclegan_cli.painting.translator import Translator
+from cyclegan_cli.painting.statistics import OverrideStats
 from cyclegan_cli.settings import TranslateSettings
-from tests.painting.common import KINDS, network, random_pixels
+from tests.painting.common import KINDS, network, painter_of, random_pixels
 
 
 class Painter:
-    """Stands in for a Translator: any function of float32 pixels in [−1, 1]; notes the sizes."""
+    """Stands in for a painter: any function of float32 pixels in [−1, 1]; notes the sizes."""
 
     def __init__(self, function: Any = lambda x: x) -> None:
         self.function, self.sizes = function, []
 
     def paint(
-        self, pixels: Pixels, *, settle: Settle | None = None, origin: tuple[int, int] = (0, 0)
+        self,
+        pixels: Pixels,
+        *,
+        override_stats: OverrideStats | None = None,
+        origin: tuple[int, int] = (0, 0),
+        deep: bool | None = None,
     ) -> Pixels:
         self.sizes.append(pixels.shape[:2])
         if pixels.dtype == np.float32:
@@ -39,7 +43,7 @@ class Painter:
 
 def paint(painter: Painter, pixels: Pixels, **chosen: Any) -> Pixels:
     before = pixels.copy()
-    result = paint_picture(cast(Translator, painter), pixels, TranslateSettings(**chosen))
+    result = paint_picture(painter, pixels, TranslateSettings(**chosen))
     assert np.array_equal(pixels, before)
     return result
 
@@ -58,7 +62,7 @@ def smooth(height: int, width: int) -> Pixels:
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_nothing_asked_is_the_painting_itself(dtype: str) -> None:
     pixels = random_pixels(21, 34, dtype=dtype)
-    translator = Translator(network(KINDS["mobile"]))
+    translator = painter_of(network(KINDS["mobile"]))
     plain = paint_picture(translator, pixels, TranslateSettings())
     assert np.array_equal(plain, translator.paint(pixels))
 

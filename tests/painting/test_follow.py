@@ -12,9 +12,8 @@ from PIL import Image
 from cyclegan_cli.painting.effects import paint_picture
 from cyclegan_cli.painting.follow import Follower, movement
 from cyclegan_cli.painting.steady import Steady
-from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import GENERATORS, TranslateSettings
-from tests.painting.common import network
+from tests.painting.common import network, painter_of
 
 Array = np.ndarray
 
@@ -72,7 +71,7 @@ def test_what_did_not_move_as_a_whole_leaves_the_canvas_where_it_is() -> None:
 def test_strokes_stay_on_what_they_were_painted_on(resolution: int | None) -> None:
     """A pan over a flat wall, marked at its corners: its grain moves along with the marks."""
     spec = replace(GENERATORS["brush"], width=4, blocks=2, grain=0.3)
-    painter = Translator(network(spec))
+    painter = painter_of(network(spec))
     chosen = TranslateSettings(resolution=resolution)
     wall = scene(6, 96, 228)
     wall[30:70] = 128

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.painting import memory
+from cyclegan_cli.painting.evaluate import estimate
 from cyclegan_cli.painting.memory import check_room, choose
-from cyclegan_cli.painting.streaming import estimate
 from cyclegan_cli.settings import GeneratorSpec
 
 GB = 10**9
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def resnet9() -> Generator:
-    with torch.device("meta"):
-        return Generator(GeneratorSpec())
+RESNET9 = GeneratorSpec()
 
 
 @pytest.fixture(autouse=True)
@@ -30,52 +22,50 @@ def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 12 * GB, 6 * GB, 3 * GB, 2.5 * GB, 1 * GB, 0.6 * GB])
-def test_twelve_megapixels_keep_to_the_limit(resnet9: Generator, limit: float | None) -> None:
+def test_twelve_megapixels_keep_to_the_limit(limit: float | None) -> None:
     bound = int(limit) if limit else None
-    plans = choose(resnet9, (3000, 4000), CPU, bound)
+    plans = choose(RESNET9, (3000, 4000), max_memory=bound)
     for plan in plans:
-        cost = estimate(resnet9, 3000, 4000, plan)
+        cost = estimate(RESNET9, 4, 3000, 4000, plan)
         in_memory = cost.strips + (0 if plan.place == "disk" else cost.kept)
         ceiling = (limit or 3 * GB) if plan.place == "device" else 16 * GB
         assert 0.4 * GB + in_memory <= ceiling
     assert (plans[0].place == "disk") == (limit is not None and limit <= 1 * GB)
 
 
-def test_more_memory_keeps_more(resnet9: Generator) -> None:
-    kept = [choose(resnet9, (3000, 4000), CPU, n * GB)[0].keep for n in (2, 3, 6)]
+def test_more_memory_keeps_more() -> None:
+    kept = [choose(RESNET9, (3000, 4000), max_memory=n * GB)[0].keep for n in (2, 3, 6)]
     assert kept == [768_000_000, 1_536_000_000, 3_072_000_000]
 
 
-def test_a_hundred_megapixels_fit_into_16_gb(resnet9: Generator) -> None:
-    plan = choose(resnet9, (8660, 11548), CPU, None)[0]
+def test_a_hundred_megapixels_fit_into_16_gb() -> None:
+    plan = choose(RESNET9, (8660, 11548), max_memory=None)[0]
     assert plan.place == "device"
-    cost = estimate(resnet9, 8660, 11548, plan)
+    cost = estimate(RESNET9, 4, 8660, 11548, plan)
     assert 12.5 * GB < cost.kept + cost.strips < 14.4 * GB
 
 
 @pytest.mark.parametrize("width", [1000, 4000, 11548])
-def test_strips_of_wide_pictures_are_not_all_halo(resnet9: Generator, width: int) -> None:
+def test_strips_of_wide_pictures_are_not_all_halo(width: int) -> None:
     row = 64 * width * 4  # bytes, after the first convolution
-    plans = choose(resnet9, (2000, width), CPU, 16 * GB)
+    plans = choose(RESNET9, (2000, width), max_memory=16 * GB)
     assert plans[0].strip == max(18 * 2**20, 32 * row)
     assert plans[-1].strip == max(2**20, row)
 
 
-def test_what_does_not_fit_is_refused_with_the_figures(resnet9: Generator) -> None:
+def test_what_does_not_fit_is_refused_with_the_figures() -> None:
     with pytest.raises(PictureError, match=r"4000×3000 pixels needs at least 0\.\d\d GB") as caught:
-        choose(resnet9, (3000, 4000), CPU, 2**20)
+        choose(RESNET9, (3000, 4000), max_memory=2**20)
     assert caught.value.hint is not None
     assert "--resolution" in caught.value.hint
 
 
-def test_a_full_machine_is_not_driven_into_swap(
-    resnet9: Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_machine_is_not_driven_into_swap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: int(1.0 * GB))
-    assert choose(resnet9, (3000, 4000), CPU, 64 * GB)[0].place == "disk"
+    assert choose(RESNET9, (3000, 4000), max_memory=64 * GB)[0].place == "disk"
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     with pytest.raises(PictureError):
-        choose(resnet9, (3000, 4000), CPU, None)
+        choose(RESNET9, (3000, 4000), max_memory=None)
 
 
 def test_room_for_what_is_needed() -> None:

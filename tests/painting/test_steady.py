@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyclegan_cli.painting.moments import Moments
+from cyclegan_cli.painting.statistics import Moments
 from cyclegan_cli.painting.steady import Steady
-from cyclegan_cli.painting.translator import Translator
-from tests.painting.common import KINDS, network, random_pixels
+from tests.painting.common import KINDS, network, painter_of, random_pixels
 
 Array = np.ndarray
 
@@ -62,10 +61,10 @@ def test_statistics_follow_slowly_and_at_the_same_pace_in_time() -> None:
         frame = random_pixels(16, 16)
         for _ in range(round(rate) + 1):
             steady.look(frame)
-            assert steady.settle(0, moments(1.0)).mean.item() == pytest.approx(1.0)
+            assert steady.override_stats(0, moments(1.0)).mean.item() == pytest.approx(1.0)
         for _ in range(round(rate)):  # one second
             steady.look(frame)
-            followed = steady.settle(0, moments(2.0, 3.0))
+            followed = steady.override_stats(0, moments(2.0, 3.0))
         share = 1 - np.exp(-1)
         assert followed.mean.item() == pytest.approx(1 + share, abs=0.01)
         assert followed.variance.item() == pytest.approx(1 + 2 * share, abs=0.02)
@@ -76,7 +75,7 @@ def test_the_first_frames_weigh_alike() -> None:
     steady = Steady(25.0)
     for k, value in enumerate((1.0, 3.0, 8.0)):
         steady.look(random_pixels(16, 16))
-        assert steady.settle(5, moments(value)).mean.item() == pytest.approx(
+        assert steady.override_stats(5, moments(value)).mean.item() == pytest.approx(
             np.mean([1.0, 3.0, 8.0][: k + 1])
         )
 
@@ -84,48 +83,48 @@ def test_the_first_frames_weigh_alike() -> None:
 def test_a_frame_that_is_painted_twice_counts_once() -> None:
     steady = Steady(25.0)
     steady.look(random_pixels(16, 16))
-    steady.settle(0, moments(0.0))
+    steady.override_stats(0, moments(0.0))
     steady.look(random_pixels(16, 16))
-    assert steady.settle(0, moments(4.0)).mean.item() == pytest.approx(2.0)
-    assert steady.settle(0, moments(4.0)).mean.item() == pytest.approx(2.0)
+    assert steady.override_stats(0, moments(4.0)).mean.item() == pytest.approx(2.0)
+    assert steady.override_stats(0, moments(4.0)).mean.item() == pytest.approx(2.0)
 
 
 def test_the_first_frame_and_one_after_a_cut_are_painted_as_pictures() -> None:
-    painter = Translator(network(KINDS["mobile"]))
+    painter = painter_of(network(KINDS["mobile"]))
     steady = Steady(25.0)
     frames = scene(1, 20, 3) + scene(2, 90, 2)
     found = []
     for frame in frames:
         steady.look(frame)
-        found.append(painter.paint(frame, settle=steady.settle))
+        found.append(painter.paint(frame, override_stats=steady.override_stats))
     alone = [painter.paint(frame) for frame in frames]
     same = [np.array_equal(a, b) for a, b in zip(found, alone, strict=True)]
     assert same == [True, False, False, True, False]
 
 
 def test_equal_frames_stay_equal() -> None:
-    painter = Translator(network(KINDS["mobile"]))
+    painter = painter_of(network(KINDS["mobile"]))
     steady = Steady(25.0)
     frame = random_pixels(48, 64)
     found = []
     for _ in range(4):
         steady.look(frame)
-        found.append(painter.paint(frame, settle=steady.settle))
+        found.append(painter.paint(frame, override_stats=steady.override_stats))
     assert all(np.abs(f.astype(int) - found[0]).max() <= 1 for f in found)
 
 
 def test_what_comes_in_changes_the_rest_less() -> None:
     """A bright bar enters at the left: the far right, which it does not touch, is watched."""
-    painter = Translator(network(KINDS["mobile"]))
+    painter = painter_of(network(KINDS["mobile"]))
     still = np.kron(random_pixels(8, 24, 3), np.ones((8, 8, 1), np.uint8))
     after = still.copy()
     after[:, :16] = 255
     steady = Steady(25.0)
     for _ in range(10):
         assert steady.look(still) is (steady._seen == 1)
-        before = painter.paint(still, settle=steady.settle)
+        before = painter.paint(still, override_stats=steady.override_stats)
     assert not steady.look(after), "it is no cut"
-    calm = painter.paint(after, settle=steady.settle)
+    calm = painter.paint(after, override_stats=steady.override_stats)
     pairs = ((painter.paint(still), painter.paint(after)), (before, calm))
     plain, slow = (np.abs(a.astype(int) - b)[:, -64:].mean() for a, b in pairs)
     assert plain > 2.0

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from cyclegan_cli.engine.weights import load_generator
-from cyclegan_cli.painting.translator import Translator
 from cyclegan_cli.settings import TrainSettings
 from cyclegan_cli.styles.store import find_style, list_styles, remove_style
 from cyclegan_cli.styles.verification import verify_style
+from tests.painting.common import painter_of
 
 pytestmark = pytest.mark.bundled
 NAMES = ("monet", "vangogh")
@@ -54,7 +54,7 @@ def test_its_card_says_how_it_came_to_be(name: str) -> None:
 def test_it_changes_a_photograph_and_leaves_the_scene(name: str, way: str) -> None:
     network = load_generator(find_style(name).directions[way].file)
     photo = photograph()
-    painted = Translator(network).paint(photo)
+    painted = painter_of(network).paint(photo)
     change = np.abs(painted.astype(float) - photo).mean()
     assert 4 < change < 70
     light = [p.reshape(50, 8, 75, 8, 3).mean((1, 3, 4)).ravel() for p in (photo, painted)]

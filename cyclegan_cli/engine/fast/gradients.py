@@ -13,11 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.reading import realised
 from cyclegan_cli.engine.fast.winograd import convolve, transformed
 
 __all__ = [
@@ -53,12 +51,6 @@ class Reading:
             relu=self.relu,
             enlarge=self.enlarge,
         )
-
-    def plainly(self, x: Tensor) -> Tensor:
-        """The same by PyTorch's operations; ``pad`` by reflection only."""
-        x = torch.relu(x) if self.relu else x
-        x = functional.interpolate(x, scale_factor=2, mode="nearest") if self.enlarge else x
-        return functional.pad(x, (self.pad,) * 4, mode="reflect") if self.pad else x
 
 
 class Convolution(torch.autograd.Function):
@@ -217,9 +209,8 @@ class Normalised(torch.autograd.Function):
 class Winograd(torch.autograd.Function):
     """A 3×3 convolution by Winograd's filtering: output, and gradients of input and weight.
 
-    With the kernels also the InstanceNorm behind it, where ``eps`` is given: the convolution
-    measures what it writes. The bias, which normalising takes away, then has a gradient of 0.
-    Without the kernels ``reading`` only pads, and the weight's gradient is an ordinary one.
+    Also the InstanceNorm behind it, where ``eps`` is given: the convolution measures its output.
+    The bias, which normalising takes away, then has a gradient of 0.
     """
 
     @staticmethod
@@ -252,15 +243,14 @@ class Winograd(torch.autograd.Function):
         grad = grads[0]
         if normalised:
             grad = kernels.normalise_backward(grad.contiguous(), *normalised)
-        chosen = _by_kernels if kernels.present() else _in_torch
-        one = chosen(ctx.reading, weight, inwards, trained)
+        one = _winograd_backward(ctx.reading, weight, inwards, trained)
         of_input, of_weight, of_bias = _both(x, grad, one)
         if trained and of_bias is None:
             of_bias = torch.zeros(weight.shape[0]) if normalised else grad.sum((0, 2, 3))
         return of_input, of_weight, of_bias, None, None
 
 
-def _by_kernels(
+def _winograd_backward(
     reading: Reading, weight: Tensor, inwards: bool, trained: bool
 ) -> Callable[[Tensor, Tensor], Grads]:
     """What gives the gradients of ``Winograd`` of one picture, the bias's left out."""
@@ -271,46 +261,6 @@ def _by_kernels(
         return *kernels.winograd_backward(strip, grad, matrices, trained=trained), None
 
     return one
-
-
-def _in_torch(
-    reading: Reading, weight: Tensor, inwards: bool, trained: bool
-) -> Callable[[Tensor, Tensor], Grads]:
-    """The same without the kernels."""
-    # The gradient of a convolution is one with the kernel turned, zeros around.
-    turned = transformed(weight, turned=True, passing=True) if inwards else None
-
-    def one(part: Tensor, grad: Tensor) -> Grads:
-        strip = reading.strip(part)
-        of_weights = _of_weights(strip, grad) if trained else (None, None)
-        if turned is None:
-            return None, *of_weights
-        around = Strip(grad, 0, grad.shape[2], 2)
-        padded = convolve(around, (0, strip.padded[0]), turned, None)
-        return _folded(strip, padded), *of_weights
-
-    return one
-
-
-def _of_weights(strip: Strip, grad: Tensor) -> tuple[Tensor, Tensor]:
-    padded = realised(strip, 0, strip.padded[0])
-    shape = [grad.shape[1], padded.shape[1], 3, 3]
-    _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-        *(grad, padded, grad.new_empty(shape), shape[:1]),
-        *([1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]),
-    )
-    return grad_weight, grad_bias
-
-
-def _folded(strip: Strip, grad: Tensor) -> Tensor:
-    """The gradient of reflection."""
-    pad = strip.pad
-    for i in range(1, pad + 1) if strip.mirror else ():
-        grad[:, :, pad + i] += grad[:, :, pad - i]
-        grad[:, :, -pad - 1 - i] += grad[:, :, -pad - 1 + i]
-        grad[:, :, :, pad + i] += grad[:, :, :, pad - i]
-        grad[:, :, :, -pad - 1 - i] += grad[:, :, :, -pad - 1 + i]
-    return grad[:, :, pad:-pad, pad:-pad].contiguous() if pad else grad
 
 
 def _each(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

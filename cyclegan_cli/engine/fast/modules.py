@@ -14,12 +14,6 @@ from torch import Tensor, nn
 
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.allocator import keep_freed_memory
-from cyclegan_cli.engine.fast.convolutions import (
-    few_outputs,
-    is_depthwise,
-    is_filtered,
-    is_pointwise,
-)
 from cyclegan_cli.engine.fast.gradients import (
     Convolution,
     Depthwise,
@@ -34,14 +28,17 @@ from cyclegan_cli.engine.networks import Generator, ResidualBlock
 __all__ = ["quick"]
 
 Layer: TypeAlias = Callable[[Tensor], Tensor]
+_WINOGRAD_CHANNELS = 16  # below, the transforms cost more than they save
 
 
 def quick(network: Generator) -> Layer:
     """A function that computes what ``network`` does, and the same gradients, to rounding.
 
     N×C×H×W; the parameters are used as they are when it is called. What is not float32 on the CPU
-    goes through the modules.
+    goes through the modules, and everything where there are no kernels.
     """
+    if not kernels.present():
+        return network
     keep_freed_memory()
     encoder, decoder = _chain(network.encoder), _chain(network.decoder)
     blocks = [_chain(b.branch) for b in network.trunk if isinstance(b, ResidualBlock)]
@@ -82,10 +79,9 @@ def _steps(layers: list[nn.Module]) -> Iterator[Layer]:
             waiting.append(layer)
             continue
         reading = _reading(waiting)
-        together = _together(reading, layer, behind) if kernels.present() else None
+        together = _together(reading, layer, behind)
         index += 1 if together else 0
-        single = _with_kernels if kernels.present() else _in_torch
-        found = together or single(reading, layer)
+        found = together or _single(reading, layer)
         if found is None:
             yield from waiting
         yield found or layer
@@ -124,7 +120,7 @@ def _together(reading: Reading, layer: nn.Module, behind: nn.Module | None) -> L
     if not isinstance(layer, nn.Conv2d):
         return None
     bare = layer.bias is not None and layer.padding == (0, 0)
-    if bare and _is_plain_norm(behind) and is_filtered(layer):
+    if bare and _is_plain_norm(behind) and _uses_winograd(layer):
         eps = behind.eps
         return lambda x: _call(Winograd, x, layer.weight, layer.bias, reading, eps)
     return _separable(reading, layer, behind)
@@ -137,7 +133,7 @@ def _is_plain_norm(layer: nn.Module | None) -> TypeGuard[nn.InstanceNorm2d]:
 
 def _separable(reading: Reading, layer: nn.Conv2d, behind: nn.Module | None) -> Layer | None:
     """A depthwise convolution with the pointwise one behind it."""
-    if not (isinstance(behind, nn.Conv2d) and is_depthwise(layer) and is_pointwise(behind)):
+    if not (isinstance(behind, nn.Conv2d) and _is_depthwise(layer) and _is_pointwise(behind)):
         return None
     if layer.bias is None or behind.bias is None or behind.padding != (0, 0):
         return None
@@ -147,7 +143,7 @@ def _separable(reading: Reading, layer: nn.Conv2d, behind: nn.Module | None) -> 
     )
 
 
-def _with_kernels(reading: Reading, layer: nn.Module) -> Layer | None:
+def _single(reading: Reading, layer: nn.Module) -> Layer | None:
     if isinstance(layer, nn.ConvTranspose2d):
         return _transposed(reading, layer)
     if _is_plain_norm(layer) and reading == Reading():
@@ -163,12 +159,12 @@ def _with_kernels(reading: Reading, layer: nn.Module) -> Layer | None:
 
 def _convolution(reading: Reading, layer: nn.Conv2d) -> Layer | None:
     """``reading`` has the convolution's own padding, too."""
-    if is_depthwise(layer):
+    if _is_depthwise(layer):
         return lambda x: _call(Depthwise, x, layer.weight, layer.bias, reading)
     kernel, stride = layer.kernel_size[0], layer.stride[0]
     if layer.groups > 1 or layer.kernel_size != (kernel, kernel):
         return None
-    if is_filtered(layer):
+    if _uses_winograd(layer):
         return lambda x: _call(Winograd, x, layer.weight, layer.bias, reading, None)
     if stride == 1 or (kernel, stride) == (3, 2):
         return lambda x: _call(Convolution, x, layer.weight, layer.bias, reading, stride)
@@ -185,17 +181,21 @@ def _transposed(reading: Reading, layer: nn.ConvTranspose2d) -> Layer | None:
     return lambda x: _call(Transposed, x, layer.weight, layer.bias, reads)
 
 
-def _in_torch(reading: Reading, layer: nn.Module) -> Layer | None:
-    """What is won without the kernels: 3×3 convolutions, and the last one."""
-    if not isinstance(layer, nn.Conv2d) or layer.stride != (1, 1) or layer.groups > 1:
-        return None
-    if layer.kernel_size == (7, 7) and layer.out_channels <= 4 and layer.padding == (0, 0):
-        return lambda x: few_outputs(reading.plainly(x), layer.weight, layer.bias)
-    if is_filtered(layer) and layer.bias is not None and layer.padding == (0, 0):
-        first = Reading(relu=reading.relu, enlarge=reading.enlarge)
-        rest = Reading(pad=reading.pad, mirror=reading.mirror)
-        return lambda x: _call(Winograd, first.plainly(x), layer.weight, layer.bias, rest, None)
-    return None
+def _is_depthwise(layer: nn.Conv2d) -> bool:
+    """3×3, stride 1, each of several channels by itself."""
+    each = layer.groups == layer.in_channels == layer.out_channels > 1
+    return each and layer.kernel_size == (3, 3) and layer.stride == (1, 1)
+
+
+def _is_pointwise(layer: nn.Conv2d) -> bool:
+    """1×1, stride 1, all channels together."""
+    return layer.kernel_size == (1, 1) and layer.groups == 1 and layer.stride == (1, 1)
+
+
+def _uses_winograd(layer: nn.Conv2d) -> bool:
+    """Whether Winograd's filtering computes it: 3×3, stride 1, of channels enough for it to pay."""
+    whole = (layer.kernel_size, layer.stride, layer.groups) == ((3, 3), (1, 1), 1)
+    return whole and min(layer.in_channels, layer.out_channels) >= _WINOGRAD_CHANNELS
 
 
 def _call(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:

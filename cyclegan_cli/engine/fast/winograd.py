@@ -9,14 +9,14 @@ of the usual 0, ±1, ±2, and as pairs share their sums; all constants are exact
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cyclegan_cli.engine.fast import kernels, winograd_in_torch
+from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.rooms import Rooms
 
 __all__ = ["Transformed", "convolve", "transformed"]
 
@@ -25,34 +25,40 @@ __all__ = ["Transformed", "convolve", "transformed"]
 class Transformed:
     """Weights as ``convolve`` multiplies with them.
 
-    ``matrices``: of ``winograd_in_torch``, or in the kernels' own order where these are here.
+    ``matrices``: in the kernels' own order.
     """
 
     matrices: Tensor
     outputs: int
 
 
-_rooms = Rooms()
+class _Buffer(threading.local):
+    """A buffer of each thread, used again: the pages of a new one would have to be cleared."""
+
+    def __init__(self) -> None:
+        self._values = torch.empty(0)
+
+    def get(self, size: int) -> Tensor:
+        """``size`` floats or more, not cleared; valid until the next call."""
+        if self._values.numel() < size:
+            with torch.inference_mode(False):  # what is made in it could not be written without it
+                self._values = torch.empty(size)
+        return self._values
+
+
+_buffer = _Buffer()
 
 
 def transformed(weight: Tensor, *, turned: bool = False, passing: bool = False) -> Transformed:
-    """weight: O×I×3×3, float32; ``turned``: I×O×3×3, for the gradient of a convolution's input.
-
-    ``turned``, they are for ``kernels.winograd_backward``, or without the kernels mirrored, for
-    ``convolve`` of the output's gradient.
+    """weight: O×I×3×3, float32; ``turned``: I×O×3×3, for ``kernels.winograd_backward``.
 
     ``passing``: valid only until the next call with it in this thread.
     """
     outputs, inputs = weight.shape[:2][::-1] if turned else weight.shape[:2]
-    if kernels.present():
-        size = kernels.winograd_size(outputs, inputs)
-        room = _rooms.get("weights", size) if passing else torch.empty(size)
-        kernels.winograd_weights(weight.contiguous(), room, turned=turned)
-        return Transformed(room, outputs)
-    if turned:
-        weight = weight.flip(2, 3).transpose(0, 1)
-    dtype = torch.float32 if passing else torch.float64  # twice the time, once for all pictures
-    return Transformed(winograd_in_torch.matrices(weight, dtype), outputs)
+    size = kernels.winograd_size(outputs, inputs)
+    matrices = _buffer.get(size) if passing else torch.empty(size)
+    kernels.winograd_weights(weight.contiguous(), matrices, turned=turned)
+    return Transformed(matrices, outputs)
 
 
 def convolve(
@@ -65,10 +71,8 @@ def convolve(
     """Rows ``rows`` (from, to) of the output of a 3×3 convolution, stride 1, of the padded picture.
 
     ``strip`` must hold every row that they need. Returns 1×O×(to − from)×width, float32.
-    ``statistics``, by the kernels only: as in ``kernels.winograd``.
+    ``statistics``: as in ``kernels.winograd``.
     """
-    if not kernels.present():
-        return winograd_in_torch.convolve(strip, rows, weight.matrices, bias)
     start, stop = rows
     out = torch.empty(1, weight.outputs, stop - start, strip.padded[1] - 2)
     kernels.winograd(strip, start, weight.matrices, bias, out, statistics)

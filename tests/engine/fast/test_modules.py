@@ -12,13 +12,11 @@ from torch import Tensor, nn
 
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.fast import kernels
-from cyclegan_cli.engine.fast.modules import _chain
+from cyclegan_cli.engine.fast.modules import _chain, quick
+from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.settings import GeneratorSpec, TrainSettings
 
-WAYS = [
-    pytest.param(True, marks=pytest.mark.skipif(not kernels.present(), reason="no kernels built")),
-    False,
-]
+pytestmark = pytest.mark.skipif(not kernels.present(), reason="no kernels built")
 # Relative, of one layer: Winograd's filtering adds and takes away more than the plain sums do.
 ROUNDING = 3e-6
 LAYERS = {
@@ -45,13 +43,6 @@ LAYERS = {
 }
 
 
-@pytest.fixture(params=WAYS, ids=lambda built: "kernels" if built else "torch alone")
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the kernels, and as on a machine without a compiler."""
-    if not request.param:
-        monkeypatch.setattr(kernels, "_library", lambda: None)
-
-
 def gradients(function, layers: nn.Sequential, x: Tensor, grad: Tensor) -> list[Tensor]:
     """The output, and the gradients of the input and of every parameter."""
     x = x.clone().requires_grad_()
@@ -60,7 +51,6 @@ def gradients(function, layers: nn.Sequential, x: Tensor, grad: Tensor) -> list[
     return [y.detach().double(), *(one.double() for one in found)]
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("size", [(4, 4), (6, 10), (17, 34), (32, 8), (4, 230), (70, 75)])
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -118,7 +108,6 @@ SPECS = {
 }
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", SPECS)
 def test_a_whole_step(name: str) -> None:
     """Of several draws: a ReLU or a difference that rounding turns over moves gradients by 1e-3."""
@@ -132,3 +121,10 @@ def test_a_whole_step(name: str) -> None:
             errors[way].append(float((found - exact).norm() / exact.norm()))
     assert errors["plain"] != errors["quick"]  # another way was taken
     assert statistics.median(errors["quick"]) <= 4 * statistics.median(errors["plain"]) + 1e-6
+
+
+def test_without_the_kernels_the_layers_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Generator(SPECS["resnet"])
+    assert quick(network) is not network
+    monkeypatch.setattr(kernels, "_library", lambda: None)
+    assert quick(network) is network

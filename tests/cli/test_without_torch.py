@@ -17,17 +17,17 @@ import pytest
 import torch
 from PIL import Image
 
-from cyclegan_cli.cli import sharing, torchless
+from cyclegan_cli import machine
 from cyclegan_cli.cli.app import main
-from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.torchless import array_translator, may_have_accelerator, threads
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import save_generator
+from cyclegan_cli.machine import may_have_accelerator, thread_count
 from cyclegan_cli.media.deep import png_of
-from cyclegan_cli.media.plan import Job, Plan
-from cyclegan_cli.settings import GENERATORS, TranslateSettings
+from cyclegan_cli.painting import painter as module
+from cyclegan_cli.settings import GENERATORS
 from cyclegan_cli.styles.store import find_style, weights_file
+from tests.painting.common import random_pixels
 from tests.program import environment
 
 pytestmark = [
@@ -84,9 +84,7 @@ def without_seconds(text: str) -> str:
 
 
 @pytest.mark.bundled
-def test_nobody_can_tell(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nobody_can_tell(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The files, what is said and the exit codes are those of the way through PyTorch."""
     commands = [
         ["translate", *given, "--style", "monet", "--gpu", "cpu", "-o", f"OUT/{number}/"]
@@ -113,7 +111,7 @@ def test_nobody_can_tell(
     assert heavy == []
     assert codes == [1, 0, 0, 0, 0]
 
-    monkeypatch.setattr(torchless, "array_translator", lambda *_: None)
+    assert "torch" in sys.modules  # with its threads, and asked for the devices
     assert [main(command) for command in json.loads(text.replace("OUT", "heavy"))] == codes
     said = capsys.readouterr()
     assert f"Painting on CPU, {torch.get_num_threads()} threads." in said.err
@@ -128,7 +126,7 @@ def test_nobody_can_tell(
 
 
 @pytest.mark.bundled
-def test_from_stdin_to_stdout(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_stdin_to_stdout(folder: Path) -> None:
     code = (
         "import sys; from cyclegan_cli.cli.app import main\n"
         "sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
@@ -142,12 +140,38 @@ def test_from_stdin_to_stdout(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         check=True,
         timeout=120,
     )
-    monkeypatch.setattr(torchless, "array_translator", lambda *_: None)
     assert main(["translate", "a.jpg", "-s", "monet", "--gpu", "cpu", "-o", "b.png"]) == 0
     assert piped.stdout == Path("b.png").read_bytes()
 
 
 # -- when PyTorch is asked -------------------------------------------------------------------------
+
+OPEN = """
+import sys
+from pathlib import Path
+from cyclegan_cli.painting.painter import open_painter
+import cyclegan_cli.painting.painter as module
+module.may_have_accelerator = lambda: {drivers}
+try:
+    open_painter(Path(sys.argv[1]), {gpu!r}, {precision!r}, exact_reference={exact})
+except Exception as error:
+    print(type(error).__name__)
+print("torch" in sys.modules)
+"""
+
+
+def opened(weights: Path, gpu: str = "cpu", precision: str = "auto", **how: Any) -> list[str]:
+    """What opening a painter in a new process says, and whether it imported torch."""
+    chosen = {"drivers": False, "exact": False} | how
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN.format(gpu=gpu, precision=precision, **chosen), str(weights)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return done.stdout.split()
 
 
 @pytest.fixture
@@ -160,73 +184,64 @@ def brush(tmp_path: Path) -> Path:
 def test_the_styles_that_ship_do_without() -> None:
     for name in ("monet", "vangogh"):
         for reverse in (False, True):
-            file = weights_file(find_style(name), reverse)
-            assert array_translator(file, TranslateSettings(), "cpu") is not None
+            assert opened(weights_file(find_style(name), reverse)) == ["False"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_generator_does_without(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+    path = tmp_path / f"{name}.safetensors"
+    save_generator(path, Generator(replace(GENERATORS[name], width=4, blocks=1)), dtype=dtype)
+    assert opened(path) == ["False"]
 
 
 @pytest.mark.parametrize(
-    ("chosen", "gpu"),
+    ("chosen", "expected"),
     [
-        ({"exact_reference": True}, "cpu"),
-        ({"precision": "bf16"}, "cpu"),
-        ({"precision": "fp16"}, "cpu"),
-        ({}, "0"),
-        ({}, "mps"),
-        ({}, "nonsense"),
+        ({"exact": True}, ["True"]),
+        ({"precision": "bf16"}, ["True"]),
+        ({"precision": "fp16"}, ["DeviceError", "True"]),
+        ({"precision": "fp32"}, ["False"]),
+        ({"gpu": "auto"}, ["False"]),
+        ({"gpu": "auto", "drivers": True}, ["True"]),
+        ({"gpu": "cpu", "drivers": True}, ["False"]),
+        ({"gpu": "nonsense"}, ["DeviceError", "True"]),
     ],
 )
-def test_options_that_want_pytorch(brush: Path, chosen: dict[str, Any], gpu: str) -> None:
-    assert array_translator(brush, TranslateSettings(), "cpu") is not None
-    assert array_translator(brush, TranslateSettings(**chosen), gpu) is None
-
-
-def test_one_of_several_processes(brush: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
-        monkeypatch.setenv(name, value)
-    assert array_translator(brush, TranslateSettings(), "cpu") is None
-
-
-def test_weights_that_want_pytorch(tmp_path: Path) -> None:
-    for name, dtype in (("brush", torch.bfloat16), ("mobile", torch.float32)):
-        path = tmp_path / f"{name}.safetensors"
-        save_generator(path, Generator(replace(GENERATORS[name], width=4, blocks=1)), dtype=dtype)
-        assert array_translator(path, TranslateSettings(), "cpu") is None
-    (tmp_path / "broken.safetensors").write_bytes(b"broken")
-    assert array_translator(tmp_path / "broken.safetensors", TranslateSettings(), "cpu") is None
+def test_options_that_want_pytorch(
+    brush: Path, chosen: dict[str, Any], expected: list[str]
+) -> None:
+    assert opened(brush, **chosen) == expected
 
 
 def test_without_the_kernels(brush: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchless, "library", lambda: None)
-    assert array_translator(brush, TranslateSettings(), "cpu") is None
+    """Plain layers then, as with --exact-reference."""
+    pixels = random_pixels(20, 30)
+    expected = module.open_painter(brush, "cpu", exact_reference=True).paint(pixels)
+    monkeypatch.setattr(module, "library", lambda: None)
+    assert np.array_equal(module.open_painter(brush, "cpu").paint(pixels), expected)
 
 
-def test_videos(brush: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Path] = []
-    monkeypatch.setattr(torchless, "array_translator", lambda weights, *_: asked.append(weights))
-    film, photo = (Job(Path(name), Path("out"), None) for name in ("film.mp4", "photo.jpg"))
-    for jobs, expected in (([photo, film], []), ([photo], [brush])):
-        sharing.painter(Console(quiet=True), brush, TranslateSettings(), "cpu", Plan(jobs))
-        assert asked == expected
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"broken")
+    assert opened(tmp_path / "broken.safetensors") == ["WeightsError", "False"]
 
 
-def test_auto_asks_pytorch_where_there_may_be_a_gpu(
-    brush: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drivers_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(name: str) -> None:
         assert name == "libcuda.so.1"
         raise OSError
 
-    monkeypatch.setattr(torchless, "_DRIVERS", (str(tmp_path / "nvidiactl"),))
-    monkeypatch.setattr(torchless.ctypes, "CDLL", refused)
+    monkeypatch.setattr(machine, "_DRIVERS", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr(machine.ctypes, "CDLL", refused)
     assert not may_have_accelerator()
-    assert array_translator(brush, TranslateSettings(), "auto") is not None
-    monkeypatch.setattr(torchless.ctypes, "CDLL", lambda _name: None)
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _name: None)
     assert may_have_accelerator()
-    assert array_translator(brush, TranslateSettings(), "auto") is None
-    assert array_translator(brush, TranslateSettings(), "cpu") is not None
-    monkeypatch.setattr(torchless.ctypes, "CDLL", refused)
+    monkeypatch.setattr(machine.ctypes, "CDLL", refused)
     (tmp_path / "nvidiactl").touch()
-    assert array_translator(brush, TranslateSettings(), "auto") is None
+    assert may_have_accelerator()
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda _name: None)
+    assert not may_have_accelerator(), "without PyTorch no card can be used"
 
 
 @pytest.mark.skipif(torch.cuda.device_count() == 0, reason="no GPU is here")
@@ -251,4 +266,4 @@ def test_as_many_threads_as_pytorch_takes(
         text=True,
         check=True,
     )
-    assert threads() == int(done.stdout)
+    assert thread_count() == int(done.stdout)

@@ -12,18 +12,17 @@ import torch
 
 from cyclegan_cli.engine.distributed import ALONE, join
 from cyclegan_cli.errors import PictureError
-from cyclegan_cli.painting import shared
-from cyclegan_cli.painting.moments import Moments
-from cyclegan_cli.painting.plans import Plan
-from cyclegan_cli.painting.shared import SharedTranslator, help_paint
-from cyclegan_cli.painting.translator import Translator
-from tests.painting.common import KINDS, network, random_pixels
+from cyclegan_cli.painting import painter as module
+from cyclegan_cli.painting.bands import BandPainter, help_paint
+from cyclegan_cli.painting.statistics import Moments
+from cyclegan_cli.painting.strips import Plan
+from tests.painting.common import KINDS, network, painter_of, random_pixels
 from tests.together import together
 
 SIZES = ((61, 37), (16, 20), (5, 40), (130, 24))
 # Everything kept, only the trunk kept, and on disk: thin strips, so that bands have several.
 PLANS = (Plan(4000, 10**9), Plan(2000, 3000), Plan(3000, 3000, "disk"))
-NAMES = ("resnet9", "mobile", "resize", "separable", "no blocks", "grey")
+NAMES = ("resnet9", "mobile", "resize", "separable", "no blocks", "grey", "brush")
 
 
 def halved(_number: int, moments: Moments) -> Moments:
@@ -36,9 +35,9 @@ def cases() -> list[tuple[str, tuple[int, int], Plan, bool]]:
     return found + [("mobile", size, PLANS[0], size == SIZES[1]) for size in SIZES[1:]]
 
 
-def paint(translator: Translator, case: tuple[str, tuple[int, int], Plan, bool]) -> Any:
+def paint(own: Any, case: tuple[str, tuple[int, int], Plan, bool]) -> Any:
     pixels = random_pixels(*case[1], dtype="float32")
-    return translator.paint(pixels, settle=halved if case[3] else None)
+    return own.paint(pixels, override_stats=halved if case[3] else None)
 
 
 def work(rank: int) -> dict[str, Any]:
@@ -46,28 +45,29 @@ def work(rank: int) -> dict[str, Any]:
     results = []
     for case in cases():
         generator = network(KINDS[case[0]])
-        with mock.patch.object(shared, "choose", return_value=[case[2]]):
+        with mock.patch.object(module, "choose", return_value=[case[2]]):
             if rank == 0:
-                translator = SharedTranslator(generator, group=group)
-                results.append(paint(translator, case))
-                translator.finish()
+                together = BandPainter(painter_of(generator), group)
+                results.append(paint(together, case))
+                together.finish()
             else:
-                help_paint(Translator(generator), group)
+                help_paint(painter_of(generator), group)
     poor = [] if rank else [PLANS[0]]
-    with mock.patch.object(shared, "choose", return_value=poor):
-        translator = SharedTranslator(network(KINDS["mobile"]), group=group)
+    with mock.patch.object(module, "choose", return_value=poor):
+        own = painter_of(network(KINDS["mobile"]))
         if rank == 0:
+            together = BandPainter(own, group)
             with pytest.raises(PictureError, match="too little memory"):
-                paint(translator, cases()[0])
-            translator.finish()
+                paint(together, cases()[0])
+            together.finish()
         else:
-            help_paint(translator, group)
+            help_paint(own, group)
     group.leave()
     return {"results": results}
 
 
 def alone(case: tuple[str, tuple[int, int], Plan, bool]) -> Any:
-    return paint(Translator(network(KINDS[case[0]])), case)
+    return paint(painter_of(network(KINDS[case[0]])), case)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -88,7 +88,25 @@ def test_the_picture_of_several_processes_is_that_of_one(painted: list[Any]) -> 
         assert np.abs(found - wanted).max() < 2e-5, case
 
 
-def test_alone_it_is_a_translator() -> None:
+def test_without_normalisation_bands_are_exact(painted: list[Any]) -> None:
+    """By the kernels: no statistics, no Winograd tiles, so where a band begins cannot show."""
+    case = next(case for case in cases() if case[0] == "brush")
+    assert np.array_equal(painted[cases().index(case)], alone(case))
+
+
+def test_all_processes_plan_for_the_bytes_of_the_picture() -> None:
+    """Deep pictures have more bytes than values: each process counts bytes, as the first does."""
+    asked: list[int] = []
+    with mock.patch.object(
+        module, "choose", side_effect=lambda *_a, **k: asked.append(k["extra"]) or [PLANS[0]]
+    ):
+        BandPainter(painter_of(network(KINDS["mobile"])), ALONE).paint(
+            random_pixels(20, 24, dtype="uint16")
+        )
+    assert asked == [20 * 24 * 3 * 2] * 2
+
+
+def test_alone_it_is_a_painter() -> None:
     case = cases()[0]
-    found = paint(SharedTranslator(network(KINDS[case[0]]), group=ALONE), case)
+    found = paint(BandPainter(painter_of(network(KINDS[case[0]])), ALONE), case)
     assert np.abs(found - alone(case)).max() < 2e-5

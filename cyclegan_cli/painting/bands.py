@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cyclegan_cli.engine.distributed import Group
-from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.errors import CycleganError, PictureError, ProcessesError
-from cyclegan_cli.painting.memory import choose
-from cyclegan_cli.painting.moments import Moments, Settle
-from cyclegan_cli.painting.pixels import Pixels, check, padded
-from cyclegan_cli.painting.plans import Plan
-from cyclegan_cli.painting.streaming import evaluate
-from cyclegan_cli.painting.tensors import to_pixels
-from cyclegan_cli.painting.translator import Translator, source_rows
+from cyclegan_cli.painting.painter import Painter
+from cyclegan_cli.painting.pixels import Pixels, check
+from cyclegan_cli.painting.statistics import Moments, OverrideStats
+from cyclegan_cli.painting.strips import Plan
 from cyclegan_cli.shares import shares
 
-__all__ = ["SharedTranslator", "help_paint"]
+__all__ = ["BandPainter", "help_paint"]
 
 HALO = 4  # rows of a neighbour's: more than any layers between two kept tensors reach
 _MARGIN = 32  # rows of the picture around a band: more than the encoder reaches
@@ -40,8 +37,13 @@ class _Task:
     dtype: str
     size: tuple[int, int]  # padded
     plans: list[Plan]
-    settled: bool  # the first process decides the statistics
+    overridden: bool  # the first process decides the statistics
     origin: tuple[int, int]  # of the canvas
+    deep: bool | None
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
 
 class _Band:
@@ -58,7 +60,7 @@ class _Band:
         self.busy = busy
 
     def of(self, rank: int, height: int) -> tuple[int, int]:
-        """First row and the one after the last, of a tensor ``height`` rows high."""
+        """[start, stop) of the rows of process ``rank``, of an array ``height`` rows high."""
         scale = height * 4 // self._height
         low, high = self._bounds[rank], self._bounds[rank + 1]
         return low * scale, high * scale
@@ -67,10 +69,11 @@ class _Band:
         """Of this process."""
         return self.of(self._group.rank, height)
 
-    def exchange(self, buffer: Tensor) -> None:
-        """Bring the neighbours' rows into ``buffer``, 1×C×h×w, beside this process's own."""
+    def exchange(self, buffer: Any) -> None:
+        """Bring the neighbours' rows into ``buffer``, …×h×w, beside this process's own."""
         rank = self._group.rank
-        low, high = self.rows(buffer.shape[2])
+        tensor = buffer if isinstance(buffer, Tensor) else torch.from_numpy(buffer)
+        low, high = self.rows(tensor.shape[-2])
         # Even ones speak first, so that of two neighbours one always listens.
         for turn in (0, 1):
             for other in (rank - 1, rank + 1):
@@ -78,76 +81,64 @@ class _Band:
                     continue
                 if (rank % 2 == 0) == (turn == 0):
                     own = slice(low, low + HALO) if other < rank else slice(high - HALO, high)
-                    self._group.send(buffer[:, :, own], other)
+                    self._group.send(tensor[..., own, :], other)
                 else:
                     theirs = slice(low - HALO, low) if other < rank else slice(high, high + HALO)
-                    halo = torch.empty_like(buffer[:, :, theirs]).contiguous()
+                    halo = torch.empty_like(tensor[..., theirs, :]).contiguous()
                     self._group.receive(halo, other)
-                    buffer[:, :, theirs] = halo
+                    tensor[..., theirs, :] = halo
 
-    def pooled(self, settle: Settle | None, settled: bool) -> Settle:
+    def pooled(self, override: OverrideStats | None, overridden: bool) -> OverrideStats:
         """The statistics of the whole picture; then what the first process makes of them."""
 
         def pool(number: int, own: Moments) -> Moments:
             count = torch.tensor([float(own.count)], dtype=torch.float64)
-            sums = own.mean * own.count
+            own_mean, own_m2 = torch.from_numpy(own.mean), torch.from_numpy(own.m2)
+            sums = own_mean * own.count
             self._group.sum_([count, sums])
             mean = sums / count
-            m2 = own.m2 + own.count * (own.mean - mean) ** 2
+            m2 = own_m2 + own.count * (own_mean - mean) ** 2
             self._group.sum_([m2])
-            moments = Moments(int(count), mean, m2)
-            if not settled:
+            moments = Moments(int(count), mean.numpy(), m2.numpy())
+            if not overridden:
                 return moments
-            if settle is not None:
-                moments = settle(number, moments)
+            if override is not None:
+                moments = override(number, moments)
             return self._group.first(moments)
 
         return pool
 
 
-class SharedTranslator(Translator):
-    """A Translator whose pictures all processes of ``group`` paint; this one is the first.
+class BandPainter:
+    """Paints as ``painter`` does, each picture by all processes of ``group``; this is the first.
 
-    The others call ``help_paint``, until ``finish``.
+    The others call ``help_paint``, until ``finish``. ``notes``: as those of ``Painter``.
     """
 
-    def __init__(
-        self,
-        network: Generator,
-        *,
-        group: Group,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        max_memory: int | None = None,
-        exact_reference: bool = False,
-    ) -> None:
-        super().__init__(
-            network,
-            device=device,
-            dtype=dtype,
-            max_memory=max_memory,
-            exact_reference=exact_reference,
-        )
-        self._group = group
+    def __init__(self, painter: Painter, group: Group) -> None:
+        self._painter, self._group = painter, group
         self._broken: CycleganError | None = None
+        self.notes: list[str] = []
 
-    @torch.inference_mode()
     def paint(
         self,
         pixels: Pixels,
         *,
-        settle: Settle | None = None,
+        override_stats: OverrideStats | None = None,
         origin: tuple[int, int] = (0, 0),
+        deep: bool | None = None,
     ) -> Pixels:
-        """As ``Translator.paint``. Raises ProcessesError where another process has failed."""
+        """As ``Painter.paint``. Raises ProcessesError where another process has failed."""
         check(pixels)
         if self._broken is not None:
             raise self._broken
-        size = (padded(pixels.shape[0]), padded(pixels.shape[1]))
-        plans = choose(self.network, size, self.device, self.max_memory, extra=pixels.nbytes)
-        task = _Task(pixels.shape, str(pixels.dtype), size, plans, settle is not None, origin)
+        size = self._painter.padded_size(pixels.shape)
+        backend = self._painter.backend_for(pixels, deep)
+        plans = self._painter.plans(backend, pixels.shape, pixels.nbytes)
+        overridden = override_stats is not None
+        task = _Task(pixels.shape, str(pixels.dtype), size, plans, overridden, origin, deep)
         try:
-            return self._paint_all(task, pixels, settle)
+            return self._paint_all(task, pixels, override_stats)
         except PictureError:  # agreed on by all: they wait for the next picture
             raise
         except BaseException as error:  # the others are somewhere on the way: it ends for all
@@ -155,14 +146,14 @@ class SharedTranslator(Translator):
             self._broken = ProcessesError(f"The processes cannot go on: {error}")
             raise
 
-    def _paint_all(self, task: _Task, pixels: Pixels, settle: Settle | None) -> Pixels:
+    def _paint_all(self, task: _Task, pixels: Pixels, override: OverrideStats | None) -> Pixels:
         group, band = self._group, _Band(self._group, task.size[0])
         group.first(task)
         for rank in range(1, group.size):
             low, high = _needed(band, rank, task)
             group.send(_tensor(pixels[low:high]), rank)
         painted = np.empty_like(pixels, order="C")
-        own = _paint_band(self, group, task, band, pixels, settle)
+        own = _paint_band(self._painter, group, task, band, pixels, override)
         painted[: len(own)] = own
         for rank in range(1, group.size):
             low, high = _shown(band, rank, task)
@@ -178,8 +169,7 @@ class SharedTranslator(Translator):
         self._group.first(None)
 
 
-@torch.inference_mode()
-def help_paint(translator: Translator, group: Group) -> None:
+def help_paint(painter: Painter, group: Group) -> None:
     """Paint this process's bands of the pictures that the first process has, until it is done."""
     while (task := group.first(_none())) is not None:
         band = _Band(group, task.size[0])
@@ -190,7 +180,7 @@ def help_paint(translator: Translator, group: Group) -> None:
         group.receive(data, 0)
         pixels = data.numpy().view(dtype).reshape(high - low, width, channels)
         with contextlib.suppress(PictureError):
-            own = _paint_band(translator, group, task, band, pixels, None)
+            own = _paint_band(painter, group, task, band, pixels, None)
             group.send(_tensor(own), 0)
 
 
@@ -199,40 +189,30 @@ def _none() -> _Task | None:
 
 
 def _paint_band(
-    translator: Translator,
+    painter: Painter,
     group: Group,
     task: _Task,
     band: _Band,
     pixels: Pixels,
-    settle: Settle | None,
+    override: OverrideStats | None,
 ) -> Pixels:
     """This process's rows of the result. ``pixels``: what ``_needed`` says of the picture."""
-    plan = _agreed(translator, group, task)
-    first, _ = _needed(band, group.rank, task)
-    low, high = _shown(band, group.rank, task)
-    painted = np.empty((high - low, *task.shape[1:]), dtype=task.dtype)
-
-    def write(row: int, strip: Tensor) -> None:
-        stop = min(row + strip.shape[2], high)
-        if row < stop:
-            shown = strip[:, :, : stop - row, : task.shape[1]]
-            painted[row - low : stop - low] = to_pixels(shown, painted.dtype)
-
-    source = source_rows(translator, pixels, task.shape[0], task.size, first, task.origin)
-    network, device = translator.network, translator.device
-    pool = band.pooled(settle, task.settled)
-    evaluate(network, source, plan, device, write, settle=pool, band=band)
-    return painted
+    backend = painter.backend_for(pixels, task.deep)
+    plan = _agreed(painter, backend, group, task)
+    return painter.paint_rows(
+        *(backend, pixels, task.shape[0], plan, _shown(band, group.rank, task)),
+        first=_needed(band, group.rank, task)[0],
+        override_stats=band.pooled(override, task.overridden),
+        origin=task.origin,
+        band=band,
+    )
 
 
-def _agreed(translator: Translator, group: Group, task: _Task) -> Plan:
+def _agreed(painter: Painter, backend: Any, group: Group, task: _Task) -> Plan:
     """The first plan that all processes have the memory for."""
     plans: list[Plan] = []
     with contextlib.suppress(PictureError):
-        extra = task.shape[0] * task.shape[1] * task.shape[2]
-        plans = choose(
-            translator.network, task.size, translator.device, translator.max_memory, extra
-        )
+        plans = painter.plans(backend, task.shape, task.nbytes)
     # Each says which is its first; what all have is, if anything, the last of these.
     fits = [plan in plans for plan in task.plans]
     vote = group.check_in(fits.index(True) if any(fits) else len(fits))

@@ -1,0 +1,194 @@
+"""A generator as a list of layers, without PyTorch.
+
+``layers`` is the one description of a generator. The PyTorch network, both ways of painting, the
+estimates of memory and the check of a file of weights all read it.
+
+The residual generator is that of Johnson et al., ECCV 2016, as in Zhu et al., ICCV 2017, appendix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+from cyclegan_cli.settings import GeneratorSpec
+
+__all__ = ["EPS", "Kind", "Layer", "Trunk", "layers", "reduction", "shapes", "weighted_layers"]
+
+Kind: TypeAlias = Literal[
+    "reflect",
+    "conv",
+    "conv_transpose",
+    "instance_norm",
+    "relu",
+    "leaky_relu",
+    "upsample",
+    "tanh",
+    "save",
+    "add",
+]
+
+EPS = 1e-5  # of InstanceNorm
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer. ``name``: its prefix in the state_dict, such as ``encoder.1``.
+
+    ``inputs``, ``outputs``: channels. ``kernel``, ``stride``, ``groups``: of convolutions.
+    ``padding``: pixels on each side, by reflection ("reflect") or zeros (convolutions).
+    ``slope``: of a leaky ReLU. ``slot``: "save" keeps its input under that name; "add" adds what
+    was kept to its input (a skip connection). "upsample": twice the size, by the nearest pixel.
+    "instance_norm": over height and width, without parameters, biased variance.
+    """
+
+    kind: Kind
+    name: str
+    inputs: int = 0
+    outputs: int = 0
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    slope: float = 0.0
+    slot: str = ""
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """As PyTorch shapes it; () where the layer has no weights."""
+        square = (self.kernel, self.kernel)
+        if self.kind == "conv":
+            return (self.outputs, self.inputs // self.groups, *square)
+        if self.kind == "conv_transpose":
+            return (self.inputs, self.outputs, *square)
+        return ()
+
+    @property
+    def is_depthwise(self) -> bool:
+        """A 3×3 convolution of stride 1, each of several channels by itself."""
+        each = self.groups == self.inputs == self.outputs > 1
+        return self.kind == "conv" and each and self.kernel == 3 and self.stride == 1
+
+    @property
+    def is_pointwise(self) -> bool:
+        """A 1×1 convolution of all channels."""
+        return self.kind == "conv" and self.groups == 1 and self.kernel == self.stride == 1
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """Residual blocks in a row, at one resolution: each adds its layers' output to its input."""
+
+    blocks: tuple[tuple[Layer, ...], ...]
+
+
+@dataclass
+class _Chain:
+    """Layers in the making: each takes the channels of the one before, and the next name."""
+
+    prefix: str
+    channels: int
+    spec: GeneratorSpec
+    found: list[Layer] = field(default_factory=list)
+
+    def add(self, kind: Kind, outputs: int | None = None, **how: Any) -> None:
+        outputs = self.channels if outputs is None else outputs
+        name = f"{self.prefix}.{len(self.found)}"
+        self.found.append(replace(Layer(kind, name, self.channels, outputs), **how))
+        self.channels = outputs
+
+    def normalise(self) -> None:
+        if self.spec.norm == "instance":
+            self.add("instance_norm")
+
+    def activate(self) -> None:
+        self.normalise()
+        self.add("relu")
+
+    def halve(self) -> None:
+        outputs = 2 * self.channels
+        if self.spec.norm == "instance":
+            self.add("conv", outputs, kernel=3, stride=2, padding=1)
+        else:  # zeros at the border, which no normalisation evens out, would show as a frame
+            self.add("reflect", padding=1)
+            self.add("conv", outputs, kernel=3, stride=2)
+        self.activate()
+
+    def double(self) -> None:
+        outputs = self.channels // 2
+        if self.spec.upsample == "transpose":
+            self.add("conv_transpose", outputs, kernel=3, stride=2, padding=1)
+        else:
+            self.add("upsample")
+            self.convolve3(outputs)
+        self.activate()
+
+    def convolve3(self, outputs: int) -> None:
+        """A 3×3 convolution behind reflection, whole or depthwise and pointwise."""
+        self.add("reflect", padding=1)
+        if self.spec.separable:
+            self.add("conv", kernel=3, groups=self.channels)
+            self.add("conv", outputs)
+        else:
+            self.add("conv", outputs, kernel=3)
+
+    def convolve7(self, outputs: int) -> None:
+        self.add("reflect", padding=3)
+        self.add("conv", outputs, kernel=7)
+
+
+@lru_cache(maxsize=64)
+def layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
+    """The layers of a generator, in order, from the picture to what ``spec.residual`` adds to it.
+
+    Its parts are named ``encoder.N``, ``trunk.BLOCK.branch.N`` and ``decoder.N``.
+    """
+    encoder = _Chain("encoder", spec.in_channels, spec)
+    encoder.convolve7(spec.width)
+    encoder.activate()
+    encoder.halve()
+    encoder.halve()
+    blocks = []
+    for number in range(spec.blocks):
+        branch = _Chain(f"trunk.{number}.branch", encoder.channels, spec)
+        branch.convolve3(encoder.channels)
+        branch.activate()
+        branch.convolve3(encoder.channels)
+        branch.normalise()
+        blocks.append(tuple(branch.found))
+    decoder = _Chain("decoder", encoder.channels, spec)
+    decoder.double()
+    decoder.double()
+    decoder.convolve7(spec.out_channels)
+    decoder.add("tanh")
+    return (*encoder.found, Trunk(tuple(blocks)), *decoder.found)
+
+
+def weighted_layers(spec: GeneratorSpec) -> Iterator[Layer]:
+    """The layers that have a weight and a bias, in order."""
+    for part in layers(spec):
+        every = [part] if isinstance(part, Layer) else [one for b in part.blocks for one in b]
+        yield from (layer for layer in every if layer.weight_shape)
+
+
+def shapes(spec: GeneratorSpec) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the generator's state_dict, in its order."""
+    found: dict[str, tuple[int, ...]] = {}
+    for layer in weighted_layers(spec):
+        found[f"{layer.name}.weight"] = layer.weight_shape
+        found[f"{layer.name}.bias"] = (layer.outputs,)
+    return found
+
+
+def reduction(spec: GeneratorSpec) -> int:
+    """How many times smaller than the picture the smallest layer is: pictures are padded to it."""
+    scale = most = 1
+    for part in layers(spec):
+        if isinstance(part, Layer) and part.kind == "conv":
+            scale *= part.stride
+        elif isinstance(part, Layer) and part.kind in ("conv_transpose", "upsample"):
+            scale //= 2
+        most = max(most, scale)
+    return most

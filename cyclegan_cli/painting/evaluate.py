@@ -1,0 +1,337 @@
+"""A generator evaluated in strips: the result of the whole picture, seam-free, in bounded memory.
+
+InstanceNorm makes every pixel depend on the whole picture. So a picture is swept in strips once
+for each InstanceNorm, to measure it (``statistics``); what lies between is computed where it is
+needed, with halos, and computed again in the next sweep, unless the plan keeps it. The trunk, at a
+quarter of the resolution, is always kept, in two buffers, whose strips are replaced in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from cyclegan_cli.engine.fast.arrays import uses_winograd, winograd_workspace
+from cyclegan_cli.engine.layers import Layer, Trunk, layers
+from cyclegan_cli.painting.statistics import Moments, OverrideStats
+from cyclegan_cli.painting.strips import WORKSPACE, Cost, Place, Plan, Rows, Scratch
+from cyclegan_cli.settings import GeneratorSpec
+
+__all__ = ["Backend", "Band", "estimate", "evaluate"]
+
+T = TypeVar("T", bound=Any)  # NumPy arrays, C×h×W, or tensors, 1×C×h×W
+
+
+class Backend(Protocol[T]):
+    """What computes the layers of one generator."""
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one value."""
+
+    def after(self, layer: Layer, source: Rows[T]) -> Rows[T]:
+        """``source`` after ``layer``, which is no InstanceNorm. Raises TypeError for others."""
+
+    def normalised(self, source: Rows[T], moments: Moments) -> Rows[T]:
+        """InstanceNorm with these statistics."""
+
+    def measure(self, strip: T) -> Moments:
+        """The statistics of what was read last."""
+
+    def stored(self, values: T) -> Rows[T]:
+        """Rows that lie in memory, perhaps on another device or in a mapped file."""
+
+    def added(self, source: Rows[T], other: Rows[T]) -> Rows[T]:
+        """The sum of two of the same shape."""
+
+    def accumulate(self, total: T, source: Rows[T], start: int) -> None:
+        """Add rows of ``source`` from ``start`` on to ``total``, in place."""
+
+    def whole(self, rows: Rows[T]) -> T:
+        """All of ``rows``, without gaps in memory."""
+
+    def empty(self, rows: Rows[T], place: Place, scratch: Scratch) -> T:
+        """A buffer for all of ``rows``, not cleared."""
+
+    def write(self, buffer: T, start: int, strip: T) -> None:
+        """Write ``strip`` into ``buffer`` from row ``start`` on."""
+
+    def finish(self, strip: T, source: T | None) -> T:
+        """The result of a strip: float32, with the picture it is added to, if any."""
+
+
+class Band(Protocol):
+    """The rows of a picture that one of several processes evaluates."""
+
+    def rows(self, height: int) -> tuple[int, int]:
+        """[start, stop) of rows of this process, of an array ``height`` rows high."""
+
+    def exchange(self, buffer: Any) -> None:
+        """Bring the rows around them into ``buffer`` from other processes."""
+
+
+def evaluate(
+    spec: GeneratorSpec,
+    backend: Backend[T],
+    source: Rows[T],
+    plan: Plan,
+    write: Callable[[int, T], None],
+    *,
+    override_stats: OverrideStats | None = None,
+    band: Band | None = None,
+) -> None:
+    """The generator ``spec``, computed by ``backend``, of the whole of ``source``, in strips.
+
+    source: in_channels×H×W in [−1, 1], float32, H and W multiples of 4 and at least 16.
+    ``write(row, strip)`` is called in order with strips of the result from row ``row`` on, float32.
+    ``override_stats``: decides the statistics of each InstanceNorm. ``band``: other processes
+    evaluate the rest; then only its rows are written, and measured before ``override_stats``.
+
+    Raises what the backend raises where memory is short: MemoryError, or torch's errors.
+    """
+    _Evaluation(spec, backend, plan, override_stats, band).run(source, write)
+
+
+@lru_cache(maxsize=256)  # many small pictures of one size would wait for their plans
+def estimate(
+    spec: GeneratorSpec, itemsize: int, height: int, width: int, plan: Plan, threads: int = 0
+) -> Cost:
+    """What ``evaluate`` takes for a picture of that size, ``itemsize`` bytes a value.
+
+    ``threads``: of the kernels, which each keep memory for themselves; 0 without kernels.
+    """
+    sizes = _Sizes(itemsize, threads)
+    rehearsal: _Evaluation[Any] = _Evaluation(spec, sizes, plan, rehearse=True)
+    row = spec.in_channels * width * itemsize
+    source: Rows[Any] = Rows(spec.in_channels, height, width, itemsize, cost=row, fresh=True)
+    rehearsal.run(source, lambda _row, _strip: None)
+    strips = int(rehearsal.widest * WORKSPACE) + sizes.workspace
+    return Cost(strips, rehearsal.peak, tuple(rehearsal.sizes), rehearsal.middle)
+
+
+class _Sizes:
+    """A backend that computes nothing: only sizes are known."""
+
+    def __init__(self, itemsize: int, threads: int) -> None:
+        self.itemsize = itemsize
+        self.workspace = 0  # bytes that the kernels keep for themselves
+        self._threads = threads
+
+    def after(self, layer: Layer, source: Rows[Any]) -> Rows[Any]:
+        rows = source.after(layer)
+        if self._threads and uses_winograd(layer):
+            size = (layer.outputs, layer.inputs, rows.width, self._threads)
+            self.workspace = max(self.workspace, winograd_workspace(*size))
+        return rows
+
+    def normalised(self, source: Rows[Any], _moments: Moments) -> Rows[Any]:
+        return source.derived(*source.shape)
+
+    def added(self, source: Rows[Any], _other: Rows[Any]) -> Rows[Any]:
+        return source.derived(*source.shape)
+
+    def stored(self, values: Any) -> Rows[Any]:
+        channels, height, width = values.shape
+        return Rows(channels, height, width, self.itemsize, channels * width * self.itemsize)
+
+    def empty(self, rows: Rows[Any], _place: Place, _scratch: Scratch) -> Any:
+        item = np.zeros((), f"V{self.itemsize}")
+        return np.broadcast_to(item, rows.shape)  # one item of memory, however many are shown
+
+    def _not_computed(self, *_arguments: Any) -> Any:
+        raise NotImplementedError("only sizes are known")
+
+    measure = accumulate = whole = write = finish = _not_computed
+
+
+class _Evaluation(Generic[T]):
+    """One picture under way. With ``rehearse`` nothing is computed, only sizes are noted."""
+
+    def __init__(
+        self,
+        spec: GeneratorSpec,
+        backend: Backend[T],
+        plan: Plan,
+        override_stats: OverrideStats | None = None,
+        band: Band | None = None,
+        *,
+        rehearse: bool = False,
+    ) -> None:
+        self._spec, self._backend, self._plan, self._band = spec, backend, plan, band
+        self._override, self._rehearse = override_stats, rehearse
+        self._norms = 0  # InstanceNorms passed
+        # What has been reached. Here and nowhere else: a second reference would keep old buffers.
+        self._rows: Rows[T]
+        self._kept: T | None = None  # the buffer that ``_rows`` is computed from
+        self._second: T | None = None  # the trunk's second buffer
+        self._saved: dict[str, Rows[T]] = {}  # for skip connections
+        self._scratch = Scratch()
+        self._alive = 0  # bytes kept now
+        self.peak, self.widest, self.middle = 0, 0.0, 0
+        self.sizes: list[int] = []
+
+    def run(self, source: Rows[T], write: Callable[[int, T], None]) -> None:
+        self._rows = source
+        for part in layers(self._spec):
+            if isinstance(part, Trunk):
+                self._through_trunk(part)
+            elif part.kind == "instance_norm":
+                self._through_norm()
+            elif part.kind == "save":
+                self._save(part.slot)
+            elif part.kind == "add":
+                self._rows = self._backend.added(self._rows, self._saved[part.slot])
+            else:
+                self._rows = self._backend.after(part, self._rows)
+        for start, stop in self._strips(self._rows):
+            strip = self._rows.read(start, stop)
+            behind = source.read(start, stop) if self._spec.residual else None
+            write(start, self._backend.finish(strip, behind))
+            self._scratch.forget()
+
+    def _through_norm(self) -> None:
+        """An InstanceNorm outside of the trunk: measured when it is met."""
+        self.sizes.append(self._rows.bytes)
+        if self._rows.bytes <= self._plan.keep:
+            buffer, moments = self._filled(self._new(self._rows), self._rows)
+            self._keep(buffer)
+        else:
+            moments = self._sweep(self._rows)
+        self._rows = self._backend.normalised(self._rows, self._settled(moments))
+
+    def _save(self, slot: str) -> None:
+        """For a skip connection: kept where the plan allows, else computed again."""
+        if self._rows.bytes <= self._plan.keep:
+            buffer, _ = self._filled(self._new(self._rows), self._rows, measured=False)
+            self._keep(buffer)
+        self._kept = None  # no trunk may overwrite what the saved rows come from
+        self._saved[slot] = self._rows
+
+    def _through_trunk(self, trunk: Trunk) -> None:
+        """All residual blocks, in two buffers: the sum so far, and the branch of one block.
+
+        Without InstanceNorm nothing lies between a block's sum and the next: the buffers are the
+        sums before and after the block.
+        """
+        total = self._kept
+        if total is None or tuple(total.shape[-3:]) != self._rows.shape:
+            total = self._new(self._rows)
+        # From total itself, or from before.
+        total, _ = self._filled(total, self._rows, measured=False)
+        if total is not self._kept:
+            self._keep(total)
+        self.middle = max(self.middle, self._rows.bytes)
+        self._rows = self._backend.stored(total)
+        self._second = self._new(self._rows) if trunk.blocks else None
+        for block in trunk.blocks:
+            if any(layer.kind == "instance_norm" for layer in block):
+                self._accumulate(total, self._branch(block, self._rows))
+                continue
+            summed = self._backend.added(self._branch(block, self._rows), self._rows)
+            assert self._second is not None
+            filled, _ = self._filled(self._second, summed, measured=False)
+            total, self._second = filled, total
+            self._kept, self._rows = total, self._backend.stored(total)
+        self._drop(self._second)
+        self._second = None
+
+    def _branch(self, block: Iterable[Layer], rows: Rows[T]) -> Rows[T]:
+        """A block's layers; the input of either InstanceNorm is kept in the second buffer."""
+        for layer in block:
+            if layer.kind == "instance_norm":
+                assert self._second is not None
+                self._second, moments = self._filled(self._second, rows)
+                kept = self._backend.stored(self._second)
+                rows = self._backend.normalised(kept, self._settled(moments))
+            else:
+                rows = self._backend.after(layer, rows)
+        return rows
+
+    def _accumulate(self, total: T, rows: Rows[T]) -> None:
+        for start, stop in self._strips(rows):
+            self._backend.accumulate(total[..., start:stop, :], rows, start)
+            self._scratch.forget()
+        self._exchange(total)
+
+    def _filled(
+        self, buffer: T, rows: Rows[T], *, measured: bool = True
+    ) -> tuple[T, Moments | None]:
+        """``rows`` kept, in ``buffer`` or as they are read, and measured: what now holds them.
+
+        A picture that is one strip need not be copied.
+        """
+        strips = list(self._strips(rows))
+        whole = rows.fresh and self._plan.place == "device" and strips == [(0, rows.height)]
+        if not whole or self._band is not None:
+            return buffer, self._sweep(rows, into=buffer, measured=measured)
+        values = self._backend.whole(rows)
+        return values, self._backend.measure(values) if measured else None
+
+    def _sweep(
+        self, rows: Rows[T], into: T | None = None, *, measured: bool = True
+    ) -> Moments | None:
+        """Go through ``rows`` once, measure them, and write them to ``into``.
+
+        ``into`` may be what they are computed from: each strip is written only when the next has
+        been computed, whose halo reaches back into it, and by less than a strip's height.
+        """
+        total: Moments | None = None
+        waiting: tuple[int, T] | None = None
+        for start, stop in self._strips(rows):
+            strip = rows.read(start, stop)
+            if measured:
+                part = self._backend.measure(strip)
+                total = part if total is None else total.merge(part)
+            if into is not None:
+                if waiting is not None:
+                    self._backend.write(into, *waiting)
+                waiting = (start, strip)
+            del strip
+            self._scratch.forget()
+        if into is not None and waiting is not None:
+            self._backend.write(into, *waiting)
+        self._exchange(into)
+        if total is None and measured and not self._rehearse:  # a band without rows
+            total = Moments(0, np.zeros(rows.channels), np.zeros(rows.channels))
+        return total
+
+    def _exchange(self, buffer: T | None) -> None:
+        """What is kept is read with rows around it, which another process may have."""
+        if self._band is not None and buffer is not None:
+            self._band.exchange(buffer)
+
+    def _strips(self, rows: Rows[T]) -> Iterator[tuple[int, int]]:
+        """The strips of ``rows`` that the plan allows, from the top; none in a rehearsal."""
+        height = self._plan.rows(rows)
+        self.widest = max(self.widest, height * rows.cost + rows.margin)
+        if not self._rehearse:
+            first, end = self._band.rows(rows.height) if self._band else (0, rows.height)
+            for start in range(first, end, height):
+                yield start, min(start + height, end)
+
+    def _settled(self, moments: Moments | None) -> Moments:
+        """The statistics that the next InstanceNorm uses."""
+        if moments is None:  # a rehearsal
+            return Moments(1, np.zeros(1), np.zeros(1))
+        if self._override is not None:
+            moments = self._override(self._norms, moments.on_host())
+        self._norms += 1
+        return moments
+
+    def _keep(self, buffer: T) -> None:
+        """Go on from ``buffer``; the one before it is given back."""
+        self._drop(self._kept)
+        self._kept = buffer
+        self._rows = self._backend.stored(buffer)
+
+    def _new(self, rows: Rows[T]) -> T:
+        self._alive += rows.bytes
+        self.peak = max(self.peak, self._alive)
+        return self._backend.empty(rows, self._plan.place, self._scratch)
+
+    def _drop(self, buffer: T | None) -> None:
+        if buffer is not None:
+            self._alive -= buffer.nbytes

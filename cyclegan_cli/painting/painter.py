@@ -1,0 +1,234 @@
+"""One picture in, one picture out: any size, in bounded memory, with or without PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cyclegan_cli.engine.fast import arrays as kernels
+from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.grain import canvas
+from cyclegan_cli.engine.layers import reduction
+from cyclegan_cli.engine.weights import Weights, load_weights
+from cyclegan_cli.errors import UsageError, WeightsError
+from cyclegan_cli.machine import may_have_accelerator
+from cyclegan_cli.painting.evaluate import Band, evaluate
+from cyclegan_cli.painting.memory import SHORT, choose, too_small
+from cyclegan_cli.painting.pixels import Pixels, check, padded, padded_rows
+from cyclegan_cli.painting.statistics import OverrideStats
+from cyclegan_cli.painting.strips import Plan, Rows
+from cyclegan_cli.settings import Precision
+
+__all__ = ["Painter", "open_painter"]
+
+
+def open_painter(
+    weights: Path,
+    gpu: str = "auto",
+    precision: Precision = "auto",
+    *,
+    max_memory: int | None = None,
+    exact_reference: bool = False,
+) -> Painter:
+    """A painter with the generator in ``weights``: the one way in, for the command and the API.
+
+    PyTorch is loaded only where it is needed: for a GPU (with ``auto`` only where a driver of one
+    is found), another precision than float32, ``exact_reference``, or without the kernels.
+
+    ``gpu``: ``auto``, ``cpu``, ``mps`` or a CUDA device's number. The rest: as for ``Painter``.
+    Raises DeviceError for a device that is not there, UsageError for several, WeightsError for a
+    damaged file.
+    """
+    loaded = load_weights(weights)
+    plain = precision in ("auto", "fp32") and not exact_reference and library() is not None
+    on_cpu = gpu == "cpu" or (
+        gpu == "auto" and "torch" not in sys.modules and not may_have_accelerator()
+    )
+    if plain and on_cpu and sys.platform == "linux":
+        return Painter(loaded, max_memory=max_memory)
+    from cyclegan_cli.engine.device import resolve, resolve_precision
+
+    devices = resolve(gpu)
+    if len(devices) > 1:
+        raise UsageError(
+            f"--gpu {gpu}: a picture is painted on one device.",
+            hint=f"--gpu {gpu.split(',', maxsplit=1)[0]}",
+        )
+    device = devices[0].torch
+    names: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+    dtype = str(resolve_precision(precision, device)).removeprefix("torch.")
+    return Painter(
+        *(loaded, str(device), names[dtype]),
+        label=devices[0].label,
+        max_memory=max_memory,
+        exact_reference=exact_reference,
+    )
+
+
+class Painter:
+    """A generator applied to arrays of pixels.
+
+    ``device``: as PyTorch names it. ``precision``: what convolutions compute in. ``label``: the
+    device's name for people. ``max_memory``: bytes that this process may take (on CUDA: that much
+    of the card), None for what is free. ``exact_reference``: every layer by PyTorch's own
+    operations. ``notes``: what a user should know of the last picture, such as that the card's
+    memory was too small for it.
+
+    Raises WeightsError for a generator whose pictures have neither 1 nor 3 channels.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+        *,
+        label: str | None = None,
+        max_memory: int | None = None,
+        exact_reference: bool = False,
+    ) -> None:
+        self.spec = weights.spec
+        for channels in (self.spec.in_channels, self.spec.out_channels):
+            if channels not in (1, 3):
+                raise WeightsError(
+                    f"This generator's pictures have {channels} channels; 1 or 3 can be painted."
+                )
+        self.device = device
+        self.label = label or f"CPU, {kernels.threads()} threads"
+        self.max_memory = max_memory
+        self.notes: list[str] = []
+        self._weights, self._precision = weights, precision
+        self._by_kernels = device == "cpu" and not exact_reference and library() is not None
+        self._backends: dict[Precision, Any] = {}
+        self._backend(precision)  # what is wrong with the device is said here
+
+    def paint(
+        self,
+        pixels: Pixels,
+        *,
+        override_stats: OverrideStats | None = None,
+        origin: tuple[int, int] = (0, 0),
+        deep: bool | None = None,
+    ) -> Pixels:
+        """Translate one picture of any size.
+
+        pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype,
+        rounded, not truncated. A generator with 1 input channel gets the luma; 1 output channel
+        is repeated as grey. ``override_stats``: decides each InstanceNorm's statistics.
+        ``origin``: row and column, in the corner, of the canvas of a style with grain.
+        ``deep``: the picture has more than 8 bits a channel and is painted in float32, whatever the
+        precision; None: where it is uint16.
+
+        Where H or W is no multiple of 4, or less than 16, the picture is padded at the bottom and
+        the right by reflection, and the result is cropped. The padding is part of the picture for
+        InstanceNorm, so that the result does not depend on how it was computed.
+
+        Raises PictureError for arrays of another shape or type, and where memory does not suffice.
+        """
+        check(pixels)
+        self.notes = []
+        backend = self.backend_for(pixels, deep)
+        for plan in self.plans(backend, pixels.shape, pixels.nbytes):
+            try:
+                return self.paint_rows(
+                    *(backend, pixels, pixels.shape[0], plan, (0, pixels.shape[0])),
+                    override_stats=override_stats,
+                    origin=origin,
+                )
+            except (MemoryError, RuntimeError) as error:
+                if not backend.is_out_of_memory(error):
+                    raise
+            backend.release()
+            self.notes = [SHORT]
+        raise too_small(self.device, pixels)
+
+    def backend_for(self, pixels: Pixels, deep: bool | None = None) -> Any:
+        """What computes the layers for such a picture."""
+        deep = pixels.dtype == np.uint16 if deep is None else deep
+        return self._backend("fp32" if deep else self._precision)
+
+    def plans(self, backend: Any, shape: tuple[int, ...], extra: int) -> list[Plan]:
+        """How a picture of H×W×3 can be painted, best first; ``extra``: bytes taken besides."""
+        return choose(
+            self.spec,
+            self.padded_size(shape),
+            device=self.device,
+            itemsize=backend.itemsize,
+            threads=backend.workspace_threads,
+            max_memory=self.max_memory,
+            extra=extra,
+        )
+
+    def padded_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width that a picture of H×W×3 is padded to."""
+        multiple = reduction(self.spec)
+        return padded(shape[0], multiple), padded(shape[1], multiple)
+
+    def paint_rows(
+        self,
+        backend: Any,
+        pixels: Pixels,
+        height: int,
+        plan: Plan,
+        rows: tuple[int, int],
+        *,
+        first: int = 0,
+        override_stats: OverrideStats | None = None,
+        origin: tuple[int, int] = (0, 0),
+        band: Band | None = None,
+    ) -> Pixels:
+        """``rows`` [start, stop) of the result; ``band``: where other processes do the rest.
+
+        pixels: those of the picture's ``height`` rows that are here, from row ``first``.
+        """
+        start, stop = rows
+        width = pixels.shape[1]
+        painted = np.empty((stop - start, *pixels.shape[1:]), pixels.dtype)
+
+        def write(row: int, strip: Any) -> None:
+            end = min(row + strip.shape[-2], stop)
+            if row < end:
+                shown = strip[..., : end - row, :width]
+                painted[row - start : end - start] = backend.to_pixels(shown, pixels.dtype)
+
+        source = self._source(backend, pixels, height, first, origin)
+        with backend.session():
+            evaluate(
+                *(self.spec, backend, source, plan, write),
+                override_stats=override_stats,
+                band=band,
+            )
+        return painted
+
+    def _source(
+        self, backend: Any, pixels: Pixels, height: int, first: int, origin: tuple[int, int]
+    ) -> Rows[Any]:
+        """The padded picture, whose strips are converted only when they are read: float32."""
+        spec, size = self.spec, self.padded_size((height, *pixels.shape[1:]))
+        channels = spec.in_channels
+        around = padded_rows(pixels, height, size, first)
+
+        def read(start: int, stop: int) -> Any:
+            values = backend.from_pixels(around(start, stop), channels)
+            if spec.grain > 0:
+                grain = canvas(start, stop, size[1], channels, origin)
+                values = backend.with_grain(values, np.float32(spec.grain) * grain)
+            return values
+
+        # float32 pixels, and what they were before: wider than the values that come of them.
+        return Rows(channels, *size, backend.itemsize, 3 * size[1] * 4, read=read, fresh=True)
+
+    def _backend(self, precision: Precision) -> Any:
+        if precision not in self._backends:
+            if precision == "fp32" and self._by_kernels:
+                from cyclegan_cli.painting.by_kernels import KernelBackend
+
+                self._backends[precision] = KernelBackend(self._weights)
+            else:
+                from cyclegan_cli.painting.by_torch import TorchBackend
+
+                self._backends[precision] = TorchBackend(self._weights, self.device, precision)
+        return self._backends[precision]

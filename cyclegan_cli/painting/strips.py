@@ -1,0 +1,159 @@
+"""Pictures read in strips: which rows a layer needs, how high a strip may be, and what it costs."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from cyclegan_cli.engine.layers import Layer
+
+__all__ = ["WORKSPACE", "Cost", "Place", "Plan", "Rows", "Scratch", "needed", "scratch_folder"]
+
+T = TypeVar("T", bound=Any)  # NumPy arrays, C×h×W, or tensors, 1×C×h×W
+Place = Literal["device", "host", "disk"]
+
+# How many tensors of a strip's largest size are alive at once: a layer's input, padded copy and
+# output, the convolution's own copies of them, and a strip that waits to be written.
+WORKSPACE = 6
+
+
+def _unread(start: int, stop: int) -> Any:
+    raise NotImplementedError("only the sizes of these rows are known")
+
+
+@dataclass(frozen=True)
+class Rows(Generic[T]):
+    """channels×height×width values, of which any rows can be read.
+
+    ``read(start, stop)`` gives rows [start, stop). ``fresh``: what it gives belongs to the reader,
+    who may change it. To read n rows, the largest array on the way has about
+    n · ``cost`` + ``margin`` bytes. ``deferred``: what a backend left to the reader of these rows.
+    """
+
+    channels: int
+    height: int
+    width: int
+    itemsize: int
+    cost: float
+    margin: float = 0.0
+    read: Callable[[int, int], T] = _unread
+    fresh: bool = False
+    deferred: object = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.height, self.width
+
+    @property
+    def bytes(self) -> int:
+        """Of all values together."""
+        return self.channels * self.height * self.width * self.itemsize
+
+    def derived(self, channels: int, height: int, width: int, extra: int = 0) -> Rows[T]:
+        """Sizes of rows computed from these: n need n · self.height / height + ``extra``."""
+        cost = max(float(channels * width * self.itemsize), self.cost * self.height / height)
+        margin = self.margin + extra * self.cost
+        return Rows(channels, height, width, self.itemsize, cost, margin, fresh=True)
+
+    def after(self, layer: Layer) -> Rows[T]:
+        """The sizes of what ``layer`` makes of these rows; nothing can be read yet."""
+        _, height, width = self.shape
+        if layer.kind == "reflect":
+            border = 2 * layer.padding
+            return self.derived(self.channels, height + border, width + border)
+        if layer.kind == "upsample":
+            return self.derived(self.channels, 2 * height, 2 * width, extra=1)
+        extra = layer.kernel - layer.stride
+        if layer.kind == "conv_transpose":
+            return self.derived(layer.outputs, 2 * height, 2 * width, extra)
+        if layer.kind == "conv":
+            border = 2 * layer.padding - layer.kernel
+            high, wide = ((n + border) // layer.stride + 1 for n in (height, width))
+            return self.derived(layer.outputs, high, wide, extra)
+        return self.derived(*self.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a picture is evaluated; every plan gives the same result.
+
+    ``strip``: bytes that the largest array of a strip may have (a strip has at least one row).
+    ``keep``: the input of an InstanceNorm is kept, rather than computed again, where it has at
+    most so many bytes. ``place``: where it is kept: on the device, in the host's memory, or in a
+    temporary file that is mapped into it.
+    """
+
+    strip: int
+    keep: int
+    place: Place = "device"
+
+    def rows(self, rows: Rows[Any]) -> int:
+        """The height of a strip of ``rows``."""
+        return min(max(1, int((self.strip - rows.margin) // rows.cost)), rows.height)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan takes, in bytes: ``strips`` on the device, ``kept`` where the plan says.
+
+    ``sizes``: of the input of each InstanceNorm outside of the trunk, in order;
+    ``middle``: of one of the trunk's two buffers.
+    """
+
+    strips: int
+    kept: int
+    sizes: tuple[int, ...]
+    middle: int
+
+
+def needed(
+    rows: tuple[int, int], height: int, pad: int, *, mirror: bool, enlarge: bool
+) -> tuple[int, int]:
+    """Input rows (start, stop) needed for padded rows [start, stop) of a picture of ``height``.
+
+    ``pad``: above and below, by reflection (``mirror``) or zeros. ``enlarge``: before it is padded,
+    each row becomes two.
+    """
+    scale = 2 if enlarge else 1
+    first, end = rows[0] - pad, rows[1] - pad
+    low, high = max(first, 0), min(end, scale * height)
+    if mirror:
+        last = scale * height - 1
+        high = max(high, min(1 - first, scale * height)) if first < 0 else high
+        low = min(low, max(2 * last - (end - 1), 0)) if end - 1 > last else low
+    return min(low, high - 1) // scale, -(-high // scale)
+
+
+def scratch_folder() -> str:
+    """Where what does not fit into memory goes: not /tmp, which often lies in memory itself."""
+    chosen = tempfile.gettempdir()
+    large = Path("/var/tmp")
+    return str(large) if chosen == "/tmp" and os.access(large, os.W_OK) else chosen
+
+
+class Scratch:
+    """Files without a name, mapped into memory: nothing is ever left behind."""
+
+    def __init__(self) -> None:
+        self._mappings: list[mmap.mmap] = []
+
+    def buffer(self, count: int) -> mmap.mmap:
+        """``count`` bytes that can be written. Raises OSError as the file system does."""
+        with tempfile.TemporaryFile(prefix="cyclegan-", dir=scratch_folder()) as file:
+            file.truncate(count)
+            mapping = mmap.mmap(file.fileno(), count)  # which outlives the handle
+        self._mappings.append(mapping)
+        return mapping
+
+    def forget(self) -> None:
+        """What was read from or written to the files need not stay in memory."""
+        for mapping in self._mappings:
+            if sys.platform == "linux":
+                mapping.madvise(mmap.MADV_DONTNEED)

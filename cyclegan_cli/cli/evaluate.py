@@ -191,8 +191,7 @@ def _direction(
 ) -> Iterator[_Line]:
     """The three lines of one direction: as many outputs as real ones, and as many for the floor."""
     from cyclegan_cli.engine.evaluation import through
-    from cyclegan_cli.engine.measures import sliced_wasserstein
-    from cyclegan_cli.engine.twosample import classifier_error
+    from cyclegan_cli.engine.measures import classifier_error, sliced_wasserstein
 
     sources, targets = pictures[way[0]].first(limit), pictures[way[1]].first(2 * limit)
     count = min(len(sources), len(targets) // 2)

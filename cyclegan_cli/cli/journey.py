@@ -218,7 +218,7 @@ def _rendering(
 def _view(
     console: Console, run: Run, place: Place, steps_per_epoch: int, device: Device
 ) -> TrainingView:
-    from cyclegan_cli.engine.usage import memory_used
+    from cyclegan_cli.engine.device import memory_used
 
     total = run.settings.epochs * steps_per_epoch
     return TrainingView(

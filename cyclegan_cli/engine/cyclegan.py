@@ -18,15 +18,16 @@ from cyclegan_cli.engine.distributed import ALONE, Group
 from cyclegan_cli.engine.fast.modules import quick
 from cyclegan_cli.engine.grain import canvas, drawn
 from cyclegan_cli.engine.history import History
-from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise
-from cyclegan_cli.engine.objective import (
+from cyclegan_cli.engine.losses import (
+    REMEMBERED,
+    PatchLoss,
     coarse_l1,
     discriminator_loss,
     generator_loss,
     l1,
     structure_loss,
 )
-from cyclegan_cli.engine.patches import REMEMBERED, PatchLoss
+from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise
 from cyclegan_cli.errors import CheckpointError
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings

@@ -5,6 +5,7 @@ The only place that looks at devices.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from cyclegan_cli.errors import DeviceError
 from cyclegan_cli.settings import Precision
 
-__all__ = ["Device", "available", "resolve", "resolve_precision"]
+__all__ = ["Device", "available", "memory_used", "resolve", "resolve_precision"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,18 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     if precision == "fp16" and device.type != "cuda":
         raise DeviceError("--precision fp16 needs a CUDA device.", hint="--precision fp32")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def memory_used(device: torch.device) -> int | None:
+    """The most bytes taken so far: of a CUDA device's memory, else of the machine's.
+
+    None where the system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) * (1 if sys.platform == "darwin" else 1024)  # macOS counts bytes

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cyclegan_cli.engine.measures import sliced_wasserstein
-from cyclegan_cli.engine.objective import l1
-from cyclegan_cli.engine.twosample import classifier_error
+from cyclegan_cli.engine.losses import l1
+from cyclegan_cli.engine.measures import classifier_error, sliced_wasserstein
 
 __all__ = ["Evaluation", "Evaluator", "Paint", "Real", "Score", "score", "through"]
 

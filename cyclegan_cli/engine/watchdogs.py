@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cyclegan_cli.engine.losses import luma
 from cyclegan_cli.settings import GanLoss, TrainSettings
 
 __all__ = [
@@ -105,18 +105,10 @@ def luminance_correlation(before: Tensor, after: Tensor) -> float:
 
     Both N×3×H×W (or N×1×H×W) in [−1, 1]. In −1..1; a flat picture correlates with nothing: 0.
     """
-    a, b = (_coarse(_luminance(p)).flatten(1) for p in (before, after))
+    a, b = (_coarse(luma(p)).flatten(1) for p in (before, after))
     a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
     norms = (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-3)
     return float(((a * b).sum(dim=1) / norms).mean())
-
-
-def _luminance(pictures: Tensor) -> Tensor:
-    """Rec. 601 luma, as of sRGB values."""
-    if pictures.shape[1] != 3:
-        return pictures.mean(dim=1, keepdim=True)
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    return (pictures * weights).sum(dim=1, keepdim=True)
 
 
 def _coarse(pictures: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_cli.painting.pixels import Planes
-from cyclegan_cli.painting.products import from_left
+from cyclegan_cli.painting.resample import matmul_left
 
 __all__ = ["with_colors_of"]
 
@@ -65,7 +65,7 @@ def _from_lab(lab: Planes) -> Planes:
 
 def _mix(matrix: NDArray[np.float32], planes: Planes) -> Planes:
     mixed = np.empty((len(matrix), *planes.shape[1:]), np.float32)
-    from_left(matrix, planes.reshape(1, 3, -1), mixed.reshape(1, len(matrix), -1))
+    matmul_left(matrix, planes.reshape(1, 3, -1), mixed.reshape(1, len(matrix), -1))
     return mixed
 
 

@@ -16,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_cli.painting.pixels import Planes
-from cyclegan_cli.painting.products import from_left, from_right
 
-__all__ = ["Filter", "resample_rows", "resized"]
+__all__ = ["Filter", "matmul_left", "resample_rows", "resized"]
 
 _STRIP = 2**21  # values that a strip of the larger picture may have
 _BLOCK = 32  # values that are computed by one matrix product
+# Multiplications of a product that OpenBLAS computes in the caller's thread. It divides larger ones
+# among threads of its own, which take longer to wake than such a part to compute, spin for a while
+# afterwards, and so take the processor from whatever paints.
+_LARGEST = 2**18
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Filter:
             last = min(first + _BLOCK, stop)
             low, matrix = self._matrix(first, last)
             needed = x[:, low - above : low - above + matrix.shape[1]]
-            from_left(matrix, needed, result[:, first - start : last - start])
+            matmul_left(matrix, needed, result[:, first - start : last - start])
         return result
 
     def columns(self, x: Planes) -> Planes:
@@ -68,7 +71,7 @@ class Filter:
         result = np.empty((*x.shape[:2], len(self.first)), np.float32)
         for number, (low, matrix) in enumerate(self._blocks):
             out = result[:, :, number * _BLOCK : number * _BLOCK + matrix.shape[1]]
-            from_right(x[:, :, low : low + matrix.shape[0]], matrix, out)
+            matmul_right(x[:, :, low : low + matrix.shape[0]], matrix, out)
         return result
 
     @cached_property
@@ -121,3 +124,28 @@ def resized(
         stop = min(start + step, to[0])
         result[:, start:stop] = resample_rows(read, down, across, start, stop)
     return result
+
+
+def matmul_left(matrix: NDArray[np.float32], x: Planes, out: Planes) -> None:
+    """``matrix`` (n×k) times each plane of ``x`` (C×k×W), into ``out`` (C×n×W)."""
+    (n, k), (count, _, width) = matrix.shape, x.shape
+    part = max(1, _LARGEST // (n * k))
+    whole = width // part * part
+    if whole:
+        parts = x[:, :, :whole].reshape(count, k, -1, part).transpose(0, 2, 1, 3)
+        results = out[:, :, :whole].reshape(count, n, -1, part).transpose(0, 2, 1, 3)
+        np.matmul(matrix, parts, out=results)
+    if whole < width:
+        np.matmul(matrix, x[:, :, whole:], out=out[:, :, whole:])
+
+
+def matmul_right(x: Planes, matrix: NDArray[np.float32], out: Planes) -> None:
+    """Each plane of ``x`` (C×h×k) times ``matrix`` (k×n), into ``out`` (C×h×n)."""
+    (k, n), (count, height, _) = matrix.shape, x.shape
+    part = max(1, _LARGEST // (n * k))
+    whole = height // part * part
+    if whole:
+        parts = x[:, :whole].reshape(count, -1, part, k)
+        np.matmul(parts, matrix, out=out[:, :whole].reshape(count, -1, part, n))
+    if whole < height:
+        np.matmul(x[:, whole:], matrix, out=out[:, whole:])

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from cyclegan_cli.engine import checkpoint
 from cyclegan_cli.engine.evaluation import through
-from cyclegan_cli.engine.measures import sliced_wasserstein
+from cyclegan_cli.engine.measures import classifier_error, sliced_wasserstein
 from cyclegan_cli.engine.run import Run, open_run
-from cyclegan_cli.engine.twosample import classifier_error
 from cyclegan_cli.media.dataset import whole_views
 from cyclegan_cli.painting.by_torch import paints_tensors
 from cyclegan_cli.settings import TrainSettings

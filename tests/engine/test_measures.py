@@ -9,8 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from cyclegan_cli.engine.measures import sliced_wasserstein
-from cyclegan_cli.engine.twosample import classifier_error
+from cyclegan_cli.engine.measures import classifier_error, sliced_wasserstein
 from tests.program import SHARED
 
 

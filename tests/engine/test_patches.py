@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cyclegan_cli.engine.cyclegan import CycleGAN
-from cyclegan_cli.engine.patches import PatchLoss
+from cyclegan_cli.engine.losses import PatchLoss
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.settings import GENERATORS, TrainSettings
 

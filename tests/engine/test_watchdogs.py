@@ -231,7 +231,7 @@ def test_texture_alone_is_no_variety() -> None:
 
 @pytest.mark.parametrize("gan", ["lsgan", "vanilla", "hinge"])
 def test_a_guessing_discriminator_is_never_taken_for_a_collapsed_one(gan: str) -> None:
-    from cyclegan_cli.engine.objective import discriminator_loss
+    from cyclegan_cli.engine.losses import discriminator_loss
 
     guess = torch.full((1, 1, 4, 4), 0.5 if gan == "lsgan" else 0.0)
     sure = torch.full((1, 1, 4, 4), 1.0 if gan == "lsgan" else 8.0)

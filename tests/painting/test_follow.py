@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from cyclegan_cli.painting.effects import paint_picture
-from cyclegan_cli.painting.follow import Follower, movement
-from cyclegan_cli.painting.steady import Steady
+from cyclegan_cli.painting.steady import Follower, Steady, movement
 from cyclegan_cli.settings import GENERATORS, TranslateSettings
 from tests.painting.common import network, painter_of
 

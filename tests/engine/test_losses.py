@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cyclegan_cli.engine.objective import (
+from cyclegan_cli.engine.losses import (
     discriminator_loss,
     generator_loss,
     l1,

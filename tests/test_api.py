@@ -17,6 +17,7 @@ from PIL import Image
 
 import cyclegan_cli
 from cyclegan_cli.api import LoadedStyle, load_style, translate
+from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import save_generator
 from cyclegan_cli.errors import PictureError, UnknownNameError, UsageError
@@ -60,6 +61,35 @@ def painter() -> Painter:
 @pytest.fixture
 def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
+
+
+PAINT = """
+import sys
+import numpy as np
+from PIL import Image
+from cyclegan_cli import load_style, translate
+style = load_style(sys.argv[1], gpu="cpu")
+pixels = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
+painted = style(pixels)
+assert np.array_equal(np.asarray(style(Image.fromarray(pixels))), painted)
+assert np.array_equal(translate(pixels, sys.argv[1], gpu="cpu"), painted)
+assert "torch" not in sys.modules
+import torch
+tensor = style(torch.from_numpy(pixels).permute(2, 0, 1))
+assert np.array_equal(tensor.permute(1, 2, 0).numpy(), painted)
+sys.stdout.buffer.write(painted.tobytes())
+"""
+
+
+@pytest.mark.skipif(library() is None, reason="without the kernels PyTorch paints")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyTorch is asked")
+def test_arrays_and_images_are_painted_without_pytorch(
+    weights: Path, painter: Painter, pixels: np.ndarray
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PAINT, str(weights)], capture_output=True, check=True, cwd=REPOSITORY
+    )
+    assert done.stdout == paint_picture(painter, pixels, TranslateSettings()).tobytes()
 
 
 def test_the_package_offers_it_without_importing_torch() -> None:

@@ -11,13 +11,15 @@ onto the input: whatever lies elsewhere in a picture leaves a pixel as it is.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cyclegan_cli.settings import DiscriminatorKind, GeneratorSpec, Norm
+from cyclegan_cli.engine.layers import EPS, Layer, Trunk, layers
+from cyclegan_cli.settings import DiscriminatorKind, GeneratorSpec
 
 __all__ = [
     "DISCRIMINATORS",
@@ -35,34 +37,33 @@ _DETAIL = 2.0
 
 def _norm(channels: int) -> nn.InstanceNorm2d:
     """InstanceNorm over (height, width): no affine, no running statistics, biased variance."""
-    return nn.InstanceNorm2d(channels, eps=1e-5, affine=False, track_running_stats=False)
+    return nn.InstanceNorm2d(channels, eps=EPS, affine=False, track_running_stats=False)
 
 
-def _conv3(inputs: int, outputs: int, separable: bool) -> list[nn.Module]:
-    """A 3×3 convolution without padding, whole or split into depthwise and pointwise."""
-    if not separable:
-        return [nn.Conv2d(inputs, outputs, 3)]
-    return [nn.Conv2d(inputs, inputs, 3, groups=inputs), nn.Conv2d(inputs, outputs, 1)]
+def _module(layer: Layer) -> nn.Module:
+    """The module of one layer. Raises KeyError for a kind that is no module by itself."""
+    size = (layer.inputs, layer.outputs, layer.kernel, layer.stride, layer.padding)
+    if layer.kind == "conv":
+        return nn.Conv2d(*size, groups=layer.groups)
+    if layer.kind == "conv_transpose":
+        return nn.ConvTranspose2d(*size, output_padding=1)
+    make: dict[str, Callable[[], nn.Module]] = {
+        "reflect": lambda: nn.ReflectionPad2d(layer.padding),
+        "instance_norm": lambda: _norm(layer.outputs),
+        "relu": nn.ReLU,
+        "leaky_relu": lambda: nn.LeakyReLU(layer.slope),
+        "upsample": lambda: nn.Upsample(scale_factor=2, mode="nearest"),
+        "tanh": nn.Tanh,
+    }
+    return make[layer.kind]()
 
 
 class ResidualBlock(nn.Module):
-    """x + (reflect 1, conv 3, IN, ReLU, reflect 1, conv 3, IN)(x): no ReLU after the sum.
+    """x + branch(x): reflect 1, conv 3, IN, ReLU, reflect 1, conv 3, IN; no ReLU after the sum."""
 
-    ``separable`` and ``norm`` as in ``GeneratorSpec``.
-    """
-
-    def __init__(self, channels: int, separable: bool, norm: Norm = "instance") -> None:
+    def __init__(self, branch: Iterable[Layer]) -> None:
         super().__init__()
-        norms = [_norm(channels) for _ in range(2)] if norm == "instance" else []
-        self.branch = nn.Sequential(
-            nn.ReflectionPad2d(1),
-            *_conv3(channels, channels, separable),
-            *norms[:1],
-            nn.ReLU(),
-            nn.ReflectionPad2d(1),
-            *_conv3(channels, channels, separable),
-            *norms[1:],
-        )
+        self.branch = nn.Sequential(*map(_module, branch))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: float, N×C×h×w, h and w ≥ 2. Returns the same shape."""
@@ -70,7 +71,7 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """G or F: an encoder to a quarter of the resolution, residual blocks, and a decoder.
+    """G or F, of ``layers``: an encoder to a quarter of the resolution, residual blocks, a decoder.
 
     ``spec`` says which; a ``Generator`` is rebuilt from it and a state_dict, with nothing else.
     """
@@ -78,30 +79,14 @@ class Generator(nn.Module):
     def __init__(self, spec: GeneratorSpec) -> None:
         super().__init__()
         self.spec = spec
-        w = spec.width
-
-        def active(channels: int) -> list[nn.Module]:
-            return [_norm(channels), nn.ReLU()] if spec.norm == "instance" else [nn.ReLU()]
-
-        def halve(channels: int) -> list[nn.Module]:
-            if spec.norm == "instance":
-                return [nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)]
-            # Zeros at the border, which no normalisation evens out, would show as a frame.
-            return [nn.ReflectionPad2d(1), nn.Conv2d(channels, 2 * channels, 3, stride=2)]
-
-        self.encoder = nn.Sequential(
-            nn.ReflectionPad2d(3),
-            *(nn.Conv2d(spec.in_channels, w, 7), *active(w)),
-            *(*halve(w), *active(2 * w)),
-            *(*halve(2 * w), *active(4 * w)),
-        )
-        self.trunk = nn.Sequential(
-            *(ResidualBlock(4 * w, spec.separable, spec.norm) for _ in range(spec.blocks))
-        )
+        parts = layers(spec)
+        middle = next(i for i, part in enumerate(parts) if isinstance(part, Trunk))
+        trunk = parts[middle]
+        assert isinstance(trunk, Trunk)
+        self.encoder = nn.Sequential(*(_module(p) for p in parts[:middle] if isinstance(p, Layer)))
+        self.trunk = nn.Sequential(*map(ResidualBlock, trunk.blocks))
         self.decoder = nn.Sequential(
-            *(*_upsample(4 * w, 2 * w, spec), *active(2 * w)),
-            *(*_upsample(2 * w, w, spec), *active(w)),
-            *(nn.ReflectionPad2d(3), nn.Conv2d(w, spec.out_channels, 7), nn.Tanh()),
+            *(_module(p) for p in parts[middle + 1 :] if isinstance(p, Layer))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,14 +98,6 @@ class Generator(nn.Module):
         """
         y = cast(Tensor, self.decoder(self.trunk(self.encoder(x))))
         return x + y if self.spec.residual else y
-
-
-def _upsample(inputs: int, outputs: int, spec: GeneratorSpec) -> list[nn.Module]:
-    """Twice the height and width: the paper's transposed convolution, or enlarge and convolve."""
-    if spec.upsample == "transpose":
-        return [nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)]
-    enlarge = nn.Upsample(scale_factor=2, mode="nearest")
-    return [enlarge, nn.ReflectionPad2d(1), *_conv3(inputs, outputs, spec.separable)]
 
 
 class Discriminator(nn.Module):

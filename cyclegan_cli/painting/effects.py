@@ -118,7 +118,7 @@ def _at_resolution(
         photo.transpose(1, 2, 0),
         override_stats=override_stats,
         origin=moved,
-        deep=pixels.dtype != np.uint8,
+        deep=pixels.dtype == np.uint16,
     )
     return Enlarger(photo, to_planes(painted, 3), (height, width))
 

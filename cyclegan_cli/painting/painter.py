@@ -97,7 +97,7 @@ class Painter:
                     f"This generator's pictures have {channels} channels; 1 or 3 can be painted."
                 )
         self.device = device
-        self.label = label or f"CPU, {kernels.threads()} threads"
+        self.label = label or (f"CPU, {kernels.threads()} threads" if device == "cpu" else device)
         self.max_memory = max_memory
         self.notes: list[str] = []
         self._weights, self._precision = weights, precision

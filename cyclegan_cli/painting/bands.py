@@ -49,19 +49,17 @@ class _Task:
 class _Band:
     """The rows of one process: at every resolution, the same part of the height."""
 
-    def __init__(self, group: Group, height: int) -> None:
+    def __init__(self, group: Group, height: int, unit: int) -> None:
         self._group = group
-        self._height = height
-        # In units of 4 rows, which are one row of the trunk; small pictures want fewer processes.
-        units = height // 4
+        self._units = units = height // unit  # rows of the smallest layer: a band has whole ones
         busy = min(group.size, max(1, height // _LEAST))
         self._bounds = [part.start for part in shares(units, busy)] + [units]
         self._bounds += [units] * (group.size - busy)
-        self.busy = busy
+        self.busy = busy  # small pictures want fewer processes
 
     def of(self, rank: int, height: int) -> tuple[int, int]:
         """[start, stop) of the rows of process ``rank``, of an array ``height`` rows high."""
-        scale = height * 4 // self._height
+        scale = height // self._units
         low, high = self._bounds[rank], self._bounds[rank + 1]
         return low * scale, high * scale
 
@@ -147,7 +145,7 @@ class BandPainter:
             raise
 
     def _paint_all(self, task: _Task, pixels: Pixels, override: OverrideStats | None) -> Pixels:
-        group, band = self._group, _Band(self._group, task.size[0])
+        group, band = self._group, _Band(self._group, task.size[0], self._painter.unit)
         group.first(task)
         for rank in range(1, group.size):
             low, high = _needed(band, rank, task)
@@ -172,7 +170,7 @@ class BandPainter:
 def help_paint(painter: Painter, group: Group) -> None:
     """Paint this process's bands of the pictures that the first process has, until it is done."""
     while (task := group.first(_none())) is not None:
-        band = _Band(group, task.size[0])
+        band = _Band(group, task.size[0], painter.unit)
         low, high = _needed(band, group.rank, task)
         width, channels = task.shape[1:]
         dtype = np.dtype(task.dtype)

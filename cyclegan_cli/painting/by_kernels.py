@@ -73,7 +73,7 @@ class _Deferred:
         if self.mean is None and not (self.relu or self.enlarge or self.pad):
             return strip.values[:, start - strip.first : stop - strip.first]
         width = self.source.width * (2 if self.enlarge else 1) + 2 * self.pad
-        out = np.empty((self.source.channels, stop - start, width), np.float32)
+        out = kernels.empty(self.source.channels, stop - start, width)
         kernels.prepare(strip, start, out)
         return out
 
@@ -165,7 +165,7 @@ class KernelBackend:
 
         def read(start: int, stop: int) -> Array:
             strip = waiting.strip(start * stride, (stop - 1) * stride + kernel)
-            out = np.empty((layer.outputs, stop - start, width), np.float32)
+            out = kernels.empty(layer.outputs, stop - start, width)
             kernels.convolve(strip, start, weights, stride, out)
             return out
 
@@ -177,7 +177,7 @@ class KernelBackend:
 
         def read(start: int, stop: int) -> Array:
             strip = waiting.strip(start, stop + 2)
-            out = np.empty((layer.outputs, stop - start, width), np.float32)
+            out = kernels.empty(layer.outputs, stop - start, width)
             pixels = strip.height * strip.values.shape[2]
             transformed = self._winograd_weights(layer.name, weight, pixels)
             mean, m2 = kernels.winograd(strip, start, transformed, bias, out)
@@ -202,7 +202,7 @@ class KernelBackend:
 
         def read(start: int, stop: int) -> Array:
             strip = waiting.strip(start, stop + 2)
-            out = np.empty((point.outputs, stop - start, width), np.float32)
+            out = kernels.empty(point.outputs, stop - start, width)
             kernels.separable(strip, start, *both, out)
             return out
 
@@ -215,7 +215,7 @@ class KernelBackend:
             # Row r is row r + 1 of the whole output, which comes of two rows at most.
             strip = waiting.strip((start + 1) // 2, stop // 2 + 2)
             width = 2 * waiting.source.width
-            out = np.empty((layer.outputs, stop - start, width), np.float32)
+            out = kernels.empty(layer.outputs, stop - start, width)
             kernels.conv_transpose(strip, start + 1, 1, weights, out)
             return out
 
@@ -267,7 +267,7 @@ class KernelBackend:
     def empty(self, rows: Rows[Array], place: Place, scratch: Scratch) -> Array:
         if place == "disk":
             return np.frombuffer(scratch.buffer(rows.bytes), np.float32).reshape(rows.shape)
-        return np.empty(rows.shape, np.float32)
+        return kernels.empty(*rows.shape)
 
     def write(self, buffer: Array, start: int, strip: Array) -> None:
         buffer[:, start : start + strip.shape[1]] = strip

@@ -96,6 +96,7 @@ class Painter:
                 raise WeightsError(
                     f"This generator's pictures have {channels} channels; 1 or 3 can be painted."
                 )
+        self.unit = reduction(self.spec)  # of height and width, which pictures are padded to
         self.device = device
         self.label = label or (f"CPU, {kernels.threads()} threads" if device == "cpu" else device)
         self.max_memory = max_memory
@@ -164,8 +165,7 @@ class Painter:
 
     def padded_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width that a picture of H×W×3 is padded to."""
-        multiple = reduction(self.spec)
-        return padded(shape[0], multiple), padded(shape[1], multiple)
+        return padded(shape[0], self.unit), padded(shape[1], self.unit)
 
     def paint_rows(
         self,

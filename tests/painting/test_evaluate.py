@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +12,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
+from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.layers import Layer, Trunk
 from cyclegan_cli.engine.networks import Generator
+from cyclegan_cli.engine.weights import Weights
+from cyclegan_cli.painting import evaluate as module
+from cyclegan_cli.painting.by_kernels import KernelBackend
+from cyclegan_cli.painting.by_torch import TorchBackend
 from cyclegan_cli.painting.evaluate import estimate
 from cyclegan_cli.painting.statistics import Moments
 from cyclegan_cli.painting.strips import Plan
-from cyclegan_cli.settings import GENERATORS
-from tests.painting.common import KINDS, network, streamed, whole
+from cyclegan_cli.settings import GENERATORS, GeneratorSpec
+from tests.painting.common import KINDS, network, rows_of, streamed, whole
 
 TOLERANCE = 1e-4  # in [−1, 1]; one 8-bit level is 8e-3
 ROW = 1  # bytes: no strip can have more than one row
 ALL = 2**62
+NEEDS_KERNELS = pytest.mark.skipif(library() is None, reason="the kernels are not here")
 NETWORKS = {name: network(spec) for name, spec in KINDS.items()}
 
 
@@ -162,3 +171,100 @@ def test_a_mapped_file_leaves_nothing_behind(
     result = streamed(generator, x, Plan(2_000, ALL, "disk"))
     assert difference(result, whole(generator, x)) <= TOLERANCE
     assert list(tmp_path.iterdir()) == []
+
+
+# -- a generator of another shape: skip connections, two trunks, leaky ReLUs -----------------------
+
+
+def conv(name: str, inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[Layer]:
+    pad = Layer("reflect", f"{name}.pad", inputs, inputs, padding=kernel // 2)
+    return [pad, Layer("conv", name, inputs, outputs, kernel, stride)]
+
+
+def leaky(channels: int) -> Layer:
+    return Layer("leaky_relu", "act", channels, channels, slope=0.1)
+
+
+def block(name: str, channels: int) -> tuple[Layer, ...]:
+    first, second = (conv(f"{name}.{i}", channels, channels, 3) for i in "ab")
+    return (*first, leaky(channels), *second)
+
+
+def larger(name: str, inputs: int, outputs: int) -> list[Layer]:
+    return [
+        Layer("upsample", name, inputs, inputs),
+        *conv(name, inputs, outputs, 3),
+        leaky(outputs),
+    ]
+
+
+SKIPPING: tuple[Layer | Trunk, ...] = (
+    *(*conv("stem", 3, 4, 7), leaky(4), Layer("save", "f0", slot="f0")),
+    *(*conv("down1", 4, 16, 3, 2), leaky(16), Layer("save", "f1", slot="f1")),
+    *(*conv("down2", 16, 20, 3, 2), leaky(20)),
+    Trunk((block("quarter.0", 20), block("quarter.1", 20))),
+    *(*larger("up1", 20, 16), Layer("add", "f1", slot="f1")),
+    Trunk((block("half.0", 16),)),
+    *(*larger("up0", 16, 4), Layer("add", "f0", slot="f0")),
+    *conv("out", 4, 3, 7),
+)
+
+
+def directly(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """``SKIPPING``, whole, by PyTorch's functions."""
+    saved: dict[str, Tensor] = {}
+
+    def step(layer: Layer, x: Tensor) -> Tensor:
+        if layer.kind == "reflect":
+            return functional.pad(x, (layer.padding,) * 4, mode="reflect")
+        if layer.kind == "conv":
+            one, other = weights[f"{layer.name}.weight"], weights[f"{layer.name}.bias"]
+            return functional.conv2d(x, one, other, layer.stride)
+        if layer.kind == "upsample":
+            return functional.interpolate(x, scale_factor=2, mode="nearest")
+        if layer.kind == "save":
+            saved[layer.slot] = x
+            return x
+        return x + saved[layer.slot] if layer.kind == "add" else functional.leaky_relu(x, 0.1)
+
+    for part in SKIPPING:
+        if isinstance(part, Layer):
+            x = step(part, x)
+            continue
+        for branch in part.blocks:
+            y = x
+            for layer in branch:
+                y = step(layer, y)
+            x = x + y
+    return x
+
+
+@pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=NEEDS_KERNELS)])
+@pytest.mark.parametrize("place", ["device", "disk"])
+@pytest.mark.parametrize("keep", [0, 10_000, ALL])
+@pytest.mark.parametrize("strip", [1, 9_000, ALL])
+def test_skip_connections_and_several_trunks(
+    strip: int, keep: int, place: Any, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = GeneratorSpec()
+    source = torch.Generator().manual_seed(0)
+    tensors: dict[str, Tensor] = {}
+    for part in SKIPPING:
+        every = [part] if isinstance(part, Layer) else [one for b in part.blocks for one in b]
+        for layer in (one for one in every if one.weight_shape):
+            scale = (2.0 / (layer.inputs * layer.kernel**2)) ** 0.5
+            shape = layer.weight_shape
+            tensors[f"{layer.name}.weight"] = torch.randn(shape, generator=source) * scale
+            tensors[f"{layer.name}.bias"] = torch.randn(layer.outputs, generator=source) * 0.1
+    weights = Weights(spec, {name: tensor.numpy() for name, tensor in tensors.items()})
+    monkeypatch.setattr(module, "layers", lambda _spec: SKIPPING)
+    x = torch.rand(1, 3, 48, 36, generator=source) * 2 - 1
+    expected = directly(tensors, x)
+    backend: Any = KernelBackend(weights) if kernels else TorchBackend(weights, "cpu", "fp32")
+    found: list[Any] = []
+    rows, plan = rows_of(x[0].numpy() if kernels else x), Plan(strip, keep, place)
+    module.evaluate(spec, backend, rows, plan, lambda _row, strip_: found.append(strip_))
+    if kernels:
+        found = [torch.from_numpy(part)[None] for part in found]
+    result = torch.cat(found, 2)
+    assert difference(result, expected) <= TOLERANCE

@@ -6,6 +6,7 @@ All arrays are float32, C×h×W, with contiguous rows; between channels there ma
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,7 @@ __all__ = [
     "accumulate_normalised",
     "conv_transpose",
     "convolve",
+    "empty",
     "moments",
     "prepare",
     "separable",
@@ -35,6 +37,7 @@ __all__ = [
     "winograd_workspace",
 ]
 
+_LINE = 64  # bytes of a line of the cache
 _WINOGRAD_CHANNELS = 16  # below, the transforms cost more than they save
 
 Array = NDArray[np.float32]
@@ -67,6 +70,14 @@ def threads() -> int:
     """As many as PyTorch takes, and its own where it is loaded: two pools would fight."""
     own = getattr(sys.modules.get("torch"), "get_num_threads", None)
     return int(own()) if own is not None else thread_count()
+
+
+def empty(*shape: int) -> Array:
+    """An array, not cleared, whose start is that of a cache line: a register is loaded from one."""
+    size = 4 * math.prod(shape)
+    raw = np.empty(size + _LINE, np.uint8)
+    first = -raw.ctypes.data % _LINE
+    return raw[first : first + size].view(np.float32).reshape(shape)
 
 
 def prepare(strip: Strip, row: int, out: Array) -> None:
@@ -114,7 +125,7 @@ def winograd_weights(weight: Array) -> Array:
     """The weights of ``winograd``, in the kernels' own order, of O×I×3×3."""
     outputs, inputs = weight.shape[:2]
     # Blocks have 3, 6, 8 or 12 rows, and a bias more.
-    out = np.empty(36 * (-(-outputs // 24) * 24) * (inputs + 1), np.float32)
+    out = empty(36 * (-(-outputs // 24) * 24) * (inputs + 1))
     _call("winograd_weights", weight, outputs, inputs, 0, out)
     return out
 

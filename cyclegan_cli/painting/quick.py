@@ -32,7 +32,7 @@ from cyclegan_cli.painting.halo import needed
 from cyclegan_cli.painting.moments import Moments, factors, measure
 from cyclegan_cli.painting.rows import Rows, after, normalised
 
-__all__ = ["Quick"]
+__all__ = ["Quick", "workspace"]
 
 
 # Pixels before a convolution. In larger pictures transforming the weights for each, to four times
@@ -216,6 +216,14 @@ class Quick:
                 self._weights.clear()
             self._weights[layer] = transformed(layer.weight)
         return self._weights[layer]
+
+
+def workspace(layer: nn.Conv2d, width: int) -> int:
+    """Bytes that the kernels keep for themselves where ``layer`` writes rows of ``width``."""
+    if not (kernels.present() and is_filtered(layer)):
+        return 0
+    threads = torch.get_num_threads()
+    return kernels.winograd_workspace(layer.out_channels, layer.in_channels, width, threads)
 
 
 def _separable(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cyclegan_cli.engine.networks import Generator, ResidualBlock
 from cyclegan_cli.painting.moments import Moments, Settle, measure
 from cyclegan_cli.painting.plans import WORKSPACE, Cost, Plan, Scratch
-from cyclegan_cli.painting.quick import Quick
+from cyclegan_cli.painting.quick import Quick, workspace
 from cyclegan_cli.painting.rows import Rows, added, after, normalised, stored
 
 __all__ = ["Band", "estimate", "evaluate"]
@@ -53,7 +53,7 @@ def evaluate(
     the fast way through the layers. ``band``: other processes evaluate the rest; then only its rows
     are written, and measured before ``settle`` is asked.
 
-    Raises what torch raises where memory is short: torch.OutOfMemoryError or RuntimeError.
+    Raises where memory is short MemoryError, torch.OutOfMemoryError or RuntimeError.
     """
     _Evaluation(network, plan, device, settle, quick, band=band).run(source, write)
 
@@ -87,7 +87,7 @@ def _rehearsed(network: Generator, item: int, height: int, width: int, plan: Pla
     rehearsal = _Evaluation(network, plan, torch.device("meta"), None, rehearse=True)
     rehearsal.run(source, lambda _row, _y: None)
     return Cost(
-        int(rehearsal.widest * WORKSPACE),
+        int(rehearsal.widest * WORKSPACE) + rehearsal.workspace,
         rehearsal.peak,
         tuple(rehearsal.sizes),
         rehearsal.middle,
@@ -112,7 +112,7 @@ class _Evaluation:
         self._network, self._plan, self._device, self._settle = network, plan, device, settle
         self._rehearse = rehearse
         self._quick = quick
-        self._after = quick.after if quick else after
+        self._after = self._rehearsed if rehearse else quick.after if quick else after
         self._normalised = quick.normalised if quick else normalised
         self._measure = quick.measure if quick else measure
         self._dtype = next(network.parameters()).dtype
@@ -123,7 +123,7 @@ class _Evaluation:
         self._beside: Tensor | None = None  # the trunk's second buffer
         self._scratch = Scratch()
         self._alive = 0  # bytes kept now
-        self.peak, self.widest, self.middle = 0, 0.0, 0
+        self.peak, self.widest, self.middle, self.workspace = 0, 0.0, 0, 0
         self.sizes: list[int] = []
 
     def run(self, source: Rows, write: Callable[[int, Tensor], None]) -> None:
@@ -263,6 +263,13 @@ class _Evaluation:
             first, end = self._band.rows(rows.height) if self._band else (0, rows.height)
             for start in range(first, end, height):
                 yield start, min(start + height, end)
+
+    def _rehearsed(self, layer: nn.Module, rows: Rows) -> Rows:
+        """``after``, and what ``Quick`` takes there besides."""
+        behind = after(layer, rows)
+        if isinstance(layer, nn.Conv2d) and Quick.suits(self._network, layer.weight.device):
+            self.workspace = max(self.workspace, workspace(layer, behind.width))
+        return behind
 
     def _settled(self, moments: Moments | None) -> Moments:
         if moments is None:  # a rehearsal

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.painting import memory
 from cyclegan_cli.painting.memory import check_room, choose
+from cyclegan_cli.painting.plans import Plan
 from cyclegan_cli.painting.streaming import estimate
 from cyclegan_cli.settings import GeneratorSpec
 
@@ -59,6 +61,21 @@ def test_strips_of_wide_pictures_are_not_all_halo(resnet9: Generator, width: int
     plans = choose(resnet9, (2000, width), CPU, 16 * GB)
     assert plans[0].strip == max(18 * 2**20, 32 * row)
     assert plans[-1].strip == max(2**20, row)
+
+
+@pytest.mark.skipif(not kernels.present(), reason="no kernels built")
+def test_what_the_kernels_keep_for_each_thread_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a picture 11,548 pixels wide 27 MB: 37 matrices of 256 channels × 722 tiles."""
+    filtered, separable = (Generator(GeneratorSpec.named(n)) for n in ("resnet6", "mobile"))
+    costs = {}
+    for threads in (1, 32):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
+        for network in (filtered, separable):
+            plan = Plan(2**20 + threads, 0)  # another each time: estimates are kept
+            costs[network, threads] = estimate(network, 8660, 11548, plan).strips
+    each = 37 * 256 * 722 * 4
+    assert 31 * each <= costs[filtered, 32] - costs[filtered, 1] < 1.05 * 31 * each
+    assert costs[separable, 32] - costs[separable, 1] < each
 
 
 def test_what_does_not_fit_is_refused_with_the_figures(resnet9: Generator) -> None:

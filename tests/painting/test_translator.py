@@ -144,7 +144,12 @@ def test_the_network_that_was_given_is_left_alone() -> None:
     assert all(p.requires_grad and p.dtype == torch.float32 for p in generator.parameters())
 
 
-def test_short_memory_is_met_with_a_smaller_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError("no memory for winograd")]
+)
+def test_short_memory_is_met_with_a_smaller_plan(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Out of memory on the first plan: the second gives the same picture, and it is noted."""
     pixels = random_pixels(40, 36)
     translator = Translator(NETWORK)
@@ -156,7 +161,7 @@ def test_short_memory_is_met_with_a_smaller_plan(monkeypatch: pytest.MonkeyPatch
     def evaluate(net, source, plan, device, write, **how):
         tried.append(plan)
         if len(tried) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise error
         real(net, source, plan, device, write, **how)
 
     monkeypatch.setattr(module, "evaluate", evaluate)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan_cli.engine.fast.library import LONG, Source, library
+from cyclegan_cli.engine.fast.library import LONG, Source, call, library
 
 __all__ = ["Array", "Layer", "Strip", "convolve", "prepare", "separable"]
 
@@ -68,7 +68,7 @@ def _call(name: str, *arguments: Any) -> None:
     found = library()
     if found is None:
         raise RuntimeError("the kernels are not here")
-    getattr(found, name)(*(_argument(argument) for argument in arguments))
+    call(found, name, *(_argument(argument) for argument in arguments))
 
 
 def _argument(value: Any) -> object:

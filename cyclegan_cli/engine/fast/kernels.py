@@ -1,6 +1,7 @@
 """The kernels of native/kernels.cpp on tensors, where ``library`` has them.
 
-All tensors are float32 on the CPU. Sources are 1×C×h×W, their rows contiguous.
+All tensors are float32 on the CPU. Sources are 1×C×h×W, their rows contiguous. Each function raises
+MemoryError where the kernels get no memory for their own work.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cyclegan_cli.engine.fast.library import LONG, Source, library
+from cyclegan_cli.engine.fast.library import LONG, Source, call, library
 
 __all__ = [
     "Strip",
@@ -35,6 +36,7 @@ __all__ = [
     "winograd_backward",
     "winograd_size",
     "winograd_weights",
+    "winograd_workspace",
 ]
 
 
@@ -94,7 +96,7 @@ def _call(name: str, *arguments: object) -> None:
     if found is None:
         raise RuntimeError("the kernels are not here")
     values = [_argument(argument) for argument in arguments]
-    getattr(found, name)(*values, LONG(torch.get_num_threads()))
+    call(found, name, *values, LONG(torch.get_num_threads()))
 
 
 def _argument(value: object) -> object:
@@ -295,6 +297,17 @@ def winograd(
     _, outputs, rows, _ = out.shape
     mean, m2 = statistics or (None, None)
     _call("winograd", strip, row, rows, weights, outputs, bias, out, out.stride(1), mean, m2)
+
+
+def winograd_workspace(outputs: int, inputs: int, width: int, threads: int) -> int:
+    """Bytes that ``winograd`` takes besides its arguments, at most, and keeps for the next call.
+
+    ``width``: of its output; nothing depends on the height. Each thread has 37 matrices of channels
+    by tiles of 4×4 pixels: those of one row of tiles, or 128 (``Filtering`` of native/winograd.h).
+    """
+    tiles = max(128, -(-width // 4))
+    pitch = (-(-tiles // 16) | 1) * 16
+    return 4 * 37 * threads * (max(outputs, inputs) * pitch + 16)
 
 
 def winograd_backward(

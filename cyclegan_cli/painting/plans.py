@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import sys
@@ -62,10 +63,18 @@ class Scratch:
         self._mappings: list[mmap.mmap] = []
 
     def room(self, count: int) -> mmap.mmap:
-        """``count`` bytes that can be written. Raises OSError as the file system does."""
+        """``count`` bytes that can be written.
+
+        Raises OSError as the file system does, and MemoryError where no addresses are left.
+        """
         with tempfile.TemporaryFile(prefix="cyclegan-", dir=scratch_folder()) as file:
             file.truncate(count)
-            mapping = mmap.mmap(file.fileno(), count)  # which outlives the handle
+            try:
+                mapping = mmap.mmap(file.fileno(), count)  # which outlives the handle
+            except OSError as error:
+                if error.errno == errno.ENOMEM:
+                    raise MemoryError("no addresses for a file") from error
+                raise
         self._mappings.append(mapping)
         return mapping
 

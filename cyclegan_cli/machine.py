@@ -32,11 +32,26 @@ def resident_memory() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that can be taken without swapping: the system's, and the control group's if less."""
+    """Bytes that can be taken without swapping: the system's, or what a limit leaves if less.
+
+    Limits: those of the control groups, and ``ulimit -v``.
+    """
     system = _meminfo()
     if system is None:
         system = _elsewhere()
-    return max(0, min([system, *_control_groups()]))
+    return max(0, min([system, *_control_groups(), *_address_space()]))
+
+
+def _address_space() -> list[int]:
+    """What is left of the addresses that this process may use, where they are limited."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            return [limit - pages * os.sysconf("SC_PAGE_SIZE")]
+    return []
 
 
 def _meminfo() -> int | None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from cyclegan_cli import machine
 from cyclegan_cli.machine import available_memory, resident_memory
+from tests.program import environment
 
 
 def test_real_figures() -> None:
@@ -32,3 +37,16 @@ def test_control_groups(tmp_path: Path) -> None:
     own.write_text("5:cpu:/y\n4:memory:/x\n0::/\n")
     assert machine._control_groups(tmp_path / "one", own) == [5500]
     assert machine._control_groups(two, tmp_path / "missing") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space, reads /proc")
+def test_the_limit_of_the_address_space_counts() -> None:
+    code = (
+        "import resource; from cyclegan_cli.machine import available_memory\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**30, resource.RLIM_INFINITY))\n"
+        "print(available_memory())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert 2**29 < int(done.stdout) < 2**30

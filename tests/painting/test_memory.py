@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.painting import memory
 from cyclegan_cli.painting.evaluate import estimate
 from cyclegan_cli.painting.memory import check_room, choose
+from cyclegan_cli.painting.strips import Plan
 from cyclegan_cli.settings import GeneratorSpec
 
 GB = 10**9
@@ -51,6 +53,20 @@ def test_strips_of_wide_pictures_are_not_all_halo(width: int) -> None:
     plans = choose(RESNET9, (2000, width), max_memory=16 * GB)
     assert plans[0].strip == max(18 * 2**20, 32 * row)
     assert plans[-1].strip == max(2**20, row)
+
+
+@pytest.mark.skipif(library() is None, reason="no kernels built")
+def test_what_the_kernels_keep_for_each_thread_is_counted() -> None:
+    """Of a picture 11,548 pixels wide 27 MB: 37 matrices of 256 channels × 722 tiles."""
+    plan = Plan(2**20, 0)
+    costs = {
+        (name, threads): estimate(GeneratorSpec.named(name), 4, 8660, 11548, plan, threads).strips
+        for threads in (1, 32)
+        for name in ("resnet6", "mobile")
+    }
+    each = 37 * 256 * 722 * 4
+    assert 31 * each <= costs["resnet6", 32] - costs["resnet6", 1] < 1.05 * 31 * each
+    assert costs["mobile", 32] - costs["mobile", 1] < each
 
 
 def test_what_does_not_fit_is_refused_with_the_figures() -> None:

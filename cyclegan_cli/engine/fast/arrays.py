@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan_cli.engine.fast.library import LONG, Source, library
+from cyclegan_cli.engine.fast.library import LONG, Source, call, library
 from cyclegan_cli.engine.layers import Layer
 from cyclegan_cli.machine import thread_count
 
@@ -178,7 +178,7 @@ def _call(name: str, *arguments: Any) -> None:
         raise RuntimeError("the kernels are not here")
     if "torch" in sys.modules:
         found.set_team(_team())
-    getattr(found, name)(*map(_argument, arguments), LONG(threads()))
+    call(found, name, *map(_argument, arguments), LONG(threads()))
 
 
 @lru_cache(maxsize=1)

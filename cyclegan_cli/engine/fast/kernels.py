@@ -1,6 +1,7 @@
 """The kernels of native/kernels.cpp on tensors, where ``library`` has them.
 
-All tensors are float32 on the CPU. Sources are 1×C×h×W, their rows contiguous.
+All tensors are float32 on the CPU. Sources are 1×C×h×W, their rows contiguous. Each function raises
+MemoryError where the kernels get no memory for their own work.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cyclegan_cli.engine.fast.library import LONG, Source, library
+from cyclegan_cli.engine.fast.library import LONG, Source, call, library
 
 __all__ = [
     "Strip",
@@ -94,7 +95,7 @@ def _call(name: str, *arguments: object) -> None:
     if found is None:
         raise RuntimeError("the kernels are not here")
     values = [_argument(argument) for argument in arguments]
-    getattr(found, name)(*values, LONG(torch.get_num_threads()))
+    call(found, name, *values, LONG(torch.get_num_threads()))
 
 
 def _argument(value: object) -> object:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +17,19 @@ from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.modules import _chain, quick
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.settings import GeneratorSpec, TrainSettings
+from tests.engine.test_learning import scene, true_map
 
 pytestmark = pytest.mark.skipif(not kernels.present(), reason="no kernels built")
+
+
+def _builds() -> dict[str, ctypes.CDLL]:
+    """Every build of the kernels that runs here."""
+    files = sorted(Path(kernels.__file__).parent.glob("_kernels*.*so"))
+    found = {file.name.split(".")[0]: ctypes.CDLL(str(file)) for file in files}
+    return {name: one for name, one in found.items() if one.runs_here()}
+
+
+BUILDS = _builds()
 # Relative, of one layer: Winograd's filtering adds and takes away more than the plain sums do.
 ROUNDING = 3e-6
 LAYERS = {
@@ -41,6 +54,14 @@ LAYERS = {
     "normalised": [nn.InstanceNorm2d(5), nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(5, 7, 3)],
     "zeros for all": [nn.ReLU(), nn.ReflectionPad2d(1), nn.Conv2d(5, 7, 3, padding=1)],
 }
+
+
+@pytest.fixture(params=BUILDS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By each of ``BUILDS``."""
+    build = BUILDS[request.param]
+    build.set_team(kernels._team())
+    monkeypatch.setattr(kernels, "_library", lambda: build)
 
 
 def gradients(function, layers: nn.Sequential, x: Tensor, grad: Tensor) -> list[Tensor]:
@@ -128,3 +149,54 @@ def test_without_the_kernels_the_layers_are_plain(monkeypatch: pytest.MonkeyPatc
     assert quick(network) is not network
     monkeypatch.setattr(kernels, "_library", lambda: None)
     assert quick(network) is network
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("name", ["resnet", "mobile"])
+def test_gradients_along_a_training(name: str) -> None:
+    """Those that a step took, by parameter, against float64 of the weights and pictures it had.
+
+    Again a median of several steps; the biases before an InstanceNorm, which takes them away, have
+    gradients that are nothing but rounding.
+    """
+    settings = TrainSettings(
+        generator=replace(SPECS[name], width=8),
+        discriminator="twoscale",
+        crop_size=64,
+        load_size=64,
+        lambda_identity=0.0,
+        lr=1e-3,
+    )
+    plain = TrainSettings.from_json({**settings.to_json(), "exact_reference": True})
+    model, references = CycleGAN(settings), {"exact": CycleGAN(plain), "plain": CycleGAN(plain)}
+    errors: dict[str, list[list[float]]] = {"quick": [], "plain": []}
+    for index in range(33):
+        x, y = scene(index)[None], true_map(scene(50_000 + index)[None])
+        found = {}
+        if index % 4 == 0:
+            for kind, reference in references.items():
+                dtype = torch.float64 if kind == "exact" else torch.float32
+                for ours, theirs in zip(
+                    model.networks().values(), reference.networks().values(), strict=True
+                ):
+                    theirs.load_state_dict(ours.state_dict())
+                    theirs.to(dtype)
+                reference._step_generators(x.to(dtype), y.to(dtype), (1, 1))
+                found[kind] = [p.grad.double() for p in _weights(reference)]
+        model.step(x, y, settings.lr)
+        if found:
+            found["quick"] = [p.grad.double() for p in _weights(model)]
+            for kind, each in errors.items():
+                pairs = zip(found[kind], found["exact"], strict=True)
+                each.append([float((one - true).norm() / true.norm()) for one, true in pairs])
+    medians = {
+        kind: [statistics.median(one) for one in zip(*each, strict=True)]
+        for kind, each in errors.items()
+    }
+    assert medians["quick"] != medians["plain"]
+    for ours, theirs in zip(medians["quick"], medians["plain"], strict=True):
+        assert ours <= 4 * theirs + 3e-6
+
+
+def _weights(model: CycleGAN) -> list[nn.Parameter]:
+    return [p for net in (model.G, model.F) for p in net.parameters() if p.ndim > 1]

@@ -255,8 +255,8 @@ extern "C" {
 // The gradients of `winograd` over a whole picture, of that of its output: of the picture's own values
 // as they lie in memory (or null), and of the weights (or null). `packed`: those of `winograd_weights`,
 // turned; not read without `grad_in`.
-void winograd_backward(const Source* s, const float* grad, float* packed, long outputs, float* grad_in,
-                       float* grad_weight, long threads) {
+int winograd_backward(const Source* s, const float* grad, float* packed, long outputs, float* grad_in,
+                      float* grad_weight, long threads) try {
     const long inputs = s->channels;
     Adjoint work{s, grad, Packed(inputs, outputs, packed), grad_in, nullptr};
     if (grad_weight) work.found = scratch<5>(36 * work.size());
@@ -265,6 +265,9 @@ void winograd_backward(const Source* s, const float* grad, float* packed, long o
     for (long first = 0; first < work.down(); first += step)
         work.part(first, std::min(step, work.down() - first), padded, threads);
     if (grad_weight) work.finish(grad_weight, threads);
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 }  // extern "C"

@@ -9,6 +9,25 @@
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 Team team = nullptr;
 
+// What every function for Python returns; library.py knows the values. No exception leaves it.
+enum Status : int { kDone = 0, kNoMemory = 1, kFailed = 2 };
+
+// What the exception that is being handled comes to.
+inline int failure() noexcept {
+    try {
+        throw;
+    } catch (const std::bad_alloc&) {
+        return kNoMemory;
+    } catch (...) {
+        return kFailed;
+    }
+}
+// The status of another such function, as an exception.
+inline void check(int found) {
+    if (found == kNoMemory) throw std::bad_alloc();
+    if (found != kDone) throw Status(found);
+}
+
 // A number for each thread, kept from call to call.
 inline long own_number() {
     static std::atomic<long> known{0};
@@ -17,7 +36,8 @@ inline long own_number() {
 }
 
 // `function` of 0 ... `count`, each by one of the threads. A thread begins with a share that is the same
-// in every call, so that it finds in its caches what it wrote before, and then helps the others.
+// in every call, so that it finds in its caches what it wrote before, and then helps the others. What
+// `function` throws in any of them is thrown here, when all have ended.
 template <class Function>
 void each(long count, long threads, const Function& function) {
     constexpr long kMost = 16;
@@ -29,12 +49,17 @@ void each(long count, long threads, const Function& function) {
         Share shares[kMost];
         long number;
         const Function* function;
-        static void run(void* self) {
+        std::atomic<int> failed{kDone};
+        static void run(void* self) noexcept {
             auto* job = static_cast<Job*>(self);
             const long own = own_number();
-            for (long k = 0; k < job->number; k++) {
-                Share& share = job->shares[(own + k) % job->number];
-                for (long i; (i = share.next++) < share.end;) (*job->function)(i);
+            try {
+                for (long k = 0; k < job->number; k++) {
+                    Share& share = job->shares[(own + k) % job->number];
+                    for (long i; (i = share.next++) < share.end;) (*job->function)(i);
+                }
+            } catch (...) {
+                job->failed = failure();
             }
         }
     } job;
@@ -50,14 +75,19 @@ void each(long count, long threads, const Function& function) {
         team(Job::run, &job, static_cast<unsigned>(threads), 0);
     } else {
         std::vector<std::thread> others;
-        for (long i = 1; i < threads; i++) others.emplace_back(Job::run, &job);
+        try {
+            for (long i = 1; i < threads; i++) others.emplace_back(Job::run, &job);
+        } catch (...) {
+            // The system gives no more threads: those that there are do all of it.
+        }
         Job::run(&job);
         for (auto& other : others) other.join();
     }
+    check(job.failed);
 }
 
-// `bytes` of new memory; much of it in large pages, where the system has them: each page that is
-// touched for the first time after others wants a look into the tables of pages.
+// `bytes` of new memory, or null; much of it in large pages, where the system has them: each page
+// that is touched for the first time after others wants a look into the tables of pages.
 inline void* new_memory(std::size_t bytes) {
     const std::size_t large = std::size_t(1) << 21, page = bytes < large ? 4096 : large;
     void* memory = std::aligned_alloc(page, (bytes + page - 1) / page * page);
@@ -68,7 +98,7 @@ inline void* new_memory(std::size_t bytes) {
 }
 
 // Memory that a thread keeps for the next call: `count` floats, not cleared. What two slots give
-// is in use at once.
+// is in use at once. Throws std::bad_alloc.
 template <int Slot>
 float* scratch(long count) {
     struct Kept {
@@ -79,7 +109,9 @@ float* scratch(long count) {
     static thread_local Kept kept;
     if (kept.count < count) {
         std::free(kept.values);
+        kept.count = 0;
         kept.values = static_cast<float*>(new_memory(count * sizeof(float)));
+        if (!kept.values) throw std::bad_alloc();
         kept.count = count;
     }
     return kept.values;

@@ -60,9 +60,9 @@ extern "C" {
 // Rows `row` ... `row + count` of a convolution of the padded source with `weight`: outputs x
 // channels x kernel x kernel. `turned`: with channels x outputs x kernel x kernel, mirrored in both
 // directions, which makes the gradient of a convolution's input.
-void convolve(const Source* s, long row, long count, long outputs, long kernel, long stride,
-              long turned, const float* weight, const float* bias, float* out, long plane,
-              long threads) {
+int convolve(const Source* s, long row, long count, long outputs, long kernel, long stride,
+             long turned, const float* weight, const float* bias, float* out, long plane,
+             long threads) try {
     const long width = (s->width + 2 * s->pad - kernel) / stride + 1, taps = kernel * kernel;
     const Weights weights(outputs, s->channels * taps, bias, [=](long m, long k) {
         const long c = k / taps, tap = k % taps;
@@ -87,14 +87,17 @@ void convolve(const Source* s, long row, long count, long outputs, long kernel, 
                 product(weights, block, held + y * tile.step(), offsets.data(), wide,
                         out + block * weights.block * plane + (top + y) * width + left, plane);
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 // The transposed convolution, 3x3 with stride 2, of the source, which is padded by one zero on each
 // side: rows `row` ... and columns `left` ... of the output without padding, which has 2 H + 1
 // rows, and zeros behind. `weight`: channels x outputs x 3 x 3. It is also the gradient of a
 // convolution's input, stride 2.
-void spread(const Source* s, long row, long count, long left, long width, long outputs,
-            const float* weight, const float* bias, float* out, long plane, long threads) {
+int spread(const Source* s, long row, long count, long left, long width, long outputs,
+           const float* weight, const float* bias, float* out, long plane, long threads) try {
     // An even row takes the first row of weights here and the third from above; an odd one the second.
     const long most = std::min(width, kColumns);
     const Grid grid(count, width, 2 * rows_of_tile(s->channels, most / 2 + 1, 2, 1), most);
@@ -140,6 +143,9 @@ void spread(const Source* s, long row, long count, long left, long width, long o
                 }
             }
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 }  // extern "C"
@@ -220,8 +226,8 @@ extern "C" {
 
 // The gradients of weights and bias (or null) of `convolve` over a whole picture; `grad`: of its
 // output, outputs x rows x width.
-void correlate(const Source* s, const float* grad, long outputs, long rows, long width, long kernel,
-               long stride, float* grad_weight, float* grad_bias, long threads) {
+int correlate(const Source* s, const float* grad, long outputs, long rows, long width, long kernel,
+              long stride, float* grad_weight, float* grad_bias, long threads) try {
     // Channels that share what is read of the gradients: as many as leave each thread some groups.
     const long most = std::min(8L, std::max(2L, s->channels / (4 * std::max(1L, threads))));
     const long taps = kernel * kernel, group = kernel == 1 ? 12 : most;
@@ -263,6 +269,9 @@ void correlate(const Source* s, const float* grad, long outputs, long rows, long
                     static_cast<float>(sums[m * channels * taps + k]);
     });
     if (grad_bias) totals(grad, outputs, rows * width, rows * width, grad_bias, threads);
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 }  // extern "C"
@@ -304,11 +313,14 @@ extern "C" {
 
 // The gradient of reading a whole picture through `s`: channels x (H + 2 pad) x (W + 2 pad), which
 // is changed, to the picture's own values. Known means and scales are taken for constants of 0 and 1.
-void fold(const Source* s, float* in, float* out, long threads) {
+int fold(const Source* s, float* in, float* out, long threads) try {
     each(s->channels, threads, [=](long c) {
         const long pixels = (s->height >> s->enlarge) * (s->width >> s->enlarge);
         fold_plane(*s, c, in + c * (s->height + 2 * s->pad) * (s->width + 2 * s->pad), out + c * pixels);
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 }  // extern "C"

@@ -27,8 +27,8 @@ inline void depthwise_rows(const float* in, long length, const float* w, float b
 extern "C" {
 
 // A depthwise 3x3 convolution of the padded source: rows `row` ... `row + count` of its output.
-void depthwise(const Source* s, long row, long count, const float* weight, const float* bias,
-               float* out, long threads) {
+int depthwise(const Source* s, long row, long count, const float* weight, const float* bias,
+              float* out, long threads) try {
     const long width = s->width + 2 * s->pad - 2, length = up(width + 2, kLanes) + kLanes;
     each(s->channels, threads, [=](long c) {
         float* in = scratch<2>(6 * length);
@@ -45,13 +45,16 @@ void depthwise(const Source* s, long row, long count, const float* weight, const
             if (count - y < 4) std::memcpy(to, last, sizeof(float) * (count - y) * width);
         }
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 // Rows `row` ... `row + count` of a depthwise 3x3 convolution and a pointwise one behind it, whose
 // `weight` is outputs x channels. What lies between never leaves the caches.
-void separable(const Source* s, long row, long count, const float* depth_weight,
-               const float* depth_bias, long outputs, const float* weight, const float* bias,
-               float* out, long plane, long threads) {
+int separable(const Source* s, long row, long count, const float* depth_weight,
+              const float* depth_bias, long outputs, const float* weight, const float* bias,
+              float* out, long plane, long threads) try {
     const long channels = s->channels, width = s->width + 2 * s->pad - 2;
     const Weights weights(outputs, channels, bias, [=](long m, long k) { return weight[m * channels + k]; });
     const long most = std::min(width, kColumns);
@@ -83,12 +86,15 @@ void separable(const Source* s, long row, long count, const float* depth_weight,
                 product(weights, block, between + y * wide, offsets.data(), wide, to + y * width, plane);
         }
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 // A pointwise convolution, or with `turned` the gradient of its input (`weight` is then channels x
 // outputs): out[m] = bias[m] + sum over c of weight[m][c] * in[c], `count` values of each.
-void pointwise(const float* in, long in_plane, long channels, long count, long outputs, long turned,
-               const float* weight, const float* bias, float* out, long plane, long threads) {
+int pointwise(const float* in, long in_plane, long channels, long count, long outputs, long turned,
+              const float* weight, const float* bias, float* out, long plane, long threads) try {
     const Weights weights(outputs, channels, bias, [=](long m, long k) {
         return turned ? weight[k * outputs + m] : weight[m * channels + k];
     });
@@ -101,12 +107,15 @@ void pointwise(const float* in, long in_plane, long channels, long count, long o
             std::memcpy(held + c * apart, in + c * in_plane + left, sizeof(float) * wide);
         product_all(weights, held, offsets, wide, out + left, plane);
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 // The gradients of `depthwise` over a whole picture: `grad` is of its output; grad_in is of the
 // picture as it lies in memory (or null), grad_weight channels x 9, grad_bias channels.
-void depthwise_backward(const Source* s, const float* grad, const float* weight, float* grad_in,
-                        float* grad_weight, float* grad_bias, long threads) {
+int depthwise_backward(const Source* s, const float* grad, const float* weight, float* grad_in,
+                       float* grad_weight, float* grad_bias, long threads) try {
     const long padded = s->height + 2 * s->pad, length = s->width + 2 * s->pad;
     const long height = padded - 2, width = length - 2;
     const long rows = up(padded, 4), apart = up(length + 2, kLanes) + kLanes;
@@ -146,22 +155,30 @@ void depthwise_backward(const Source* s, const float* grad, const float* weight,
             depthwise_rows(grads + r * apart, apart, turned, 0.0f, length, sums + r * length, length);
         fold_plane(*s, c, sums, grad_in + c * (s->height >> s->enlarge) * (s->width >> s->enlarge));
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 // The gradients of `separable` over a whole picture; `grad` is of its output, outputs x H x W.
 // `between` has room for 2 x channels x H x W floats.
-void separable_backward(const Source* s, const float* grad, const float* depth_weight,
-                        const float* depth_bias, long outputs, const float* weight, float* between,
-                        float* grad_in, float* grad_depth_weight, float* grad_depth_bias,
-                        float* grad_weight, float* grad_bias, long threads) {
+int separable_backward(const Source* s, const float* grad, const float* depth_weight,
+                       const float* depth_bias, long outputs, const float* weight, float* between,
+                       float* grad_in, float* grad_depth_weight, float* grad_depth_bias,
+                       float* grad_weight, float* grad_bias, long threads) try {
     const long height = s->height + 2 * s->pad - 2, width = s->width + 2 * s->pad - 2;
     const long channels = s->channels, count = height * width;
     float* grad_between = between + channels * count;
-    depthwise(s, 0, height, depth_weight, depth_bias, between, threads);
+    check(depthwise(s, 0, height, depth_weight, depth_bias, between, threads));
     correlate_planes(between, channels, count, count, grad, outputs, count, grad_weight, threads);
     totals(grad, outputs, count, count, grad_bias, threads);
-    pointwise(grad, count, outputs, count, channels, 1, weight, nullptr, grad_between, count, threads);
-    depthwise_backward(s, grad_between, depth_weight, grad_in, grad_depth_weight, grad_depth_bias, threads);
+    check(pointwise(grad, count, outputs, count, channels, 1, weight, nullptr, grad_between, count,
+                    threads));
+    check(depthwise_backward(s, grad_between, depth_weight, grad_in, grad_depth_weight, grad_depth_bias,
+                             threads));
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 }  // extern "C"

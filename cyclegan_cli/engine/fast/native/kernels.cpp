@@ -28,6 +28,9 @@ extern "C" int runs_here() {
 #endif
 }
 
+// What the other functions take and return: another number with every change, for library.py.
+extern "C" int version() { return 2; }
+
 // library.py uses the rest only where the processor has these instructions.
 #if defined(__x86_64__) && defined(__clang__)
 #if LANES == 16
@@ -52,12 +55,15 @@ extern "C" {
 void set_team(Team found) { team = found; }
 
 // Rows `row` ... `row + count` of the padded source, each width + 2 pad values.
-void prepare(const Source* s, long row, long count, float* out, long threads) {
+int prepare(const Source* s, long row, long count, float* out, long threads) try {
     each(s->channels, threads, [=](long c) {
         const long length = s->width + 2 * s->pad;
         for (long i = 0; i < count; i++)
             padded_row(*s, c, row + i, out + (c * count + i) * length, length);
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 }  // extern "C"

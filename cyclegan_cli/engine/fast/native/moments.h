@@ -53,30 +53,36 @@ struct Moments {
 extern "C" {
 
 // The moments of `count` values of each channel.
-void moments(const float* in, long channels, long plane, long count, double* mean, double* m2,
-             long threads) {
+int moments(const float* in, long channels, long plane, long count, double* mean, double* m2,
+            long threads) try {
     each(channels, threads, [=](long c) {
         Moments all;
         all.add(in + c * plane, count);
         mean[c] = all.mean, m2[c] = all.m2;
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 // total += (in - mean) * scale, `count` values of each channel.
-void add_normalised(float* total, long total_plane, const float* in, long plane, long channels,
-                    long count, const float* mean, const float* scale, long threads) {
+int add_normalised(float* total, long total_plane, const float* in, long plane, long channels,
+                   long count, const float* mean, const float* scale, long threads) try {
     each(channels, threads, [=](long c) {
         float* __restrict to = total + c * total_plane;
         const float* __restrict from = in + c * plane;
         const float m = mean[c], s = scale[c];
         for (long i = 0; i < count; i++) to[i] += (from[i] - m) * s;
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 // InstanceNorm of `planes` of `count` values: (x - mean) / sqrt(variance + eps); `scale`: the second factor
 // of each. `mean`, `m2`: their moments where they are known, or null. `out` may be `in`.
-void normalise(const float* in, long planes, long count, double eps, const double* mean,
-               const double* m2, float* out, float* scale, long threads) {
+int normalise(const float* in, long planes, long count, double eps, const double* mean,
+              const double* m2, float* out, float* scale, long threads) try {
     each(planes, threads, [=](long c) {
         const float* from = in + c * count;
         float* to = out + c * count;
@@ -92,11 +98,14 @@ void normalise(const float* in, long planes, long count, double eps, const doubl
         for (; i < count; i++) to[i] = (from[i] - middle) * factor;
         scale[c] = factor;
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 // The gradient of what `normalise` read, of that of its output, `normalised`.
-void normalise_backward(const float* grad, const float* normalised, const float* scale, long planes,
-                        long count, float* out, long threads) {
+int normalise_backward(const float* grad, const float* normalised, const float* scale, long planes,
+                       long count, float* out, long threads) try {
     each(planes, threads, [=](long c) {
         const float* __restrict g = grad + c * count;
         const float* __restrict y = normalised + c * count;
@@ -119,6 +128,9 @@ void normalise_backward(const float* grad, const float* normalised, const float*
         const float factor = scale[c];
         for (long i = 0; i < count; i++) to[i] = factor * ((g[i] - mean) - slope * y[i]);
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 }  // extern "C"

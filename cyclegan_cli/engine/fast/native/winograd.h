@@ -214,8 +214,8 @@ extern "C" {
 
 // Rows `row` ... `row + count` of a 3x3 convolution of the padded source, with the weights that
 // `winograd_weights` gave; where `mean` and `m2` are not null, also the moments of each channel.
-void winograd(const Source* s, long row, long count, float* packed, long outputs, const float* bias,
-              float* out, long plane, double* mean, double* m2, long threads) {
+int winograd(const Source* s, long row, long count, float* packed, long outputs, const float* bias,
+             float* out, long plane, double* mean, double* m2, long threads) try {
     Filtering work{s, row, count, Packed(outputs, s->channels, packed), bias, out, plane, nullptr};
     const long tiles = work.down() * work.across();
     std::vector<Moments> found(mean ? outputs * work.down() : 0);
@@ -238,12 +238,15 @@ void winograd(const Source* s, long row, long count, float* packed, long outputs
         for (long ty = 0; ty < work.down(); ty++) all.join(found[c * work.down() + ty]);
         mean[c] = all.mean, m2[c] = all.m2;
     }
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 // The weights of `winograd`, 36 matrices packed one after the other, of a convolution's:
 // outputs x inputs x 3 x 3; or with `turned` the transposed matrices, of inputs x outputs x 3 x 3.
-void winograd_weights(const float* weight, long outputs, long inputs, long turned, float* out,
-                      long threads) {
+int winograd_weights(const float* weight, long outputs, long inputs, long turned, float* out,
+                     long threads) try {
     const Packed shape(outputs, inputs, nullptr);
     const long o_step = turned ? 9 : 9 * inputs, c_step = turned ? 9 * outputs : 9;
     constexpr long lanes = kTall > kWide ? kTall : kWide;  // of a block, at most
@@ -270,6 +273,9 @@ void winograd_weights(const float* weight, long outputs, long inputs, long turne
                 std::memcpy(to + k * shape.size() + (c + 1) * block, all + k * length, sizeof(float) * count);
         }
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 }  // extern "C"

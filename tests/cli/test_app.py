@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,11 @@ from cyclegan_cli.cli import app as app_module
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.cli.common import Stopped
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.version import __version__
-from tests.program import environment, read_terminal, run
+from tests.program import environment, make_pictures, read_terminal, run
+from tests.report.run_folder import whole_run
+from tests.styles.make import a_style
 
 COMMANDS = [
     (),
@@ -92,6 +97,7 @@ def _fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     [
         (RuntimeError("odd\nand long"), 1, "RuntimeError: odd"),
         (MemoryError(), 1, "memory is full"),
+        (RuntimeError("can't start new thread"), 1, "ulimit -u"),
         (OSError(28, "No space left on device", "/x/y"), 1, "/x/y: No space left on device."),
         (Stopped(2), 130, "Interrupted"),
         (Stopped(15), 143, "Interrupted"),
@@ -110,6 +116,131 @@ def test_no_error_is_shown_as_a_traceback(
     assert words in output.err
     assert "Traceback" not in output.err
     assert output.out == ""
+
+
+def test_a_thread_that_dies_fails_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        thread = threading.Thread(target=lambda: int("odd"))
+        thread.start()
+        thread.join()
+
+    before = threading.excepthook
+    monkeypatch.setattr(app_module, "build_app", lambda _: work)
+    assert main([]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ValueError: ")
+    assert "Traceback" not in output.err
+    assert threading.excepthook is before
+
+
+# What PyTorch is not needed for, and what it is, with what the latter then says.
+WITHOUT_TORCH = [
+    ["translate", "a.png", "-s", "monet", "--gpu", "cpu"],
+    ["translate", "a.png", "-s", "vangogh", "--gpu", "auto", "--reverse"],
+    ["pretrained", "list"],
+    ["pretrained", "show", "monet"],
+    ["pretrained", "path", "monet", "--weights"],
+    ["pretrained", "export", "monet", "monet.safetensors"],
+    ["pretrained", "remove", "mine", "-y"],
+    ["resume"],
+    ["report", "run"],
+    ["timelapse", "run", "-o", "film.gif"],
+    ["datasets", "list"],
+]
+WITH_TORCH = [
+    ["translate", "a.png", "-s", "monet", "--gpu", "0", "-o", "b.png"],
+    ["translate", "a.png", "-s", "monet", "--precision", "bf16", "-o", "b.png"],
+    ["train", "x", "y"],
+    ["evaluate", "monet", "x", "y"],
+    ["pretrained", "verify", "monet"],
+    ["pretrained", "import", "monet.safetensors", "--name", "again"],
+    ["pretrained", "export", "monet", "monet.pth"],
+    ["pretrained", "download", "cezanne"],
+]
+RUN_ALL = """
+import contextlib, io, json, sys, traceback
+{block}
+from cyclegan_cli.cli.app import main
+for arguments in json.loads(sys.argv[1]):
+    err, out = io.StringIO(), io.TextIOWrapper(io.BytesIO(), 'utf-8')
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+        code = main(arguments)
+    print(json.dumps([code, err.getvalue()]))
+"""
+# As where it is not installed; where one of its libraries cannot be mapped; where it needs another.
+NOT_INSTALLED = "sys.modules['torch'] = None"
+BROKEN = """
+import pathlib, tempfile
+folder = pathlib.Path(tempfile.mkdtemp(dir='.')) / 'torch'
+folder.mkdir()
+(folder / '__init__.py').write_text({source!r})
+sys.path.insert(0, str(folder.parent))
+"""
+MAPPED = "raise ImportError('libtorch_cpu.so: failed to map segment from shared object')"
+BLOCKS = {
+    "not installed": (NOT_INSTALLED, ["PyTorch is not installed", "-m pip install torch"]),
+    "broken": (BROKEN.format(source=MAPPED), ["cannot be loaded: libtorch_cpu.so", "reinstall"]),
+    "no memory": (BROKEN.format(source="raise MemoryError"), ["cannot be loaded: MemoryError"]),
+    "no sympy": (BROKEN.format(source="import sympy_of_torch"), ["cannot be loaded", "sympy_of"]),
+}
+
+
+@pytest.mark.bundled
+@pytest.mark.skipif(library() is None or sys.platform != "linux", reason="PyTorch is asked there")
+@pytest.mark.parametrize("block", BLOCKS)
+def test_without_torch_what_needs_none_works_and_the_rest_says_so(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("x", "y"):
+        make_pictures(tmp_path / folder, 3, 1)
+    make_pictures(tmp_path, 1, 0).joinpath("00.png").rename("a.png")
+    whole_run(tmp_path / "home" / "runs" / "run")
+    a_style(tmp_path / "weights", "mine")
+    commands = WITHOUT_TORCH + WITH_TORCH
+    code, words = BLOCKS[block]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL.format(block=code), json.dumps(commands)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+    )
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    for command, (exit_code, said) in zip(commands, results, strict=True):
+        if command in WITHOUT_TORCH:
+            assert exit_code == 0, (command, said)
+        else:
+            assert exit_code == 1, (command, said)
+            assert all(word in said for word in words), (command, said)
+            assert "defect" not in said
+            assert "Traceback" not in said
+    assert {"a_monet.png", "film.gif", "monet.safetensors"} <= {p.name for p in tmp_path.iterdir()}
+
+
+@pytest.mark.bundled
+@pytest.mark.skipif(library() is None or sys.platform != "linux", reason="ulimit is a shell's")
+def test_an_address_space_that_is_too_small_for_torch_is_named(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 1, 0)
+    shell = f"cd '{tmp_path}'; ulimit -v 1000000; exec '{sys.executable}' -m cyclegan_cli"
+    done = {
+        command: subprocess.run(
+            ["bash", "-c", f"{shell} {command}"],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for command in ("translate 00.png -s monet", "pretrained verify monet")
+    }
+    painted, verified = done.values()
+    assert (painted.returncode, painted.stdout) == (0, "00_monet.png\n"), painted.stderr
+    assert verified.returncode == 1
+    assert "PyTorch is installed, but cannot be loaded" in verified.stderr
+    assert "ulimit -v unlimited" in verified.stderr
 
 
 def test_debug_shows_the_traceback() -> None:

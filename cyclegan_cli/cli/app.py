@@ -154,7 +154,8 @@ def _run(given: list[str]) -> int:
         told = _told(error, given)
         if may_speak():
             if str(told).startswith("Usage:"):  # nothing was typed: the help
-                Console().note(str(told))
+                for line in str(told).splitlines():
+                    Console().note(line)
             else:
                 Console().error(told)
         return told.exit_code

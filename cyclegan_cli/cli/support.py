@@ -309,7 +309,7 @@ def docs(
         rich = console.rich(stderr=False)
         rich.print(Markdown(text), width=min(rich.width, 100))
     else:
-        console.result(text.rstrip("\n"))
+        console.document(text)
 
 
 def _pages() -> dict[str, Path]:

@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 import threading
+import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cyclegan_cli.cli import app as app_module
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.cli.common import Stopped
-from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.console import Console, printable
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.version import __version__
 from tests.program import environment, make_pictures, read_terminal, run
@@ -337,6 +340,57 @@ def test_tables_are_tab_separated_in_pipes_and_objects_under_json(
     assert capsys.readouterr().out == "1\ttwo\n"
     Console(as_json=True).table(*arguments)
     assert capsys.readouterr().out == '{"a": 1, "b": "two"}\n'
+
+
+@given(st.text(st.characters(), max_size=20))
+@settings(deadline=None)
+def test_what_is_printed_to_people_is_one_harmless_line(text: str) -> None:
+    shown = printable(text)
+    assert printable(shown) == shown
+    assert len(shown.splitlines()) <= 1
+    kept = [c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    assert set(kept) <= {"\u200c", "\u200d"}
+    if text.isprintable():
+        assert shown == text
+
+
+def test_names_in_every_alphabet_are_printed_as_they_are() -> None:
+    names = "naïve.jpg", "写真　一.png", "صورة.jpg", "👩\u200d🚀.png", "क्\u200dष.jpg", "a b\\c.tif"
+    assert tuple(map(printable, names)) == names
+    assert printable(os.fsdecode(b"caf\xe9.jpg")) == "caf\\xe9.jpg"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is a Unix thing")
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+def test_nothing_from_outside_steers_a_terminal(term: str, tmp_path: Path) -> None:
+    import pty
+
+    script = tmp_path / "say.py"
+    script.write_text(
+        "import sys\n"
+        "from cyclegan_cli.cli.console import Console, safe_streams\n"
+        "from cyclegan_cli.errors import UsageError\n"
+        "safe_streams()\n"
+        "console, odd = Console(verbose=True), 'BAD\\x1b]0;t\\a\\r\\n\\x9b2J\\udc9b[/red]'\n"
+        "console.result(odd)\n"
+        "console.table((odd, 'b'), [(odd, odd)], [{}], title=odd)\n"
+        "console.summary(odd, [(odd, odd)])\n"
+        "console.note(odd); console.detail(odd); console.warn(odd)\n"
+        "console.error(UsageError(odd, hint=odd))\n"
+        "with console.progress('working', 2) as bar:\n"
+        "    bar.advance(text=odd); console.note(odd)\n"
+    )
+    master, slave = pty.openpty()
+    environ = {**environment({"COLUMNS": "300"}), "TERM": term, "NO_COLOR": "1"}
+    program = subprocess.Popen(
+        [sys.executable, str(script)], stdout=slave, stderr=slave, env=environ
+    )
+    os.close(slave)
+    output = read_terminal(master)
+    assert program.wait(60) == 0, output
+    assert output.count(b"BAD\\x1b]0;t\\x07\\r\\n\\x9b2J\\x9b[/red]") >= 10
+    for steering in (b"\x1b]", b"\a", b"\xc2\x9b", b"2J\x9b", b"BAD\x1b"):
+        assert steering not in output
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is a Unix thing")

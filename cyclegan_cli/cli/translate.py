@@ -7,7 +7,6 @@ import dataclasses
 import os
 import re
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -26,17 +25,17 @@ from cyclegan_cli.cli.common import (
 )
 from cyclegan_cli.cli.completion import complete_style
 from cyclegan_cli.cli.console import SIGPIPE, Console
-from cyclegan_cli.cli.liveview import duration
+from cyclegan_cli.cli.liveview import VideoPace
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.cli.sharing import check_shareable, own_share, paint_together, painter
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.errors import CycleganError, UsageError
 from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, parse_list, read_list
 from cyclegan_cli.settings import Precision, TranslateSettings
-from cyclegan_cli.styles.store import find_style, weights_file
+from cyclegan_cli.styles.store import find_style, list_styles, weights_file
 
 if TYPE_CHECKING:
     from cyclegan_cli.painting.pipeline import Done, Event, Failed
-    from cyclegan_cli.painting.video import FramePainted, PaintFrame
+    from cyclegan_cli.painting.video import PaintFrame
 
 __all__ = ["translate"]
 
@@ -69,7 +68,7 @@ def translate(
             "--output",
             "-o",
             metavar="PATH",
-            help="A file, a folder, or - for stdout. Default: <stem>_<style>.<ext>.",
+            help="A file, a folder, or - for stdout. Default: <stem>_<style>.<ext> beside it.",
         ),
     ] = None,
     overwrite: Annotated[
@@ -85,6 +84,13 @@ def translate(
     ] = None,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="LIST ends each path with NUL (find -print0).")
+    ] = False,
+    print0: Annotated[
+        bool, typer.Option("--print0", help="End each path written with NUL (xargs -0).")
+    ] = False,
+    include_paintings: Annotated[
+        bool,
+        typer.Option("--include-paintings", help="Of folders, take earlier outputs as inputs."),
     ] = False,
     resolution: Annotated[
         str,
@@ -156,7 +162,8 @@ def translate(
         cyclegan translate --from-file - -0 --style monet -o out/
     """
     # Of several processes the first tells of the work; each, of what it has done itself.
-    console = Console(as_json=json_, quiet=quiet or not leading(), verbose=verbose)
+    silent = quiet or not leading()
+    console = Console(as_json=json_, quiet=silent, verbose=verbose, end="\0" if print0 else "\n")
     settings = TranslateSettings(
         precision=_precision(precision),
         resolution=_resolution(resolution),
@@ -186,6 +193,9 @@ def translate(
     plan = make_plan(
         inputs or [],
         style=found.name,
+        reverse=reverse,
+        styles=_known_styles(),
+        include_paintings=include_paintings,
         listed=_listed(from_file, null, inputs or []),
         output=output,
         file_format=format,
@@ -197,7 +207,7 @@ def translate(
         for job in plan.jobs:
             console.result(f"{_source(job)} → {_target(job)}", _record(job, "planned"))
         return
-    _check_streams(plan, json_)
+    _check_streams(plan, json_, print0)
     count = local_count(gpu, processes) if member() is None else 1
     if member() is not None or count > 1:
         check_shareable(plan, from_file)
@@ -263,7 +273,17 @@ def _listed(from_file: str | None, null: bool, inputs: list[str]) -> list[Path]:
     return parse_list(sys.stdin.buffer.read(), null=null)
 
 
-def _check_streams(plan: Plan, as_json: bool) -> None:
+def _known_styles() -> list[str]:
+    """The names of the styles on this machine, as far as they can be read."""
+    try:
+        return [style.name for style in list_styles(available=False)]
+    except CycleganError:
+        return []
+
+
+def _check_streams(plan: Plan, as_json: bool, print0: bool) -> None:
+    if as_json and print0:
+        raise UsageError("--print0 and --json exclude each other: a line of JSON ends as one.")
     if all(job.target is not None for job in plan.jobs):
         return
     if as_json:
@@ -277,6 +297,10 @@ def _check_streams(plan: Plan, as_json: bool) -> None:
 def _say_left_out(console: Console, plan: Plan) -> None:
     if plan.ignored_files:
         console.detail(f"{plan.ignored_files} files that are hidden or no pictures are left out.")
+    if plan.paintings:
+        count = plan.paintings
+        what = "1 earlier output is" if count == 1 else f"{count} earlier outputs are"
+        console.note(f"{what} left out; --include-paintings takes them as inputs.")
     if plan.there_already:
         count = len(plan.there_already)
         what = (
@@ -302,7 +326,7 @@ def _run(console: Console, plan: Plan, paint: PaintFrame, settings: TranslateSet
     failures: list[Failed] = []
     done = 0
     events = translate_media(plan.jobs, paint, settings, stdin=stdin, stdout=sys.stdout.buffer)
-    pace = _Pace()
+    pace = VideoPace()
     total = len(plan.jobs)
     try:
         with contextlib.closing(events), console.progress("Translating", total) as bar:
@@ -332,25 +356,6 @@ def _run(console: Console, plan: Plan, paint: PaintFrame, settings: TranslateSet
             console.error(failure.error)
         wait_for_others()
         raise typer.Exit(1)
-
-
-class _Pace:
-    """How far a video is, how fast it goes, and how long it will take."""
-
-    def __init__(self) -> None:
-        self._job: Job | None = None
-        self._since = 0.0
-
-    def text(self, event: FramePainted) -> str:
-        now = time.monotonic()
-        if event.job is not self._job:
-            self._job, self._since = event.job, now
-        spent = now - self._since  # since the first frame, which tells nothing yet
-        if spent <= 0:
-            return f"frame {event.number}/{event.frames}"
-        rate = (event.number - 1) / spent
-        left = duration((event.frames - event.number) / rate) if rate else "?"
-        return f"frame {event.number}/{event.frames}, {rate:.1f} frames/s, {left} left"
 
 
 def _report(console: Console, event: Event) -> None:

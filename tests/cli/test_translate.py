@@ -208,6 +208,68 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(user: User) -> None:
     ]
 
 
+def test_a_folder_is_painted_in_two_styles_one_after_the_other(
+    user: User, weights: dict[str, Path]
+) -> None:
+    add_style("other", x="x", y="y", origin="trained", weights={"xy": weights["b"]}, card={})
+    assert user.types("photos", "-s", "monet", "-q") == 0
+    assert user.types("photos", "-s", "monet", "--reverse", "-q") == 0
+    assert user.types("photos", "-s", "other") == 0
+    assert user.out.splitlines() == ["photos/b_other.png", "photos/deep/c_other.png"]
+    assert "4 earlier outputs are left out; --include-paintings" in user.err
+    # Away from their originals, and under names of their own, by their metadata.
+    Path("mixed").mkdir()
+    Path("photos/b_monet.png").rename("mixed/holiday.png")
+    Path("photos/b.png").rename("mixed/z.png")
+    assert user.types("mixed", "-s", "other", "-o", "out") == 0
+    assert user.out == "out/z.png\n"
+    assert "1 earlier output is left out" in user.err
+    assert user.types("mixed", "-s", "other", "-o", "all", "--include-paintings", "-q") == 0
+    assert user.out.splitlines() == ["all/holiday.png", "all/z.png"]
+    assert user.types("mixed/holiday.png", "-s", "other", "-q") == 0  # named, so painted
+
+
+def test_photographs_of_a_phone(user: User) -> None:
+    """One moment as HEIC and as JPEG, and a file that is neither."""
+    with Image.open("a.png") as image:
+        image.save("photos/IMG_1.jpg")
+        image.save("photos/IMG_1.webp")
+    Path("photos/IMG_1.png").write_bytes(b"cut off")
+    assert user.types("photos", "-s", "monet", "--format", "jpg", "-o", "out") == 1
+    written = {"out/IMG_1.jpg", "out/IMG_1.webp.jpg", "out/b.jpg", "out/deep/c.jpg"}
+    assert set(user.out.splitlines()) == written
+    assert {name for name in user.files() if name.startswith("out")} == written
+    assert "1 of 5 failed" in user.err
+
+
+def test_reverse_and_forward_lie_side_by_side(user: User, weights: dict[str, Path]) -> None:
+    assert user.types("a.png", "-s", "monet", "-q") == 0
+    assert user.types("a.png", "-s", "monet", "--reverse") == 0
+    assert user.out == "a_monet-reverse.png\n"
+    expected = painted(user.pixels("a.png"), weights["b"])
+    assert np.array_equal(user.pixels("a_monet-reverse.png"), expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_names_that_would_steer_a_terminal(user: User) -> None:
+    name = "odd\x1b[31m\a\n\u202egpj.png"
+    Path("photos/b.png").rename(f"photos/{name}")
+    Path("photos/bad\n\x9b.png").write_bytes(b"")
+    assert user.types("photos", "-s", "monet", "-o", "out", "-v") == 1
+    assert f"out/{name}\n" in user.out, "exact, on a pipe"
+    assert "bad\\n\\x9b.png is empty" in user.err
+    assert "odd\\x1b[31m\\x07\\n\\u202egpj.png: 25×18" in user.err
+    assert not set(user.err) & {"\x1b", "\a", "\u202e", "\x9b"}
+    assert user.types("photos", "-s", "monet", "-o", "out", "--overwrite", "--json") == 1
+    assert f"out/{name}" in [json.loads(line)["output"] for line in user.out.splitlines()]
+    assert user.types("photos", "-s", "monet", "-o", "out", "--overwrite", "--print0") == 1
+    assert sorted(user.out.split("\0")) == ["", "out/deep/c.png", f"out/{name}"]
+    assert user.types("no\x1bsuch.png", "-s", "monet") == 2
+    assert "no\\x1bsuch.png" in user.err
+    assert user.types("a.png", "-s", "no\x1b]0;style\a") == 2
+    assert "\x1b" not in user.err
+
+
 # -- when something is wrong -----------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ from cyclegan_cli.cli.sharing import check_shareable, own_share, paint_together,
 from cyclegan_cli.errors import CycleganError, UsageError
 from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, parse_list, read_list
 from cyclegan_cli.settings import Precision, TranslateSettings
+from cyclegan_cli.styles.catalogue import obtainable
 from cyclegan_cli.styles.store import find_style, list_styles, weights_file
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def translate(
     if resolution == "auto":
         settings = dataclasses.replace(settings, at_most=found.resolution)
     weights = None
-    if found.origin != "available":
+    if not obtainable(found, "yx" if reverse else "xy"):
         weights = weights_file(found, reverse)  # what is missing is said before any work
     for hidden in found.hides:
         console.note(f"'{found.name}' is your {found.origin} style; it hides the {hidden} one.")

@@ -331,7 +331,7 @@ def test_a_flood_fills_no_disk(server: Server) -> None:
     [
         (b"<html>404</html>", "is not a PyTorch file"),
         (hostile_file(), "would run code"),
-        (b"PK\x03\x04" + bytes(100), "does not load"),
+        (b"PK\x03\x04" + bytes(100), "is cut short or damaged"),
     ],
 )
 def test_without_a_digest_the_safe_loader_decides(server: Server, data: bytes, reason: str) -> None:
@@ -621,7 +621,9 @@ def test_without_a_digest_too_the_next_address_is_tried(
         assert find_style("ab").card["sources"]["xy"]["address"] == f"{server.base}/a.pth"
     assert_right(server)
     failed = [event for event in events if isinstance(event, Failed)]
-    assert [event.reason for event in failed] == ["what it sent is not a PyTorch file"]
+    assert [event.reason for event in failed] == [
+        "what it sent is not a PyTorch file, but a web page (HTML)"
+    ]
 
 
 # -- what translate asks for ------------------------------------------------------------------

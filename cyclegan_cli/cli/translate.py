@@ -84,10 +84,11 @@ def translate(
         typer.Option(metavar="LIST", help="A file that lists inputs, one a line; - is stdin."),
     ] = None,
     null: Annotated[
-        bool, typer.Option("--null", "-0", help="LIST ends each path with NUL (find -print0).")
+        bool,
+        typer.Option("--null", "-0", help="LIST ends paths by NUL; without LIST, as --print0."),
     ] = False,
     print0: Annotated[
-        bool, typer.Option("--print0", help="End each path written with NUL (xargs -0).")
+        bool, typer.Option("--print0", help="End each path on stdout by NUL (xargs -0).")
     ] = False,
     include_paintings: Annotated[
         bool,
@@ -164,6 +165,7 @@ def translate(
     """
     # Of several processes the first tells of the work; each, of what it has done itself.
     silent = quiet or not leading()
+    print0 = print0 or (null and from_file is None)
     console = Console(as_json=json_, quiet=silent, verbose=verbose, end="\0" if print0 else "\n")
     settings = TranslateSettings(
         precision=_precision(precision),
@@ -203,10 +205,10 @@ def translate(
         existing=_existing(overwrite, skip_existing),
         share=None if together else own_share,
     )
+    for job in plan.jobs if dry_run else ():
+        console.result(f"{_source(job)} → {_target(job)}", _record(job, "planned"))
     _say_left_out(console, plan)
     if dry_run:
-        for job in plan.jobs:
-            console.result(f"{_source(job)} → {_target(job)}", _record(job, "planned"))
         return
     _check_streams(plan, json_, print0)
     count = local_count(gpu, processes) if member() is None else 1
@@ -264,8 +266,6 @@ def _existing(overwrite: bool, skip: bool) -> Existing:
 
 def _listed(from_file: str | None, null: bool, inputs: list[str]) -> list[Path]:
     if from_file is None:
-        if null:
-            raise UsageError("-0 belongs to --from-file.", hint="--from-file - -0")
         return []
     if from_file != "-":
         return read_list(Path(from_file), null=null)

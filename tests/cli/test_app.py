@@ -151,6 +151,9 @@ WITHOUT_TORCH = [
     ["report", "run"],
     ["timelapse", "run", "-o", "film.gif"],
     ["datasets", "list"],
+    ["runs"],
+    ["doctor"],
+    ["docs", "guide"],
 ]
 WITH_TORCH = [
     ["translate", "a.png", "-s", "monet", "--gpu", "0", "-o", "b.png"],

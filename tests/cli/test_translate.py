@@ -264,6 +264,8 @@ def test_names_that_would_steer_a_terminal(user: User) -> None:
     assert f"out/{name}" in [json.loads(line)["output"] for line in user.out.splitlines()]
     assert user.types("photos", "-s", "monet", "-o", "out", "--overwrite", "--print0") == 1
     assert sorted(user.out.split("\0")) == ["", "out/deep/c.png", f"out/{name}"]
+    assert user.types("a.png", "-s", "monet", "-0") == 0
+    assert user.out == "a_monet.png\0"
     assert user.types("no\x1bsuch.png", "-s", "monet") == 2
     assert "no\\x1bsuch.png" in user.err
     assert user.types("a.png", "-s", "no\x1b]0;style\a") == 2
@@ -349,7 +351,7 @@ USAGE_ERRORS = {
     "little memory": (["a.png", "-s", "monet", "--max-memory", "10K"], "--max-memory"),
     "precision": (["a.png", "-s", "monet", "--precision", "fp8"], "fp8"),
     "a list that is not there": (["-s", "monet", "--from-file", "no.txt"], "no.txt"),
-    "-0 without a list": (["a.png", "-s", "monet", "-0"], "--from-file"),
+    "json and NUL": (["a.png", "-s", "monet", "--print0", "--json"], "--print0"),
     "stdin mixed": (["-", "a.png", "-s", "monet"], "stdin"),
     "json and a picture": (["a.png", "-s", "monet", "-o", "-", "--json"], "JSON"),
     "an unknown option": (["a.png", "-s", "monet", "--sytle"], "--sytle"),

@@ -289,8 +289,7 @@ def _distinct(found: list[_Found], place: Callable[[_Found, str], Path]) -> list
 
 def _stems(item: _Found) -> Iterator[str]:
     """The whole name, then with a number."""
-    yield item.path.name
-    yield from (f"{item.path.name}-{number}" for number in itertools.count(2))
+    return (item.path.name + (f"-{n}" if n > 1 else "") for n in itertools.count(1))
 
 
 def _refuse_folders(sources: list[Path], target: Path, keys: PlaceKeys) -> None:
@@ -365,9 +364,10 @@ def _checked(
         if job.target is None:
             continue
         if keys.key(job.target) in sources:
-            raise UsageError(
-                f"{job.target} is an input, and would be written over.", hint="-o FOLDER"
-            )
+            hint = "-o FOLDER"
+            if is_painting(job.target):
+                hint += "; or name the folder, or a pattern in quotes, which leave out paintings"
+            raise UsageError(f"{job.target} is an input, and would be written over.", hint=hint)
         _check_place(job.target)
     jobs = share(jobs) if share else jobs
     there = [job for job in jobs if job.target is not None and os.path.lexists(job.target)]

@@ -205,11 +205,10 @@ def translate(
         existing=_existing(overwrite, skip_existing),
         share=None if together else own_share,
     )
-    for job in plan.jobs if dry_run else ():
-        console.result(f"{_source(job)} → {_target(job)}", _record(job, "planned"))
-    _say_left_out(console, plan)
     if dry_run:
+        _print_plan(console, plan)
         return
+    _say_left_out(console, plan)
     _check_streams(plan, json_, print0)
     count = local_count(gpu, processes) if member() is None else 1
     if member() is not None or count > 1:
@@ -295,6 +294,14 @@ def _check_streams(plan: Plan, as_json: bool, print0: bool) -> None:
         raise UsageError("A picture would be written to stdout, which is closed.", hint="-o FILE")
 
 
+def _print_plan(console: Console, plan: Plan) -> None:
+    for job in plan.jobs:
+        console.result(f"{_source(job)} → {_target(job)}", _record(job, "planned"))
+    _say_left_out(console, plan)
+    for error in plan.unreadable:
+        console.warn(str(error))
+
+
 def _say_left_out(console: Console, plan: Plan) -> None:
     if plan.ignored_files:
         console.detail(f"{plan.ignored_files} files that are hidden or no pictures are left out.")
@@ -350,11 +357,11 @@ def _run(console: Console, plan: Plan, paint: PaintFrame, settings: TranslateSet
         if stop.signum != SIGPIPE:
             console.note(f"{done} of {total} were done; --skip-existing goes on from there.")
         raise
-    if failures:
-        if total > 1:
+    if failures or plan.unreadable:
+        if failures and total > 1:
             console.warn(f"{len(failures)} of {total} failed; the others are done:")
-        for failure in failures:
-            console.error(failure.error)
+        for error in [*(failure.error for failure in failures), *plan.unreadable]:
+            console.error(error)
         wait_for_others()
         raise typer.Exit(1)
 

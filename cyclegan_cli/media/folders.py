@@ -13,17 +13,18 @@ import re
 import struct
 import unicodedata
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from cyclegan_cli.errors import UsageError
+from cyclegan_cli.files import is_special
 from cyclegan_cli.media.formats import PAINTED, PICTURE_EXTENSIONS, is_video, sniff
 
 __all__ = [
-    "NAME_LIMIT",
     "PlaceKeys",
     "Verbatim",
+    "check_place",
     "exists",
     "expand",
     "find_pictures",
@@ -37,7 +38,7 @@ __all__ = [
     "walk",
 ]
 
-NAME_LIMIT = 255  # bytes of a file name, on nearly every file system
+_NAME_LIMIT = 255  # bytes of a file name, on nearly every file system
 _SHOWN = 5  # names in one error
 _PROCESSING_SOFTWARE = 11  # the tag of EXIF
 _HEAD = 70_000  # bytes in which the metadata of most formats lie
@@ -120,11 +121,15 @@ def find_pictures(folder: Path) -> list[Path]:
 
 
 def walk(
-    folder: Path, without: Path | None = None, kinds: frozenset[str] = PICTURE_EXTENSIONS
+    folder: Path,
+    without: Path | None = None,
+    kinds: frozenset[str] = PICTURE_EXTENSIONS,
+    unreadable: list[UsageError] | None = None,
 ) -> tuple[list[Path], int]:
     """``find_pictures``, with these extensions, and the number of files that it skipped.
 
     ``without``: a folder below ``folder`` that is left out, such as the one that is written to.
+    ``unreadable``: takes the errors of folders below ``folder``, which are raised where it is None.
     """
     found: list[Path] = []
     skipped = 0
@@ -141,10 +146,14 @@ def walk(
             with os.scandir(current) as scan:
                 entries = list(scan)
         except OSError as error:
-            raise UsageError(f"{current} cannot be read: {error.strerror or error}.") from error
+            failure = UsageError(f"{current} cannot be read: {error.strerror or error}.")
+            if unreadable is None or current == folder:
+                raise failure from error
+            unreadable.append(failure)
+            continue
         for entry in entries:
             hidden = entry.name.startswith(".")
-            if entry.is_dir():
+            if _is(entry.is_dir):
                 if not hidden:
                     (links if entry.is_symlink() else folders).append(current / entry.name)
             elif hidden or not _is_one_of(kinds, entry):
@@ -173,7 +182,15 @@ def _identity(folder: Path) -> set[tuple[int, int]]:
 
 
 def _is_one_of(kinds: frozenset[str], entry: os.DirEntry[str]) -> bool:
-    return Path(entry.name).suffix.lower() in kinds and entry.is_file()
+    return Path(entry.name).suffix.lower() in kinds and _is(entry.is_file)
+
+
+def _is(asked: Callable[[], bool]) -> bool:
+    """What a DirEntry answers; False where it fails, as for a link that leads to itself."""
+    try:
+        return asked()
+    except OSError:
+        return False
 
 
 class PlaceKeys:
@@ -292,12 +309,29 @@ def _box(file: BinaryIO, names: Sequence[bytes], end: float = float("inf")) -> b
     return b""
 
 
+def check_place(target: Path) -> None:
+    """Raise UsageError where no file of that name can be written."""
+    if len(os.fsencode(target.name)) > _NAME_LIMIT:
+        raise UsageError(f"{target}: the name is too long.", hint="-o FILE names it otherwise.")
+    if is_folder(target):
+        raise UsageError(f"{target} is a folder, where a file would be written.")
+    if is_special(target):
+        raise UsageError(f"{target} is no ordinary file.", hint="-o - writes to stdout.")
+    parent = target.parent
+    while not exists(parent) and parent != parent.parent:
+        parent = parent.parent
+    if not is_folder(parent):
+        raise UsageError(f"{parent} is a file, where a folder is wanted.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"The folder {parent} cannot be written to.", hint="-o FOLDER")
+
+
 def fitting(stem: str, ending: str) -> str:
     """``stem + ending``; a stem that is too long for a file name ends in a digest of itself."""
-    if len(os.fsencode(stem + ending)) <= NAME_LIMIT:
+    if len(os.fsencode(stem + ending)) <= _NAME_LIMIT:
         return stem + ending
     digest = hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]
-    while stem and len(os.fsencode(f"{stem}~{digest}{ending}")) > NAME_LIMIT:
+    while stem and len(os.fsencode(f"{stem}~{digest}{ending}")) > _NAME_LIMIT:
         stem = stem[:-1]
     return f"{stem}~{digest}{ending}"
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from cyclegan_cli.errors import UsageError
-from cyclegan_cli.files import is_special
 from cyclegan_cli.media.folders import (
-    NAME_LIMIT,
     PlaceKeys,
     Verbatim,
+    check_place,
     exists,
     expand,
     find_pictures,
@@ -72,13 +71,15 @@ class Plan:
     """What will be done, in order, and what will not.
 
     ``there_already``: outputs that exist. ``ignored_files``: hidden ones, and no pictures.
-    ``paintings``: outputs of earlier runs, found where inputs were looked for.
+    ``paintings``: outputs of earlier runs, found where inputs were looked for. ``unreadable``:
+    folders below those that were named.
     """
 
     jobs: list[Job]
     there_already: list[Job] = field(default_factory=list)
     ignored_files: int = 0
     paintings: int = 0
+    unreadable: list[UsageError] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,9 @@ def make_plan(
         raise UsageError("Nothing to translate was named.", hint="cyclegan translate --help")
     if "-" in inputs:
         return _plan_stdin(tokens, output, wanted, existing)
-    found, ignored, many = _find(tokens, Path(output) if output not in (None, "-") else None)
+    unreadable: list[UsageError] = []
+    folder = Path(output) if output not in (None, "-") else None
+    found, ignored, many = _find(tokens, folder, unreadable)
     paintings = set() if include_paintings else _paintings(found, [style, *styles])
     found = [item for item in found if item.path not in paintings]
     if not found:
@@ -151,7 +154,8 @@ def make_plan(
     label = style + _REVERSE if reverse else style
     jobs = _targets(found, label, output, wanted, many)
     plan = _checked(jobs, existing, share)
-    return replace(plan, ignored_files=ignored, paintings=len(paintings))
+    plan = replace(plan, ignored_files=ignored, paintings=len(paintings))
+    return replace(plan, unreadable=unreadable)
 
 
 def _plan_stdin(
@@ -170,7 +174,9 @@ def _plan_stdin(
 # -- inputs ----------------------------------------------------------------------------------
 
 
-def _find(tokens: Sequence[str], output: Path | None) -> tuple[list[_Found], int, bool]:
+def _find(
+    tokens: Sequence[str], output: Path | None, unreadable: list[UsageError]
+) -> tuple[list[_Found], int, bool]:
     """(the inputs, how many files were ignored, whether they want a folder)."""
     paths = expand(tokens)
     found: list[_Found] = []
@@ -181,13 +187,13 @@ def _find(tokens: Sequence[str], output: Path | None) -> tuple[list[_Found], int
             found.append(_Found(path, None, named))
             continue
         any_folder = True
-        pictures, skipped = walk(path, output, _READ)
+        pictures, skipped = walk(path, output, _READ, unreadable)
         ignored += skipped
         # One folder alone is mirrored as it is; among others each keeps its name.
         top = Path() if len(paths) == 1 else Path(path.resolve().name)
         found += [_Found(p, top / p.relative_to(path), False) for p in pictures]
         if not pictures and len(paths) == 1:
-            raise UsageError(f"There is no picture in {path}.")
+            raise unreadable[0] if unreadable else UsageError(f"There is no picture in {path}.")
     keys = PlaceKeys()
     named_places = {keys.key(item.path) for item in found if item.named}
     unique: dict[tuple[str, str], _Found] = {}
@@ -368,7 +374,7 @@ def _checked(
             if is_painting(job.target):
                 hint += "; or name the folder, or a pattern in quotes, which leave out paintings"
             raise UsageError(f"{job.target} is an input, and would be written over.", hint=hint)
-        _check_place(job.target)
+        check_place(job.target)
     jobs = share(jobs) if share else jobs
     there = [job for job in jobs if job.target is not None and os.path.lexists(job.target)]
     if there and existing == "refuse":
@@ -381,20 +387,3 @@ def _checked(
         return Plan(jobs)
     left_out = set(there)
     return Plan([job for job in jobs if job not in left_out], there)
-
-
-def _check_place(target: Path) -> None:
-    """Raise UsageError where no file of that name can be written."""
-    if len(os.fsencode(target.name)) > NAME_LIMIT:
-        raise UsageError(f"{target}: the name is too long.", hint="-o FILE names it otherwise.")
-    if is_folder(target):
-        raise UsageError(f"{target} is a folder, where a file would be written.")
-    if is_special(target):
-        raise UsageError(f"{target} is no ordinary file.", hint="-o - writes to stdout.")
-    parent = target.parent
-    while not exists(parent) and parent != parent.parent:
-        parent = parent.parent
-    if not is_folder(parent):
-        raise UsageError(f"{parent} is a file, where a folder is wanted.")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError(f"The folder {parent} cannot be written to.", hint="-o FOLDER")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -288,6 +289,24 @@ def test_one_bad_file_never_stops_the_others(user: User) -> None:
     assert "2 of 4" in last[0]
     assert "photos/aaa.jpg" in last[1]
     assert "photos/bad.png" in last[2]
+
+
+def test_a_folder_that_cannot_be_read_never_stops_the_others(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def locked(folder: Any) -> Any:
+        if Path(folder).name == "deep":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert user.types("photos", "-s", "monet", "-o", "out") == 1
+    assert user.out == "out/b.png\n"
+    assert "error: photos/deep cannot be read: Permission denied." in user.err
+    assert user.types("photos", "-s", "monet", "-o", "new", "--dry-run") == 0
+    assert "warning: photos/deep cannot be read" in user.err
 
 
 def test_json_tells_of_failures_too(user: User) -> None:

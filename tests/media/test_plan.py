@@ -476,6 +476,31 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert sorted(found) == ["p/far/b.png", "p/q/a.png"]
 
 
+def test_what_cannot_be_looked_at_stops_no_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(here / "p/a.png")
+    touch(here / "p/locked/b.png")
+    touch(here / "p/z/c.png")
+    (here / "p/me.png").symlink_to("me.png")
+    (here / "p/loop").symlink_to("loop")
+    scan = os.scandir
+
+    def locked(folder: Any) -> Any:
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    plan = make_plan(["p"], style="s")
+    assert targets(plan) == ["p/a_s.png", "p/z/c_s.png"]
+    assert ["p/locked" in str(error) for error in plan.unreadable] == [True]
+    with pytest.raises(UsageError, match="p/locked cannot be read"):
+        make_plan(["p/locked"], style="s")
+    with pytest.raises(UsageError, match="p/locked cannot be read"):
+        find_pictures(here / "p")  # a training is not to miss half of its pictures
+
+
 def test_case_is_told_from_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path / "Some.txt")
     assert ignores_case(tmp_path / "not" / "yet") == (tmp_path / "sOME.TXT").exists()

@@ -10,6 +10,7 @@
     ├── CheckpointError        exit 1   a checkpoint that cannot be used
     ├── StoreError             exit 1   the folder of runs and styles cannot be read or written
     ├── DownloadError          exit 1   nothing usable came from any address
+    │   └── NoNetworkError              no address could even be reached
     ├── ProcessesError         exit 1   one of several processes has failed or gone
     └── TrainingError          exit 1   a training that cannot go on
         └── NonFiniteLossError          a loss became NaN or infinite
@@ -28,6 +29,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "DownloadError",
+    "NoNetworkError",
     "NonFiniteLossError",
     "PictureError",
     "ProcessesError",
@@ -90,6 +92,10 @@ class StoreError(CycleganError):
 
 class DownloadError(CycleganError):
     """No address gave a file that could be verified."""
+
+
+class NoNetworkError(DownloadError):
+    """No address could be reached: names are not found, or there is no way to their hosts."""
 
 
 class ProcessesError(CycleganError):

@@ -10,7 +10,7 @@ import typer
 
 from cyclegan_cli.cli.common import Debug, Json, Quiet
 from cyclegan_cli.cli.completion import complete_local_style, complete_style
-from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.console import Console, printable
 from cyclegan_cli.cli.importing import import_command
 from cyclegan_cli.cli.styleview import facts, record_of, row
 from cyclegan_cli.errors import CycleganError, UsageError
@@ -179,7 +179,7 @@ def _agreed(places: dict[str, Path]) -> bool:
             "Nothing was removed: there is no terminal to ask at.",
             hint=f"cyclegan pretrained remove {' '.join(places)} -y",
         )
-    listed = "\n".join(f"  {place}" for place in places.values())
+    listed = "\n".join(f"  {printable(str(place))}" for place in places.values())
     return typer.confirm(f"This removes\n{listed}\nGo on?", err=True)
 
 

@@ -13,7 +13,7 @@ import typer
 
 from cyclegan_cli.cli.common import Debug, Json, Quiet
 from cyclegan_cli.cli.completion import complete_run
-from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.console import Console, printable
 from cyclegan_cli.cli.styleview import options_text, size_text
 from cyclegan_cli.cli.support import folder_size
 from cyclegan_cli.engine.run import Run, RunState, find_run, list_runs, run_state
@@ -173,7 +173,7 @@ def _agreed(sizes: dict[Path, int], places: dict[Path, Run], *, checkpoints: boo
         for run in places.values()
         if not run_state(run).finished
     ]
-    listed = "\n".join(lines)
+    listed = "\n".join(map(printable, lines))
     return typer.confirm(f"This removes\n{listed}\nContinue?", err=True)
 
 

@@ -147,8 +147,9 @@ def _gpu() -> Iterator[Check]:
             import torch
 
             from cyclegan_cli.engine.device import available
-    except (ImportError, OSError) as error:
-        yield Check("gpu", "note", f"PyTorch cannot be loaded: {error}", "pip install torch")
+    except Exception as error:  # whatever it is, what needs no PyTorch works all the same
+        reason = str(error) or type(error).__name__
+        yield Check("gpu", "note", f"PyTorch cannot be loaded: {reason}", "pip install torch")
         return
     names = {name: label for name, label in available().items() if name != "cpu"}
     for name, label in names.items():
@@ -309,7 +310,7 @@ def docs(
         rich = console.rich(stderr=False)
         rich.print(Markdown(text), width=min(rich.width, 100))
     else:
-        console.result(text.rstrip("\n"))
+        console.document(text)
 
 
 def _pages() -> dict[str, Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -41,7 +42,8 @@ def array_translator(
     plain = settings.precision in ("auto", "fp32") and not settings.exact_reference
     if not plain or member() is not None or sys.platform != "linux":
         return None
-    if gpu != "cpu" and (gpu != "auto" or may_have_accelerator()):
+    # Without PyTorch no accelerator can be used, whatever drivers there are.
+    if gpu != "cpu" and (gpu != "auto" or (may_have_accelerator() and _has_torch())):
         return None
     if not _is_for_arrays(weights) or library() is None:
         return None
@@ -68,6 +70,14 @@ def may_have_accelerator() -> bool:
         ctypes.CDLL("libcuda.so.1")  # which PyTorch needs for every card of NVIDIA's
         return True
     return False
+
+
+def _has_torch() -> bool:
+    """Whether PyTorch is installed; it is not imported."""
+    try:
+        return importlib.util.find_spec("torch") is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def threads() -> int:

@@ -180,7 +180,7 @@ def train(
     console = Console(as_json=json_, quiet=quiet, verbose=verbose, silent=not leading())
     settings = _settings(ctx, config)
     if print_config:
-        console.result(_to_toml(settings), settings.to_json())
+        console.document(_to_toml(settings), settings.to_json())
         return
     x_dir, y_dir = folders(x_dir, y_dir)
     name = check_name(name or default_name(x_dir, y_dir))

@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError, UsageError
+from cyclegan_cli.errors import (
+    DownloadError,
+    NoNetworkError,
+    StoreError,
+    UnknownNameError,
+    UsageError,
+)
 from cyclegan_cli.files import read_toml, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
 from cyclegan_cli.styles import unpacking
@@ -194,6 +200,11 @@ def _collect(wanted: DataSet, part: Path, tell: Tell, patience: Patience) -> tup
             tell=tell,
             patience=patience,
         )
+    except NoNetworkError as error:
+        raise NoNetworkError(
+            f"The data set '{wanted.name}' cannot be downloaded: {error}.",
+            hint="CYCLEGAN_MIRROR names a server that can be reached.",
+        ) from error
     except DownloadError as error:
         note = f" (Its digest was recorded in {home_dir() / 'digests.json'}.)" if known else ""
         raise DownloadError(

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cyclegan_cli.errors import (
+    CycleganError,
     DownloadError,
+    NoNetworkError,
     StoreError,
     UnknownNameError,
-    UsageError,
     WeightsError,
 )
 from cyclegan_cli.files import digest_of, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
 from cyclegan_cli.styles.cards import Style, Way
-from cyclegan_cli.styles.catalogue import Digest, Entry, Row, entries
+from cyclegan_cli.styles.catalogue import Digest, Entry, Row, entries, obtainable
 from cyclegan_cli.styles.fetch import Event, Patience, fetch, file_digests
-from cyclegan_cli.styles.store import downloaded_style, weights_file
+from cyclegan_cli.styles.store import downloaded_style, list_styles, weights_file
 
 __all__ = [
     "Downloaded",
@@ -95,7 +97,7 @@ def download_style(
     if offline():
         raise DownloadError(
             f"The style '{name}' would have to be downloaded, and CYCLEGAN_OFFLINE is set.",
-            hint=_way_round(name),
+            hint=f"{_on_this_machine()} {_way_round(name)}",
         )
     with alone(name, tell):
         here = _sound(name)
@@ -114,21 +116,12 @@ def ensure(
     and what ``download_style`` raises.
     """
     way: Way = "yx" if reverse else "xy"
-    if way in style.directions or style.origin not in ("available", "downloaded"):
-        return weights_file(style, reverse)
-    entry = entries().get(style.name)
-    if entry is not None and way in entry.rows:
-        done = download_style(style.name, tell=tell, patience=patience)
-        if way in done.failed:
-            raise done.failed[way]
-        return weights_file(done.style, reverse)
-    if style.origin == "downloaded" or entry is None:
-        return weights_file(style, reverse)  # raises what there is
-    source, target = (style.x, style.y) if reverse else (style.y, style.x)
-    raise UsageError(
-        f"The style '{style.name}' has only the direction {source} → {target}.",
-        hint=f"{'Leave out' if reverse else 'Add'} --reverse.",
-    )
+    if not obtainable(style, way):
+        return weights_file(style, reverse)  # or raises what there is
+    done = download_style(style.name, tell=tell, patience=patience)
+    if way in done.failed:
+        raise done.failed[way]
+    return weights_file(done.style, reverse)
 
 
 def _ignore(event: Event | Waiting | Learned) -> None:
@@ -170,11 +163,16 @@ def _download(
         part = part_file(f"{entry.name}-{row.way}-{row.file}")
         try:
             address = _fetch(row, part, tell, patience)
+        except NoNetworkError as error:
+            failed[row.way] = error
+            break  # of the other direction the same would be said
         except DownloadError as error:
             failed[row.way] = error
             continue
         parts[row.way] = part
         sources[row.way] = {"file": row.file, "address": address, **file_digests(part)}
+    if any(isinstance(error, NoNetworkError) for error in failed.values()) and not parts:
+        raise next(iter(failed.values()))
     if not parts:
         raise DownloadError(
             " ".join(str(error) for error in failed.values()), hint=_way_round(entry.name)
@@ -218,6 +216,11 @@ def _fetch(row: Row, part: Path, tell: Tell, patience: Patience) -> str:
             tell=tell,
             patience=patience,
         )
+    except NoNetworkError as error:
+        raise NoNetworkError(
+            f"The style '{row.style}' cannot be downloaded: {error}.",
+            hint=f"{_on_this_machine()} {_way_round(row.style)}",
+        ) from error
     except DownloadError as error:
         recorded = known and not row.digest
         note = f" (Its digest was recorded in {_digests_file()}.)" if recorded else ""
@@ -230,7 +233,16 @@ def _fetch(row: Row, part: Path, tell: Tell, patience: Patience) -> str:
 
 
 def _way_round(name: str) -> str:
-    return f"With the file from elsewhere: cyclegan pretrained import FILE --name {name}"
+    command = f"cyclegan pretrained import FILE --name {shlex.quote(name)}"
+    return f"With the file from elsewhere: {command}"
+
+
+def _on_this_machine() -> str:
+    try:
+        names = [style.name for style in list_styles(available=False)]
+    except CycleganError:
+        names = []
+    return f"On this machine: {', '.join(names) or 'no style'}."
 
 
 # -- what lies where -------------------------------------------------------------------------

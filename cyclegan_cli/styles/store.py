@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import time
 import unicodedata
@@ -34,7 +35,7 @@ from cyclegan_cli.styles.cards import (
     read_generator_header,
     read_style,
 )
-from cyclegan_cli.styles.catalogue import available_styles
+from cyclegan_cli.styles.catalogue import available_styles, obtainable
 from cyclegan_cli.styles.moves import recover, style_lock, swap_in, take_away
 
 __all__ = [
@@ -120,17 +121,18 @@ def weights_file(style: Style, reverse: bool) -> Path:
                 hint=f"cyclegan pretrained verify {style.name}",
             )
         return file
-    if not style.directions:
-        raise UsageError(
-            f"The style '{style.name}' is not on this machine yet.",
-            hint=f"cyclegan pretrained download {style.name}",
-        )
     wanted, there = (style.y, style.x), (style.x, style.y)
     if not reverse:
         wanted, there = there, wanted
+    if obtainable(style, way):
+        which = f"direction {wanted[0]} → {wanted[1]} of the style" if style.directions else "style"
+        raise UsageError(
+            f"The {which} '{style.name}' is not on this machine yet.",
+            hint=f"cyclegan pretrained download {shlex.quote(style.name)}",
+        )
     raise UsageError(
         f"The style '{style.name}' has no direction {wanted[0]} → {wanted[1]}: "
-        f"only {there[0]} → {there[1]} is here.",
+        f"only {there[0]} → {there[1]} is {'here' if style.directions else 'to be had'}.",
         hint=f"{'Leave out' if reverse else 'Add'} --reverse for {there[0]} → {there[1]}.",
     )
 

@@ -197,7 +197,7 @@ def train(
         launch(arguments(), count)
 
     def prepared() -> Run:
-        from cyclegan_cli.engine.run import create_run, open_run
+        from cyclegan_cli.engine.run import open_run
 
         if me and me.restarts and (folder / "run.json").exists():
             return open_run(folder)  # torchrun started all anew: they go on
@@ -206,9 +206,7 @@ def train(
         run, checkup = examine(console, name, folder, settings, x_dir, y_dir, strict=strict)
         present(console, run, gpu, count, checkup.rows(full=dry_run))
         checkup.tell(console, full=dry_run)
-        if not dry_run:
-            create_run(run)
-        elif json_:
+        if dry_run and json_:
             console.result("", checkup.record())
         return run
 
@@ -218,9 +216,14 @@ def train(
             console.note("A dry run: nothing was written.")
             return
         from cyclegan_cli.cli.journey import Machine, train_held
+        from cyclegan_cli.engine.run import create_run
+
+        def commit() -> None:
+            if not (me and me.restarts and (folder / "run.json").exists()):
+                create_run(run)
 
         machine = Machine(gpu, settings.workers, group, tensorboard)
-        train_held(console, run, machine, lambda: newest(run))
+        train_held(console, run, machine, lambda: newest(run), commit)
 
 
 def newest(run: Run) -> Path | None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cyclegan_cli.errors import StoreError
-from cyclegan_cli.files import sync_folder
+from cyclegan_cli.files import remove_leftovers, sync_folder
 
 __all__ = ["recover", "style_lock", "swap_in", "take_away"]
 
 _LOCK_SECONDS = 60.0
-_ABANDONED_SECONDS = 86_400.0  # a half-built folder this old belongs to nobody
 
 
 def swap_in(temporary: Path, place: Path) -> None:
@@ -52,10 +50,7 @@ def recover(root: Path) -> None:
             folder.rename(place)
         elif kind in ("swap", "gone"):
             shutil.rmtree(folder, ignore_errors=True)
-        elif kind == "tmp" and folder.is_dir():
-            with contextlib.suppress(OSError):
-                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(folder, ignore_errors=True)
+    remove_leftovers(root)  # styles are built under the lock: what is half built is nobody's
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ from cyclegan_cli.styles.cards import (
     read_style,
 )
 from cyclegan_cli.styles.catalogue import available_styles
-from cyclegan_cli.styles.moves import recover, style_lock, swap_in, take_away
+from cyclegan_cli.styles.moves import building, recover, style_lock, swap_in, take_away
 
 __all__ = [
     "Direction",
@@ -271,9 +271,7 @@ def add_style(
     _refuse_taken(root, name, replace)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with style_lock(root):
-            recover(root)
-            _refuse_taken(root, name, replace)
+        with building(root):  # readers wait only for the renames
             temporary.mkdir()
             entries = {way: _put(weights[way], temporary, way) for way in WAYS if way in weights}
             about = {
@@ -283,8 +281,12 @@ def add_style(
             }
             text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
             write_text(temporary / "style.json", text)
-            swap_in(temporary, root / name)
-            return read_style(root / name, origin if origin == "downloaded" else None, name=name)
+            with style_lock(root):
+                recover(root)
+                _refuse_taken(root, name, replace)
+                swap_in(temporary, root / name)
+                said = origin if origin == "downloaded" else None
+                return read_style(root / name, said, name=name)
     except OSError as error:
         if error.filename is not None:  # its name tells nobody anything
             error.filename = str(error.filename).replace(str(temporary), str(root / name))

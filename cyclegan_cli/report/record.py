@@ -138,7 +138,8 @@ def train_command(run: Run) -> str:
     default = TrainSettings()
     for field in dataclasses.fields(TrainSettings):
         chosen = vars(run.settings)[field.name]
-        if chosen == vars(default)[field.name] or chosen is None:
+        held = field.name == "hold_out" and len(run.x_held) > len(run.x_files + run.x_held) // 10
+        if (chosen == vars(default)[field.name] and not held) or chosen is None:
             continue
         option = field.name.replace("_", "-")
         if isinstance(chosen, bool):

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from cyclegan_cli.cli.common import Debug, Stopped, debugging, remember, stop_on_signals
-from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams
+from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
 from cyclegan_cli.cli.processes import may_speak, member
 from cyclegan_cli.errors import CycleganError, UsageError
 from cyclegan_cli.version import __version__
@@ -162,6 +162,11 @@ def _told(error: Exception, given: list[str]) -> CycleganError:
     if isinstance(error, typer.Abort):
         return CycleganError("Aborted.")
     if isinstance(error, OSError) and error.strerror:
+        if error.filename is None:
+            try:
+                sys.stdout.flush()
+            except OSError:
+                return stdout_lost(error)
         where = f"{error.filename}: " if error.filename else ""
         return CycleganError(f"{where}{error.strerror}.")
     if isinstance(error, MemoryError):

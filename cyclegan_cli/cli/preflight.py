@@ -40,9 +40,7 @@ def folders(x_dir: Path, y_dir: Path | None) -> tuple[Path, Path]:
         raise DataError("Missing argument Y_DIR: X and Y are two folders.", hint=_pair(x_dir))
     x, y = x_dir.resolve(), y_dir.resolve()
     if x.samefile(y):
-        raise DataError(
-            f"{x_dir} is given twice: X and Y must be two folders.", hint=_pair(x_dir)
-        )
+        raise DataError(f"{x_dir} is given twice: X and Y must be two folders.", hint=_pair(x_dir))
     if x in y.parents or y in x.parents:
         raise DataError(
             f"One of {x_dir} and {y_dir} lies inside the other: they would share pictures."
@@ -83,8 +81,7 @@ def refuse_existing(name: str, folder: Path) -> None:
     if (styles_dir() / name).exists():
         raise UsageError(
             f"A style named '{name}' exists already.",
-            hint="Give this one another --name, or: "
-            + command_line("pretrained", "remove", name),
+            hint="Give this one another --name, or: " + command_line("pretrained", "remove", name),
         )
 
 

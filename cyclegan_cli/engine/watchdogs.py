@@ -41,8 +41,8 @@ INVERTED = (-0.20, 0.0)
 _COARSE = 16  # the side of the small pictures that are compared with each other
 
 _EXPLODED_HINT = (
-    "The training has diverged, and its style will be worthless. Start again with a lower --lr (the "
-    "default is 2e-4), or go back to a checkpoint from before: cyclegan resume RUN --checkpoint best."
+    "The training has diverged: its style will be worthless. Start again with a lower --lr (the "
+    "default is 2e-4), or from before: cyclegan resume RUN --checkpoint best"
 )
 _COLLAPSE_HINT = (
     "The generators learn nothing from a discriminator that is always right. Usual cures: a lower "

@@ -15,6 +15,7 @@ from cyclegan_cli.errors import (
     UnknownNameError,
     UsageError,
     WeightsError,
+    command_line,
 )
 from cyclegan_cli.files import digest_of, remove_leftovers, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
@@ -250,7 +251,8 @@ def _discard(rows: list[Row], parts: Mapping[Way, Path]) -> None:
 
 
 def _way_round(name: str) -> str:
-    return f"With the file from elsewhere: cyclegan pretrained import FILE --name {name}"
+    again = command_line("pretrained", "import", "FILE", "--name", name)
+    return f"With the file from elsewhere: {again}"
 
 
 # -- what lies where -------------------------------------------------------------------------

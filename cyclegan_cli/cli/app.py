@@ -162,13 +162,7 @@ def _told(error: Exception, given: list[str]) -> CycleganError:
     if isinstance(error, typer.Abort):
         return CycleganError("Aborted.")
     if isinstance(error, OSError) and error.strerror:
-        if error.filename is None:
-            try:
-                sys.stdout.flush()
-            except OSError:
-                return stdout_lost(error)
-        where = f"{error.filename}: " if error.filename else ""
-        return CycleganError(f"{where}{error.strerror}.")
+        return _of_system(error)
     if isinstance(error, MemoryError):
         return CycleganError("The memory is full.")
     message = str(error).splitlines()[0] if str(error) else ""
@@ -176,6 +170,19 @@ def _told(error: Exception, given: list[str]) -> CycleganError:
         f"{type(error).__name__}: {message}",
         hint="This is a defect of the program: run it again with --debug and report what it shows.",
     )
+
+
+def _of_system(error: OSError) -> CycleganError:
+    """What the system refused, and of which file: the parser, which prints help, writes stdout."""
+    if error.filename:
+        return CycleganError(f"{error.filename}: {error.strerror}.")
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    if str(module).partition(".")[0] in ("typer", "click", "rich"):
+        return stdout_lost(error)
+    return CycleganError(f"{error.strerror}.")
 
 
 def _meant(given: list[str]) -> str | None:

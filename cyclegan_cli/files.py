@@ -49,7 +49,8 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
     if name is not None:
         pattern = re.compile(rf"\.{re.escape(name)}\.([0-9a-f]{{12}}\.tmp|[a-z0-9_]{{8}})")
     try:
-        entries = list(os.scandir(folder))
+        with os.scandir(folder) as scan:
+            entries = list(scan)
     except OSError:
         return
     for entry in entries:

@@ -21,6 +21,8 @@ Every error says what happened and to which file; ``hint`` is the next thing to 
 from __future__ import annotations
 
 import difflib
+import os
+import shlex
 from collections.abc import Iterable
 
 __all__ = [
@@ -38,7 +40,20 @@ __all__ = [
     "UnknownNameError",
     "UsageError",
     "WeightsError",
+    "command_line",
 ]
+
+
+def command_line(*words: str | os.PathLike[str]) -> str:
+    """``cyclegan WORDS`` as it can be pasted into a shell, whatever the names in it are.
+
+    A path that begins like an option gets ``./``; strings are options and names as they are.
+    """
+    texts = [
+        word if isinstance(word, str) else f"./{word}" if str(word)[:1] == "-" else str(word)
+        for word in words
+    ]
+    return shlex.join(["cyclegan", *texts])
 
 
 class CycleganError(Exception):

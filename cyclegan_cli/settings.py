@@ -192,9 +192,9 @@ class TrainSettings:
     deviation of the noise through which the discriminators see. ``ema``: how much of the
     generators' running mean stays at each step, the mean being what is shown, measured and
     published; 0: the generators themselves. ``init``: the style whose weights G and F start from.
-    ``hold_out``: pictures of each domain kept out of training to be measured on, never more than a
-    tenth. ``evaluate_every``: an interval, or "never". ``exact_reference``: every layer by
-    PyTorch's own operations.
+    ``hold_out``: pictures of each domain kept out of training to be measured on; of the default, a
+    tenth of the pictures at most. ``evaluate_every``: an interval, or "never".
+    ``exact_reference``: every layer by PyTorch's own operations.
     """
 
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
@@ -261,6 +261,16 @@ class TrainSettings:
             value = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
             _require(math.isfinite(value) and value >= 0, f"{flag} must be a number from 0 up")
+        weights = (
+            field.name
+            for field in dataclasses.fields(self)
+            if field.name.startswith("lambda_") and field.name != "lambda_identity"
+        )
+        _require(
+            any(vars(self)[name] > 0 for name in weights),
+            "Every loss has weight 0, so nothing would be learnt: give --lambda-gan or "
+            "--lambda-cycle a number above 0",
+        )
         _require(
             self.lambda_patch == 0 or self.crop_size >= 64,
             "--lambda-patch needs a --crop-size of at least 64",

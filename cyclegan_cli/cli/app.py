@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperCommand
 
 from cyclegan_cli.cli.common import Debug, Stopped, debugging, remember, stop_on_signals
-from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams
+from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
 from cyclegan_cli.cli.processes import may_speak, member
 from cyclegan_cli.errors import CycleganError, UsageError
 from cyclegan_cli.version import __version__
@@ -183,8 +183,7 @@ def unexpected(error: BaseException) -> CycleganError:
     if package:
         return _not_loaded(package, error)
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return CycleganError(f"{where}{error.strerror}.")
+        return _of_system(error)
     if isinstance(error, MemoryError):
         return CycleganError("The memory is full.")
     message = str(error).splitlines()[0] if str(error) else ""
@@ -218,6 +217,19 @@ def _failures_of_threads() -> Iterator[list[BaseException]]:
         yield failures
     finally:
         threading.excepthook = before
+
+
+def _of_system(error: OSError) -> CycleganError:
+    """What the system refused, and of which file: the parser, which prints help, writes stdout."""
+    if error.filename:
+        return CycleganError(f"{error.filename}: {error.strerror}.")
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    if str(module).partition(".")[0] in ("typer", "click", "rich"):
+        return stdout_lost(error)
+    return CycleganError(f"{error.strerror}.")
 
 
 def _meant(given: list[str]) -> str | None:

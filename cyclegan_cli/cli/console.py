@@ -69,6 +69,13 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
+def stdout_lost(error: OSError) -> CycleganError:
+    """The error that says that stdout takes nothing more, say because its disk is full."""
+    with contextlib.suppress(OSError):  # what is still buffered would be complained of at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return CycleganError(f"stdout cannot be written: {error.strerror or error}.")
+
+
 def draws_live() -> bool:
     """Whether stderr is a terminal on which lines can be drawn anew.
 
@@ -145,6 +152,8 @@ class Console:
             sys.stdout.flush()
         except BrokenPipeError:
             raise Stopped(SIGPIPE) from None  # the reader has what it wanted (| head)
+        except OSError as error:
+            raise stdout_lost(error) from error
 
     # -- everything else ---------------------------------------------------------------------
 

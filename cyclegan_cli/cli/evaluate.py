@@ -106,7 +106,7 @@ def _shuffled(folder: Path, domain: str) -> list[Path]:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise DataError(
-            f"{folder} {what}.", hint="cyclegan evaluate STYLE X_DIR Y_DIR: two folders."
+            f"{folder} {what}.", hint="Two folders: cyclegan evaluate STYLE X_DIR Y_DIR"
         )
     files = find_pictures(folder)
     choices(0, "evaluate", domain).shuffle(files)

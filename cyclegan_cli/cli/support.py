@@ -17,7 +17,7 @@ import typer
 from cyclegan_cli.cli.common import Debug, Json, importing
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.styleview import size_text
-from cyclegan_cli.errors import CycleganError, UnknownNameError
+from cyclegan_cli.errors import CycleganError, UnknownNameError, command_line
 from cyclegan_cli.version import __version__
 
 __all__ = ["complete_page", "docs", "doctor"]
@@ -239,7 +239,7 @@ def _styles() -> Iterator[Check]:
             if digest_of(direction.file)[0] != direction.sha256
         ]
         if wrong:
-            advice = f"cyclegan pretrained verify {style.name}"
+            advice = command_line("pretrained", "verify", style.name)
             yield Check(style.name, "bad", f"not what it was: {', '.join(wrong)}", advice)
     for folder, error in damaged_styles():
         yield Check(folder.name, "bad", str(error), error.hint or "")

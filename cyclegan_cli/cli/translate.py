@@ -53,7 +53,7 @@ def translate(
         ),
     ] = None,
     style: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--style",
             "-s",
@@ -181,11 +181,7 @@ def translate(
         exact_reference=exact_reference,
         max_pixels=_amount("--max-pixels", max_pixels, 1000),
     )
-    if style is None:
-        raise UsageError(
-            "No style was named.", hint="--style NAME; cyclegan pretrained list shows the names."
-        )
-    found = find_style(style)
+    found = find_style(_one_style(style or []))
     if resolution == "auto":
         settings = dataclasses.replace(settings, at_most=found.resolution)
     weights = None
@@ -233,6 +229,20 @@ def translate(
 # -- from options to a plan ------------------------------------------------------------------
 
 
+def _one_style(given: list[str]) -> str:
+    names = list(dict.fromkeys(given))
+    if not names:
+        raise UsageError(
+            "No style was named.", hint="--style NAME; cyclegan pretrained list shows the names."
+        )
+    if len(names) > 1:
+        raise UsageError(
+            f"--style was given for {len(names)} styles: {', '.join(names)}. One is painted with.",
+            hint="One command for each: outputs are named after their style.",
+        )
+    return names[0]
+
+
 def _precision(text: str) -> Precision:
     for name in get_args(Precision):
         if text == name:
@@ -266,11 +276,16 @@ def _existing(overwrite: bool, skip: bool) -> Existing:
 def _listed(from_file: str | None, null: bool, inputs: list[str]) -> list[Path]:
     if from_file is None:
         return []
-    if from_file != "-":
-        return read_list(Path(from_file), null=null)
-    if "-" in inputs:
+    if from_file == "-" and "-" in inputs:
         raise UsageError("stdin cannot be both a picture and the list of pictures.")
-    return parse_list(sys.stdin.buffer.read(), null=null)
+    if from_file == "-":
+        listed = parse_list(sys.stdin.buffer.read(), null=null)
+    else:
+        listed = read_list(Path(from_file), null=null)
+    if not listed and not inputs:
+        name = "stdin" if from_file == "-" else from_file
+        raise UsageError(f"The list of pictures is empty: {name} names none.")
+    return listed
 
 
 def _known_styles() -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import safetensors
 
-from cyclegan_cli.errors import WeightsError
+from cyclegan_cli.errors import WeightsError, command_line
 from cyclegan_cli.settings import GeneratorSpec
 
 __all__ = ["FORMAT", "Kind", "checked", "digest", "needs_torch", "read"]
@@ -54,7 +54,7 @@ def read(path: Path, kind: Kind[T]) -> tuple[GeneratorSpec, dict[str, T]]:
     if metadata.get("format") != FORMAT:
         raise WeightsError(
             f"{path} is a safetensors file, but not a generator of this program.",
-            hint=f"cyclegan pretrained import {path} --name NAME",
+            hint=command_line("pretrained", "import", path, "--name", "NAME"),
         )
     told = metadata.get("digest")  # files from before there was one have none
     if told is not None and told != digest(metadata.get("generator", "")):

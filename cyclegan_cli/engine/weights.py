@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
@@ -45,8 +48,14 @@ def save_generator(
         "digest": digest(generator),
         "about": json.dumps(about or {}),
     }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    with atomic_path(path, apart=True) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # which says the system's number in its text
+            code = re.search(r"os error (\d+)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def load_generator(path: Path, device: torch.device | str = "cpu") -> Generator:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cyclegan_cli.errors import StoreError, UsageError, WeightsError
+from cyclegan_cli.errors import StoreError, UsageError, WeightsError, command_line
 from cyclegan_cli.files import read_safetensors_header
 from cyclegan_cli.places import check_name
 from cyclegan_cli.settings import GeneratorSpec
@@ -191,7 +191,7 @@ def read_generator_header(path: Path) -> tuple[GeneratorSpec, dict[str, Any]]:
     if not ours:
         raise WeightsError(
             f"{path} is a safetensors file, but not a generator of this program.",
-            hint=f"cyclegan pretrained import {path} --name NAME",
+            hint=command_line("pretrained", "import", path, "--name", "NAME"),
         )
     return spec, about if isinstance(about, dict) else {}
 
@@ -216,5 +216,5 @@ def damaged(folder: Path, what: str) -> StoreError:
     """The error that says that a style's folder is not a whole style."""
     return StoreError(
         f"The style in {folder} is damaged: {what}.",
-        hint=f"cyclegan pretrained remove {folder.name}",
+        hint=command_line("pretrained", "remove", folder.name),
     )

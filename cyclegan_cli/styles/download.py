@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ from cyclegan_cli.errors import (
     StoreError,
     UnknownNameError,
     WeightsError,
+    command_line,
 )
-from cyclegan_cli.files import digest_of, write_text
+from cyclegan_cli.files import digest_of, remove_leftovers, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
 from cyclegan_cli.styles.cards import Style, Way
 from cyclegan_cli.styles.catalogue import Digest, Entry, Row, entries, obtainable
@@ -34,6 +34,7 @@ __all__ = [
     "download_style",
     "ensure",
     "forget",
+    "forget_digest",
     "part_file",
     "record_digest",
     "recorded_digest",
@@ -178,15 +179,20 @@ def _download(
             " ".join(str(error) for error in failed.values()), hint=_way_round(entry.name)
         )
     row = wanted[0]
-    style = import_style(
-        entry.name,
-        {**here, **parts},
-        x=entry.x,
-        y=entry.y,
-        origin="downloaded",
-        card={"licence": row.licence, "source": row.source, "sources": sources},
-        replace=True,
-    )
+    try:
+        style = import_style(
+            entry.name,
+            {**here, **parts},
+            x=entry.x,
+            y=entry.y,
+            origin="downloaded",
+            card={"licence": row.licence, "source": row.source, "sources": sources},
+            replace=True,
+        )
+    except WeightsError:
+        _discard(wanted, parts)
+        raise
+    _remember(wanted, parts, tell)
     for part in parts.values():
         forget(part)
     return Downloaded(style, tuple(parts), failed)
@@ -225,15 +231,29 @@ def _fetch(row: Row, part: Path, tell: Tell, patience: Patience) -> str:
         recorded = known and not row.digest
         note = f" (Its digest was recorded in {_digests_file()}.)" if recorded else ""
         raise DownloadError(f"{row.file}: {error}{note}", hint=_way_round(row.style)) from error
-    if known is None:
-        sha256 = file_digests(part)["sha256"]
-        record_digest(_key(row), sha256)
-        tell(Learned(row.file, sha256))
     return address
 
 
+def _remember(rows: list[Row], parts: Mapping[Way, Path], tell: Tell) -> None:
+    """Record the digests of files that have become a style, where none was known."""
+    for row in rows:
+        if row.way in parts and not row.digest and recorded_digest(_key(row)) is None:
+            sha256 = file_digests(parts[row.way])["sha256"]
+            record_digest(_key(row), sha256)
+            tell(Learned(row.file, sha256))
+
+
+def _discard(rows: list[Row], parts: Mapping[Way, Path]) -> None:
+    """Forget files that cannot become a style, and the digests that earlier versions recorded."""
+    for row in rows:
+        if row.way in parts:
+            forget(parts[row.way])
+            if not row.digest:
+                forget_digest(_key(row))
+
+
 def _way_round(name: str) -> str:
-    command = f"cyclegan pretrained import FILE --name {shlex.quote(name)}"
+    command = command_line("pretrained", "import", "FILE", "--name", name)
     return f"With the file from elsewhere: {command}"
 
 
@@ -328,12 +348,23 @@ def recorded_digest(key: str) -> Digest | None:
 
 def record_digest(key: str, sha256: str) -> None:
     """From now on a download of ``key`` must have ``sha256``. Raises StoreError."""
+    _change_digests({key: sha256})
+
+
+def forget_digest(key: str) -> None:
+    """A download of ``key`` may have any digest again. Raises StoreError."""
+    _change_digests({key: ""})
+
+
+def _change_digests(changes: Mapping[str, str]) -> None:
+    """``changes``: by key; an empty one is none."""
     from filelock import FileLock
 
     try:
         home_dir().mkdir(parents=True, exist_ok=True)
         with FileLock(_digests_file().with_suffix(".lock")):
-            known = {**_digests(), key: sha256}
+            remove_leftovers(home_dir())
+            known = {key: sha for key, sha in {**_digests(), **changes}.items() if sha}
             write_text(_digests_file(), json.dumps(known, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         raise StoreError(

@@ -10,6 +10,7 @@
     ├── CheckpointError        exit 1   a checkpoint that cannot be used
     ├── StoreError             exit 1   the folder of runs and styles cannot be read or written
     ├── DownloadError          exit 1   nothing usable came from any address
+    │   └── NoNetworkError              no address could even be reached
     ├── ProcessesError         exit 1   one of several processes has failed or gone
     └── TrainingError          exit 1   a training that cannot go on
         └── NonFiniteLossError          a loss became NaN or infinite
@@ -20,6 +21,8 @@ Every error says what happened and to which file; ``hint`` is the next thing to 
 from __future__ import annotations
 
 import difflib
+import os
+import shlex
 from collections.abc import Iterable
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "DownloadError",
+    "NoNetworkError",
     "NonFiniteLossError",
     "PictureError",
     "ProcessesError",
@@ -36,7 +40,20 @@ __all__ = [
     "UnknownNameError",
     "UsageError",
     "WeightsError",
+    "command_line",
 ]
+
+
+def command_line(*words: str | os.PathLike[str]) -> str:
+    """``cyclegan WORDS`` as it can be pasted into a shell, whatever the names in it are.
+
+    A path that begins like an option gets ``./``; strings are options and names as they are.
+    """
+    texts = [
+        word if isinstance(word, str) else f"./{word}" if str(word)[:1] == "-" else str(word)
+        for word in words
+    ]
+    return shlex.join(["cyclegan", *texts])
 
 
 class CycleganError(Exception):
@@ -90,6 +107,10 @@ class StoreError(CycleganError):
 
 class DownloadError(CycleganError):
     """No address gave a file that could be verified."""
+
+
+class NoNetworkError(DownloadError):
+    """No address could be reached: names are not found, or there is no way to their hosts."""
 
 
 class ProcessesError(CycleganError):

@@ -11,7 +11,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -26,37 +28,74 @@ __all__ = [
     "is_special",
     "read_safetensors_header",
     "read_toml",
+    "remove_leftovers",
     "sync_folder",
     "write_bytes",
     "write_text",
 ]
 
+# Names of what is being written: this program's; of earlier versions, safetensors' and Python's.
+_LEFTOVER = re.compile(r"\..*\.[0-9a-f]{12}\.tmp(\.[^.]*)?|\.tmp\w{6}|tmp[a-z0-9_]{8}", re.DOTALL)
 _HEADER_LIMIT = 100_000_000  # the safetensors format's own limit, in bytes
 
 
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete what a kill in the middle of a write left in ``folder``; what cannot be, stays.
+
+    ``name``: only what was to become the folder of that name. The caller holds the lock under which
+    this program writes there.
+    """
+    pattern = _LEFTOVER
+    if name is not None:
+        pattern = re.compile(rf"\.{re.escape(name)}\.([0-9a-f]{{12}}\.tmp|[a-z0-9_]{{8}})")
+    try:
+        with os.scandir(folder) as scan:
+            entries = list(scan)
+    except OSError:
+        return
+    for entry in entries:
+        if not pattern.fullmatch(entry.name):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                Path(entry.path).unlink()
+
+
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, apart: bool = False) -> Iterator[Path]:
     """Yield a temporary path in ``path``'s folder; on a clean exit it becomes ``path``.
 
     The folder must exist. On any exception, Ctrl-C included, the temporary file is removed and
     ``path`` is untouched. The temporary name keeps ``path``'s extension, since encoders choose the
-    format by it, and starts with a dot, so that folder walks skip it.
+    format by it, and starts with a dot, so that folder walks skip it. ``apart``: it lies in a
+    temporary folder, for writers that make more files beside it, or ones for their owner alone.
 
     Raises OSError as the file system does, and where ``path`` is a device or the like, which a
     rename would destroy (/dev/null, where the user may).
     """
     if is_special(path):
         raise OSError(errno.EINVAL, "It is no ordinary file", str(path))
-    temporary = path.with_name(f".{path.stem[:60]}.{secrets.token_hex(6)}.tmp{path.suffix}")
+    beside = path.with_name(f".{path.stem[:60]}.{secrets.token_hex(6)}.tmp{path.suffix}")
+    temporary = beside / path.name if apart else beside
     try:
+        if apart:
+            beside.mkdir()
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if apart:  # the folder has what the umask allows
+            with contextlib.suppress(OSError):
+                temporary.chmod(stat.S_IMODE(beside.stat().st_mode) & 0o666)
         _copy_mode(path, temporary)
         temporary.replace(path)
         sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        if apart:
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 def is_special(path: Path) -> bool:

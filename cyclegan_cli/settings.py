@@ -184,17 +184,17 @@ class TrainSettings:
     same); ``decay_from`` is the number of epochs at the full learning rate (None: half of them).
     ``max_steps`` stops early and leaves the schedule as it is. Losses of weight 0 are not
     computed: ``lambda_gan`` weighs the adversarial one, ``lambda_patch`` the sliced Wasserstein
-    distance of patches (see ``engine.patches``), ``lambda_self`` the L1 distance of output and
+    distance of patches (see ``engine.losses``), ``lambda_self`` the L1 distance of output and
     input at a quarter of the size (Shrivastava et al., CVPR 2017, section 2.1),
     ``lambda_structure`` how little of the input's light and dark is left
-    (``engine.objective.structure_loss``). ``replay``: pictures of the history, and as many real
+    (``engine.losses.structure_loss``). ``replay``: pictures of the history, and as many real
     ones, that a discriminator learns from at each step; 0: the paper's exchange. ``noise_d``: the
     deviation of the noise through which the discriminators see. ``ema``: how much of the
     generators' running mean stays at each step, the mean being what is shown, measured and
     published; 0: the generators themselves. ``init``: the style whose weights G and F start from.
-    ``hold_out``: pictures of each domain kept out of training to be measured on, never more than a
-    tenth. ``evaluate_every``: an interval, or "never". ``exact_reference``: every layer by
-    PyTorch's own operations.
+    ``hold_out``: pictures of each domain kept out of training to be measured on; of the default, a
+    tenth of the pictures at most. ``evaluate_every``: an interval, or "never".
+    ``exact_reference``: every layer by PyTorch's own operations.
     """
 
     generator: GeneratorSpec = field(default_factory=GeneratorSpec)
@@ -261,6 +261,16 @@ class TrainSettings:
             value = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
             _require(math.isfinite(value) and value >= 0, f"{flag} must be a number from 0 up")
+        weights = (
+            field.name
+            for field in dataclasses.fields(self)
+            if field.name.startswith("lambda_") and field.name != "lambda_identity"
+        )
+        _require(
+            any(vars(self)[name] > 0 for name in weights),
+            "Every loss has weight 0, so nothing would be learnt: give --lambda-gan or "
+            "--lambda-cycle a number above 0",
+        )
         _require(
             self.lambda_patch == 0 or self.crop_size >= 64,
             "--lambda-patch needs a --crop-size of at least 64",

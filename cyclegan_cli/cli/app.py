@@ -5,10 +5,13 @@ Importing this module must stay cheap: no torch, no numpy, no Pillow (a test hol
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pkgutil
 import shlex
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +19,7 @@ import typer
 from typer.core import TyperCommand
 
 from cyclegan_cli.cli.common import Debug, Stopped, debugging, remember, stop_on_signals
-from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams
+from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
 from cyclegan_cli.cli.processes import may_speak, member
 from cyclegan_cli.errors import CycleganError, UsageError
 from cyclegan_cli.version import __version__
@@ -123,6 +126,15 @@ def main(arguments: list[str] | None = None) -> int:
     stop_on_signals()
     remember(arguments)
     given = sys.argv[1:] if arguments is None else arguments
+    with _failures_of_threads() as failures:
+        code = _run(given)
+    if code == 0 and failures:
+        Console().error(unexpected(failures[0]))
+        return 1
+    return code
+
+
+def _run(given: list[str]) -> int:
     try:
         app = build_app(_words(given))
         code = app(args=given, prog_name="cyclegan", standalone_mode=False, obj=build_app)
@@ -136,13 +148,14 @@ def main(arguments: list[str] | None = None) -> int:
         else:  # what is still buffered has no reader; nothing shall complain of it at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return stop.exit_code
-    except (Exception, RecursionError) as error:
+    except Exception as error:
         if debugging():
             raise
         told = _told(error, given)
         if may_speak():
             if str(told).startswith("Usage:"):  # nothing was typed: the help
-                Console().note(str(told))
+                for line in str(told).splitlines():
+                    Console().note(line)
             else:
                 Console().error(told)
         return told.exit_code
@@ -161,16 +174,62 @@ def _told(error: Exception, given: list[str]) -> CycleganError:
         return error
     if isinstance(error, typer.Abort):
         return CycleganError("Aborted.")
+    return unexpected(error)
+
+
+def unexpected(error: BaseException) -> CycleganError:
+    """The error that a user is shown for one that nobody foresaw."""
+    package = _package_not_loaded(error)
+    if package:
+        return _not_loaded(package, error)
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return CycleganError(f"{where}{error.strerror}.")
+        return _of_system(error)
     if isinstance(error, MemoryError):
         return CycleganError("The memory is full.")
     message = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, RuntimeError) and "start new thread" in message:
+        return CycleganError(
+            "The system allows this user no more threads.", hint="ulimit -u shows the limit."
+        )
     return CycleganError(
         f"{type(error).__name__}: {message}",
         hint="This is a defect of the program: run it again with --debug and report what it shows.",
     )
+
+
+@contextlib.contextmanager
+def _failures_of_threads() -> Iterator[list[BaseException]]:
+    """Yield the list of what threads die of meanwhile: the command fails with it, once it is done.
+
+    Python would print a traceback and let the command succeed.
+    """
+    failures: list[BaseException] = []
+    before = threading.excepthook
+
+    def failed(args: threading.ExceptHookArgs) -> None:
+        if debugging():
+            before(args)
+        if args.exc_value is not None:
+            failures.append(args.exc_value)
+
+    threading.excepthook = failed
+    try:
+        yield failures
+    finally:
+        threading.excepthook = before
+
+
+def _of_system(error: OSError) -> CycleganError:
+    """What the system refused, and of which file: the parser, which prints help, writes stdout."""
+    if error.filename:
+        return CycleganError(f"{error.filename}: {error.strerror}.")
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    if str(module).partition(".")[0] in ("typer", "click", "rich"):
+        return stdout_lost(error)
+    return CycleganError(f"{error.strerror}.")
 
 
 def _meant(given: list[str]) -> str | None:
@@ -197,3 +256,49 @@ def _words(given: list[str]) -> list[str]:
         typed = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
         return typed.split()[1:]
     return given
+
+
+# What is imported, where pip calls it otherwise.
+_DISTRIBUTIONS = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg"}
+
+
+def _package_not_loaded(error: BaseException) -> str:
+    """The package whose import raised ``error``, or "" where it was no import of another's."""
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        foreign = package not in ("cyclegan_cli", "typer", "__main__", "importlib")
+        if foreign and frame.f_code.co_name == "<module>":
+            return package
+        trace = trace.tb_next
+    name = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    return "" if name.startswith("cyclegan_cli") else name.partition(".")[0]
+
+
+def _not_loaded(package: str, error: BaseException) -> CycleganError:
+    name = "PyTorch" if package == "torch" else _DISTRIBUTIONS.get(package, package)
+    pip = f"{shlex.quote(sys.executable)} -m pip install"
+    distribution = _DISTRIBUTIONS.get(package, package)
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        return CycleganError(
+            f"{name} is not installed, which this needs.", hint=f"{pip} {distribution}"
+        )
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    limit = _address_space()
+    return CycleganError(
+        f"{name} is installed, but cannot be loaded: {reason}.",
+        hint=f"ulimit -v unlimited; now it allows {limit / 1e9:.1f} GB of address space."
+        if limit
+        else f"{pip} --force-reinstall {distribution}",
+    )
+
+
+def _address_space() -> int | None:
+    """Bytes of address space that this process may take, where there is a limit."""
+    with contextlib.suppress(ImportError):  # Windows has none
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return None if limit == resource.RLIM_INFINITY else limit
+    return None

@@ -1,6 +1,8 @@
 """The one printer: results on stdout, everything else on stderr.
 
-Nothing outside ``cli`` prints, and nothing inside it prints except through a ``Console``.
+Nothing outside ``cli`` prints, and nothing inside it prints except through a ``Console``. Whatever
+a person is to read is one line each time and goes through ``printable``: names of files and styles,
+fields of catalogues and entries of archives come from strangers. What programs read stays exact.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +24,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.text import Text
 
-__all__ = ["Console", "ProgressBar", "draws_live", "encodable", "safe_streams"]
+__all__ = ["Console", "ProgressBar", "draws_live", "encodable", "printable", "safe_streams"]
 
+_JOINERS = "\u200c\u200d"  # in words of some languages, and in emoji
 SIGPIPE = 13  # not every system's signal module has it
 PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where there is no terminal
 
@@ -47,6 +51,31 @@ def safe_streams() -> None:
             reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
 
 
+def printable(text: str) -> str:
+    """``text`` in one line, with what would steer or deceive a terminal as backslash escapes.
+
+    So come control characters (ESC, BEL, a line's end, those of 8 bits), marks that change the
+    direction of what follows, other invisible ones, and bytes that are not UTF-8.
+    """
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    category = unicodedata.category(character)
+    if category not in ("Cc", "Cf", "Cs", "Zl", "Zp") or character in _JOINERS:
+        return character
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name, as Python carries it
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def stdout_lost(error: OSError) -> CycleganError:
+    """The error that says that stdout takes nothing more, say because its disk is full."""
+    with contextlib.suppress(OSError):  # what is still buffered would be complained of at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return CycleganError(f"stdout cannot be written: {error.strerror or error}.")
+
+
 def draws_live() -> bool:
     """Whether stderr is a terminal on which lines can be drawn anew.
 
@@ -60,7 +89,8 @@ def draws_live() -> bool:
 class Console:
     """How a command speaks. ``as_json``: stdout carries one JSON object per line.
 
-    ``silent``: of several processes another one speaks; only errors are said.
+    ``silent``: of several processes another one speaks; only errors are said. ``end``: what ends a
+    result on stdout.
     """
 
     def __init__(
@@ -70,8 +100,10 @@ class Console:
         quiet: bool = False,
         verbose: bool = False,
         silent: bool = False,
+        end: str = "\n",
     ) -> None:
         self.as_json = as_json
+        self._end = end
         self.quiet = quiet or silent
         self.verbose = verbose and not self.quiet
         self.silent = silent
@@ -82,9 +114,17 @@ class Console:
     def result(self, text: str, record: Mapping[str, Any] | None = None) -> None:
         """One result: ``record`` under --json (nothing where it is None), ``text`` otherwise."""
         if not self.as_json:
-            self._out(text)
+            cells = text.split("\t")
+            self._out("\t".join(map(printable, cells)) if sys.stdout.isatty() else text)
         elif record is not None:
             self._out(json.dumps(record, ensure_ascii=True, default=str))
+
+    def document(self, text: str, record: Mapping[str, Any] | None = None) -> None:
+        """A result of several lines, which all are this program's own."""
+        if self.as_json:
+            self.result("", record)
+        else:
+            self._out(text.rstrip("\n"))
 
     def table(
         self,
@@ -108,10 +148,12 @@ class Console:
         if self.silent:
             return
         try:
-            sys.stdout.write(text + "\n")
+            sys.stdout.write(text + self._end)
             sys.stdout.flush()
         except BrokenPipeError:
             raise Stopped(SIGPIPE) from None  # the reader has what it wanted (| head)
+        except OSError as error:
+            raise stdout_lost(error) from error
 
     # -- everything else ---------------------------------------------------------------------
 
@@ -158,14 +200,19 @@ class Console:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*headers, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(
+            *map(printable, headers),
+            title=printable(title) if title else None,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
         table.show_header = bool(headers)
         if not headers:
             table.box = None
             table.add_column(style="dim", no_wrap=True)
             table.add_column(overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         self.rich(stderr=stderr).print(table)
 
     def rich(self, *, stderr: bool = True) -> RichConsole:
@@ -202,7 +249,7 @@ class Console:
             if style and sys.stderr.isatty():
                 from rich.text import Text
 
-                self.rich().print(Text(text, style=style), soft_wrap=True)
+                self.rich().print(Text(printable(text), style=style), soft_wrap=True)
             else:
                 sys.stderr.write(encodable(text) + "\n")
                 sys.stderr.flush()
@@ -218,7 +265,8 @@ class Console:
 
 
 def encodable(text: str) -> str:
-    """Arrows and the like, replaced where stderr's encoding has none."""
+    """``printable(text)``, with arrows and the like replaced where stderr's encoding has none."""
+    text = printable(text)
     # While rich draws, sys.stderr is its own, which has no encoding.
     stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
     encoding = stream.encoding or "ascii"
@@ -270,7 +318,9 @@ class ProgressBar:
                 BarColumn(bar_width=8),
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-                TextColumn("{task.fields[note]}", table_column=Column(overflow="ellipsis")),
+                TextColumn(
+                    "{task.fields[note]}", markup=False, table_column=Column(overflow="ellipsis")
+                ),
                 console=self._console.rich(),
                 transient=True,
                 redirect_stdout=sys.stdout.isatty(),  # a pipe gets its results, not the terminal
@@ -287,7 +337,7 @@ class ProgressBar:
         """``count`` more are done."""
         self._done += count
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, advance=count, note=text)
+            self._live.update(self._task, advance=count, note=printable(text))
         elif time.monotonic() - self._last_line >= PLAIN_INTERVAL:
             self._last_line = time.monotonic()
             of = f"/{self._total}" if self._total is not None else ""

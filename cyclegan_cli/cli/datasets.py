@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from cyclegan_cli.cli.common import Debug, Json, Quiet
 from cyclegan_cli.cli.completion import complete_dataset
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.errors import command_line
 
 if TYPE_CHECKING:
     from cyclegan_cli.styles.datasets import DataSet, Here
@@ -90,7 +90,7 @@ def show(name: Name, json_: Json = False, debug: Debug = False) -> None:
         rows += [(part, f"{count} pictures") for part, count in found.counts.items()]
         rows += [("folder", str(found.folder)), ("next", _next(one, found))]
     else:
-        rows.append(("next", f"cyclegan datasets download {shlex.quote(name)}"))
+        rows.append(("next", command_line("datasets", "download", name)))
     Console(as_json=json_).table((), rows, [_record(one, found)])
 
 
@@ -133,10 +133,10 @@ def _next(one: DataSet, found: Here) -> str:
     """The command to type now."""
     x, y = found.folder / "trainA", found.folder / "trainB"
     if {"trainA", "trainB"} <= set(found.counts):
-        return shlex.join(["cyclegan", "train", str(x), str(y), "--name", one.name])
+        return command_line("train", x, y, "--name", one.name)
     part = next(iter(found.counts))
-    folder = shlex.quote(str(found.folder / part))
-    return f"cyclegan translate {folder} --style monet -o painted"
+    folder = found.folder / part
+    return command_line("translate", folder, "--style", "monet", "-o", "painted")
 
 
 def _record(one: DataSet, found: Here | None) -> dict[str, Any]:

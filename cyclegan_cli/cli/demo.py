@@ -10,19 +10,20 @@ import typer
 
 from cyclegan_cli.cli.common import Debug, Quiet, Stopped
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.errors import UsageError, command_line
 
 __all__ = ["demo"]
 
 PICTURES = 60  # in each domain
 NAME = "demo"
+DEFAULT = Path("cyclegan-demo")
 
 
 def demo(
     ctx: typer.Context,
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Where the pictures go; it must not exist.")
-    ] = Path("cyclegan-demo"),
+    ] = DEFAULT,
     steps: Annotated[int, typer.Option(min=1, help="Of training; more are better.")] = 300,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -39,6 +40,7 @@ def demo(
       cyclegan demo /tmp/try --steps 1000
     """
     console = Console(quiet=quiet)
+    silence = ["--quiet"] if quiet else []
     if folder.exists():
         raise UsageError(f"{folder} exists already.", hint="cyclegan demo ANOTHER_FOLDER")
     _render(folder)
@@ -47,18 +49,13 @@ def demo(
     train = ["train", str(folder / "photos"), str(folder / "paintings"), "--name", NAME]
     style = folder / "cyclegan-home" / "styles" / NAME
     result = folder / "painted.png"
-    _run(
-        console, ctx, folder, [*train, *options.split(), *saving.split(), "--log-every", "25steps"]
-    )
-    _run(
-        console,
-        ctx,
-        folder,
-        ["translate", str(folder / "photo.png"), "--style", str(style), "-o", str(result)],
-    )
+    train += [*options.split(), *saving.split(), "--log-every", "25steps"]
+    translate = ["translate", str(folder / "photo.png"), "--style", str(style), "-o", str(result)]
+    for arguments in (train, translate):
+        _run(console, ctx, folder, [*arguments, *silence])
     console.note(f"Compare {folder / 'photo.png'} with {result}.")
     console.note("Then paint a photograph of yours:")
-    console.note(f"  cyclegan translate PHOTO.jpg --style {shlex.quote(str(style))}")
+    console.note(f"  {command_line('translate', 'PHOTO.jpg', '--style', style)}")
 
 
 def _render(folder: Path) -> None:
@@ -77,14 +74,16 @@ def _run(console: Console, ctx: typer.Context, folder: Path, arguments: list[str
     import os
 
     program = ctx.obj(arguments)  # build_app: the app for that command line
-    console.note(f"$ cyclegan {shlex.join(arguments)}")
+    console.note(f"$ {command_line(*arguments)}")
     before = os.environ.get("CYCLEGAN_HOME")
     os.environ["CYCLEGAN_HOME"] = str(folder / "cyclegan-home")
     try:
         # Not standalone: an error or a stop ends the demo, too.
         program(args=arguments, prog_name="cyclegan", standalone_mode=False)
     except Stopped:
-        console.note(f"To try again: rm -r {shlex.quote(str(folder))}; cyclegan demo")
+        again = command_line("demo", *([] if folder == DEFAULT else [folder]))
+        console.note("To try again:")
+        console.note(f"  rm -r {shlex.quote(str(folder))}; {again}")
         raise
     finally:
         if before is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cyclegan_cli.cli.console import Console, ProgressBar
-from cyclegan_cli.errors import CycleganError, DownloadError
+from cyclegan_cli.errors import CycleganError, DownloadError, NoNetworkError
 from cyclegan_cli.styles.cards import Style, Way
 from cyclegan_cli.styles.download import Learned, Waiting, download_style, ensure
 from cyclegan_cli.styles.fetch import Event, Failed, Received, Trying
@@ -54,6 +54,9 @@ def download_all(console: Console, names: Sequence[str], *, force: bool) -> list
         try:
             with Teller(console) as teller:
                 done = download_style(name, force=force, tell=teller.tell)
+        except NoNetworkError as error:
+            results.append(Result(None, (), (error,)))
+            break  # of the others the same would be said
         except DownloadError as error:
             results.append(Result(None, (), (error,)))
             continue
@@ -70,6 +73,7 @@ class Teller:
         self._console = console
         self._bar: ProgressBar | None = None
         self._shown = 0
+        self._said: set[Trying] = set()
 
     def __enter__(self) -> Teller:
         return self
@@ -94,8 +98,10 @@ class Teller:
             return
         self._close()
         if isinstance(event, Trying):
-            more = f", from byte {event.start}" if event.start else ""
-            self._console.note(f"Downloading {event.address}{more}")
+            if event not in self._said:  # that it is tried again was said
+                more = f", from byte {event.start}" if event.start else ""
+                self._console.note(f"Downloading {event.address}{more}")
+                self._said.add(event)
         elif isinstance(event, Failed):
             end = "; trying again" if event.again else ""
             self._console.note(f"{event.address}: {event.reason}{end}.")

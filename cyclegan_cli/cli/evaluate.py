@@ -14,12 +14,13 @@ from cyclegan_cli.cli.completion import complete_style
 from cyclegan_cli.cli.console import Console, ProgressBar
 from cyclegan_cli.errors import DataError, PictureError, UsageError
 from cyclegan_cli.randomness import choices
+from cyclegan_cli.styles.catalogue import obtainable
 from cyclegan_cli.styles.store import find_style, weights_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cyclegan_cli.styles.cards import Style
+    from cyclegan_cli.styles.cards import Style, Way
 
 __all__ = ["evaluate"]
 
@@ -73,7 +74,7 @@ def evaluate(
 
         prepare(console)
     painters: dict[str, Paint] = {
-        way: _painter(console, found, way, device.gpu) for way in found.directions
+        way: _painter(console, found, way, device.gpu) for way in {*found.directions, *ways}
     }
     console.note(f"Measuring on {device.label}.")
     pictures = {domain: _Pictures(console, paths, size) for domain, paths in files.items()}
@@ -88,12 +89,15 @@ def evaluate(
     console.table(columns, [line.row(fid) for line in lines], [line.record() for line in lines])
 
 
-def _ways(style: Style, reverse: bool) -> list[str]:
-    """The directions to measure. Raises UsageError where the one that was asked for is not here."""
-    if reverse or not style.directions:
+def _ways(style: Style, reverse: bool) -> list[Way]:
+    """The directions to measure, which may have to be downloaded. Raises UsageError for one that
+    was asked for and cannot be had.
+    """
+    if not reverse:
+        return list(style.ways)
+    if not obtainable(style, "yx"):
         weights_file(style, reverse)
-        return ["yx"]
-    return [way for way in ("xy", "yx") if way in style.directions]
+    return ["yx"]
 
 
 def _shuffled(folder: Path, domain: str) -> list[Path]:
@@ -102,7 +106,7 @@ def _shuffled(folder: Path, domain: str) -> list[Path]:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise DataError(
-            f"{folder} {what}.", hint="cyclegan evaluate STYLE X_DIR Y_DIR: two folders."
+            f"{folder} {what}.", hint="Two folders: cyclegan evaluate STYLE X_DIR Y_DIR"
         )
     files = find_pictures(folder)
     choices(0, "evaluate", domain).shuffle(files)

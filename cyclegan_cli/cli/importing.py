@@ -11,7 +11,7 @@ import typer
 from cyclegan_cli.cli.common import Debug, Json, Quiet
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.styleview import record_of
-from cyclegan_cli.errors import CheckpointError, UsageError
+from cyclegan_cli.errors import CheckpointError, UsageError, command_line
 
 if TYPE_CHECKING:
     from cyclegan_cli.styles.cards import Style, Way
@@ -86,13 +86,13 @@ def import_command(
         style = _from_run(run, checkpoint or "last", name, card, overwrite=overwrite)
     else:
         if checkpoint is not None:
-            raise UsageError("--checkpoint belongs to --run.", hint="cyclegan resume   (runs)")
+            raise UsageError("--checkpoint belongs to --run.", hint="The runs: cyclegan runs")
         if file is None or name is None:
             what = "FILE (or --run)" if file is None else "--name"
             raise UsageError(f"{what} is missing.", hint="cyclegan pretrained import --help")
         style = _from_files(console, file, reverse_file, name, x, y, card, overwrite=overwrite)
     console.result(str(style.folder), record_of(style))
-    console.note(f"To try it: cyclegan translate img.jpg --style {shlex.quote(style.name)}")
+    console.note(f"To try it: {command_line('translate', 'img.jpg', '--style', style.name)}")
 
 
 def _from_files(
@@ -117,7 +117,8 @@ def _from_files(
     if reverse_file is not None:
         files["yx"] = reverse_file
     elif (other := other_direction(file)) is not None:
-        console.note(f"note: {other} lies beside it: --reverse-file {other} imports both.")
+        option = shlex.join(["--reverse-file", str(other)])
+        console.note(f"note: {other} lies beside it. To import both, add: {option}")
     return import_style(name, files, x=x or named[0], y=y or named[1], card=card, replace=overwrite)
 
 

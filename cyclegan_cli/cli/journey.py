@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -20,20 +19,15 @@ from cyclegan_cli.cli.liveview import TrainingView
 from cyclegan_cli.cli.preflight import first_weights
 from cyclegan_cli.cli.processes import led
 from cyclegan_cli.cli.rendering import Renderer
-from cyclegan_cli.engine.run import (
-    BEST,
-    Place,
-    Run,
-    checkpoint_files,
-    evaluates,
-    remove_leftovers,
-)
+from cyclegan_cli.engine.run import Place, Run, checkpoint_files, evaluates, sweep
 from cyclegan_cli.errors import (
     CycleganError,
     PictureError,
     ProcessesError,
+    StoreError,
     TrainingError,
     UsageError,
+    command_line,
 )
 from cyclegan_cli.randomness import choices
 
@@ -41,14 +35,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cyclegan_cli.engine.checkpoint import Checkpoint
-    from cyclegan_cli.engine.cyclegan import CycleGAN
     from cyclegan_cli.engine.device import Device
     from cyclegan_cli.engine.distributed import Group
     from cyclegan_cli.engine.evaluation import Evaluator
     from cyclegan_cli.engine.training import Event
     from cyclegan_cli.report.tensorboard import Board
 
-__all__ = ["Machine", "hold", "train_held", "train_run"]
+__all__ = ["Machine", "check_processes", "hold", "train_held"]
 
 
 @dataclass(frozen=True)
@@ -64,16 +57,25 @@ class Machine:
 class _StopRequest:
     """The first Ctrl-C or SIGTERM asks the loop to stop after its step; the second ends at once.
 
-    Where several processes train, each asks after every step, and all stop if one was told to.
+    Where several processes train, each asks after every step, and all stop if one was told to. As a
+    context manager it has the signals only inside.
     """
 
     def __init__(self, console: Console, group: Group) -> None:
         self._console = console
         self._group = group
         self._received = 0
+        self._before: dict[int, Any] = {}
         self.signum = 0  # that all have agreed on
+
+    def __enter__(self) -> _StopRequest:
         for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, self._receive)
+            self._before[signum] = signal.signal(signum, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
 
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
         if self._received:
@@ -90,9 +92,15 @@ def hold(run: Run) -> FileLock:
     """The lock of ``run``, taken. Raises UsageError where another process trains it."""
     lock = FileLock(run.folder / "run.lock")
     try:
+        run.folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UsageError(f"The run '{run.name}' is being trained by another process.") from error
+    except OSError as error:
+        raise StoreError(
+            f"The run's folder {run.folder} cannot be written: {error.strerror}.",
+            hint="Set CYCLEGAN_HOME to a folder that can be written.",
+        ) from error
     return lock
 
 
@@ -100,20 +108,31 @@ def train_held(
     console: Console,
     run: Run,
     machine: Machine,
-    begin: Callable[[], Path | None] = lambda: None,
+    look: Callable[[], Path | None],
+    commit: Callable[[], None],
 ) -> None:
-    """Train ``run`` with its lock held, from the checkpoint that ``begin()`` names.
+    """Train ``run`` with its lock held, from the checkpoint that ``look()`` names.
 
-    Of several processes the first holds the lock and begins; all read the same checkpoint.
+    Of several processes the first holds the lock and looks; all read the same checkpoint.
+    ``commit()`` writes, in the first process, what the run becomes: after everything that can be
+    refused has been checked. Until then nothing is written.
     """
     group = machine.group
     with contextlib.ExitStack() as stack:
+        new = not run.folder.exists()  # its lock lies in its folder, which is made at the end
 
-        def begun() -> Path | None:
-            stack.enter_context(hold(run))
-            return begin()
+        def looked() -> Path | None:
+            if not new:
+                stack.enter_context(hold(run))
+            return look()
 
-        path = led(group, begun)
+        def committed() -> None:
+            if new:
+                stack.enter_context(hold(run))
+            commit()
+            sweep(run)
+
+        path = led(group, looked)
         start = error = None
         try:
             if path is not None:
@@ -123,13 +142,40 @@ def train_held(
         except CycleganError as damaged:
             error = damaged
         group.check_in(error=error)
-        train_run(console, run, machine, start)
+        with _StopRequest(console, group) as stop:
+            finished = _train_run(console, run, machine, start, stop, lambda: led(group, committed))
+            if finished:
+                facts = {"device": str(one_device(machine.gpu).torch)}
+                led(group, lambda: _publish(console, run, facts))
+            if not stop():
+                return
+        if not finished:
+            console.note("To go on:")
+            console.note(f"  {command_line('resume', run.name)}")
+        raise Stopped(stop.signum)
 
 
-def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | None) -> None:
-    """Train ``run`` from ``start`` (None: from its beginning) to its end, and make its style.
+def _publish(console: Console, run: Run, facts: dict[str, Any]) -> None:
+    """Publish ``run``; what stands in the way now is no misuse: the training has been done."""
+    from cyclegan_cli.cli.publishing import publish
 
-    Raises Stopped after an orderly stop, TrainingError where a loss is no longer finite.
+    try:
+        publish(console, run, facts)
+    except UsageError as error:
+        raise StoreError(str(error), hint=error.hint) from error
+
+
+def _train_run(
+    console: Console,
+    run: Run,
+    machine: Machine,
+    start: Checkpoint | None,
+    stop: _StopRequest,
+    commit: Callable[[], None],
+) -> bool:
+    """Train ``run`` from ``start`` (None: from its beginning); whether it came to its end.
+
+    Raises TrainingError where a loss is no longer finite.
     """
     import torch
 
@@ -140,10 +186,9 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
     from cyclegan_cli.media.dataset import UnpairedPictures
 
     group = machine.group
-    stop = _StopRequest(console, group)
     device = one_device(machine.gpu)
     dtype = resolve_precision(run.settings.precision, device.torch)
-    _check_processes(run, group, start)
+    check_processes(run, group.size, started=start is not None)
     group.same("their version of PyTorch and precision", f"{torch.__version__} with {dtype}")
     model = CycleGAN(run.settings, device.torch, dtype, group)
     place = Place()
@@ -154,8 +199,6 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
         for way, file in first_weights(run.settings).items():
             letter = "G" if way == "xy" else "F"
             model.start_from(letter, load_generator(file, device.torch))
-    if group.leads:
-        remove_leftovers(run)
     pictures = UnpairedPictures(
         *(run.paths("x"), run.paths("y"), run.settings),
         workers=machine.workers,
@@ -163,7 +206,9 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
         part=(group.rank, group.size),
     )
     samples, evaluator = (_samples(run), _evaluator(run)) if group.leads else (None, None)
+    commit()
     started = time.monotonic()
+    finished = False
     try:
         with _rendering(console, run, machine, place, pictures.steps_per_epoch, device) as show:
             for event in training.train(
@@ -173,28 +218,26 @@ def train_run(console: Console, run: Run, machine: Machine, start: Checkpoint | 
             ):
                 show(event)
                 place = event.place
+                finished = isinstance(event, training.Ended) and event.finished
     except (TrainingError, ProcessesError, PictureError) as error:
         raise _with_way_back(run, error) from error
-    if stop():
-        console.note(f"Stopped after step {place.step}. To go on:")
-        console.note(f"  cyclegan resume {shlex.quote(run.name)}")
-        raise Stopped(stop.signum)
-    if group.leads:
-        _publish(console, run, model, place, time.monotonic() - started)
-    group.check_in()
+    minutes = (time.monotonic() - started) / 60
+    what = f"Done: {place.step} steps" if finished else f"Stopped after step {place.step}"
+    console.note(f"{what}, {minutes:.1f} min this time.")
+    return finished
 
 
-def _check_processes(run: Run, group: Group, start: Checkpoint | None) -> None:
+def check_processes(run: Run, size: int, *, started: bool) -> None:
     """Raise UsageError where there are more processes than pictures in a batch.
 
     The batch stays that of the run, whatever the number of processes: so does the training.
     """
     batch = run.settings.batch_size
-    if group.size > batch:
+    if size > batch:
         raise UsageError(
-            f"A step of {run.name} takes {batch} pictures: {group.size} processes would not all "
-            "have one.",
-            hint=f"Use {batch} at most." if start else "A larger --batch-size.",
+            f"A step of {run.name} takes {batch} {'picture' if batch == 1 else 'pictures'}: "
+            f"{size} processes would not all have one.",
+            hint=f"Use {batch} at most." if started else "A larger --batch-size.",
         )
 
 
@@ -283,34 +326,8 @@ def _with_way_back(run: Run, error: CycleganError) -> CycleganError:
     """``error`` with the last good checkpoint named."""
     files = checkpoint_files(run.checkpoints)
     kept = f" The last good checkpoint is {files[0]}." if files else ""
-    back = f"cyclegan resume {shlex.quote(run.name)}" if files else "cyclegan train …"
+    back = command_line("resume", run.name) if files else "cyclegan train …"
     hint = f"{error.hint or ''} Then: {back}".strip()
     told = type(error)(f"{error}{kept}", hint=hint)
     told.exit_code = error.exit_code
     return told
-
-
-def _publish(console: Console, run: Run, model: CycleGAN, place: Place, seconds: float) -> None:
-    """Put both generators into the store under the run's name."""
-    from cyclegan_cli.cli.publishing import publish, publish_checkpoint
-    from cyclegan_cli.engine import checkpoint
-    from cyclegan_cli.report.page import REPORT
-
-    facts = {"device": str(model.device)}
-    best = run.checkpoints / BEST
-    console.note(f"Done: {place.step} steps, {seconds / 60:.1f} min this time.")
-    if run.settings.publish == "best" and best.exists():
-        start = checkpoint.load(best)
-        publish_checkpoint(run, start, name=run.name, facts=facts, replace=True)
-        console.note(f"The style is that of step {start.place.step}, the best one measured.")
-        place = start.place
-    else:
-        publish(run, model.shown_G, model.shown_F, place, facts=facts)
-    name = shlex.quote(run.name)
-    console.note(f"The run as a page: {run.folder / REPORT}")
-    console.note("Try it:")
-    console.note(f"  cyclegan translate PHOTO.jpg --style {name}")
-    if run.settings.publish == "last" and best.exists():
-        console.note("To have the best one measured instead of the last:")
-        console.note(f"  cyclegan pretrained import --run {name} --checkpoint best --overwrite")
-    console.result(run.name, {"style": run.name, "run": str(run.folder), "steps": place.step})

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from cyclegan_cli.engine.run import Place
+    from cyclegan_cli.media.plan import Job
+    from cyclegan_cli.painting.video import FramePainted
 
-__all__ = ["TrainingView", "duration", "flowed"]
+__all__ = ["TrainingView", "VideoPace", "duration", "flowed"]
 
 _EARLY, _LATE = 10.0, 60.0  # seconds between two plain lines, in the first minutes and later
 _EARLY_FOR = 300.0
@@ -47,6 +49,25 @@ def flowed(items: Sequence[str], width: int) -> list[str]:
         else:
             lines.append(short)
     return lines
+
+
+class VideoPace:
+    """How far a video is, how fast it goes, and how long it will take."""
+
+    def __init__(self) -> None:
+        self._job: Job | None = None
+        self._since = 0.0
+
+    def text(self, event: FramePainted) -> str:
+        now = time.monotonic()
+        if event.job is not self._job:
+            self._job, self._since = event.job, now
+        spent = now - self._since  # since the first frame, which tells nothing yet
+        if spent <= 0:
+            return f"frame {event.number}/{event.frames}"
+        rate = (event.number - 1) / spent
+        left = duration((event.frames - event.number) / rate) if rate else "?"
+        return f"frame {event.number}/{event.frames}, {rate:.1f} frames/s, {left} left"
 
 
 class TrainingView:

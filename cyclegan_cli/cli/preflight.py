@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cyclegan_cli.cli.common import one_device
+from cyclegan_cli.cli.common import arguments, one_device
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.engine.run import MINIMUM_HELD, Run, evaluates, now, refuse_existing_run
-from cyclegan_cli.errors import DataError, UsageError
+from cyclegan_cli.errors import DataError, UsageError, command_line
 from cyclegan_cli.places import styles_dir
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import Interval, TrainSettings
@@ -27,19 +27,49 @@ __all__ = ["default_name", "examine", "first_weights", "folders", "present", "re
 MINIMUM = 2  # usable pictures in a domain
 
 
-def folders(x_dir: Path, y_dir: Path) -> tuple[Path, Path]:
+_PAIRS = (("trainA", "trainB"), ("A", "B"), ("X", "Y"))  # as data sets name their domains
+
+
+def folders(x_dir: Path, y_dir: Path | None) -> tuple[Path, Path]:
+    """Both folders, resolved. Raises DataError where they cannot be X and Y."""
     for folder in (x_dir, y_dir):
-        if not folder.is_dir():
+        if folder is not None and not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
-            raise DataError(f"{folder} {what}.", hint="cyclegan train X_DIR Y_DIR: two folders.")
+            raise DataError(f"{folder} {what}.", hint=_two_folders(x_dir))
+    if y_dir is None:
+        raise DataError("Missing argument Y_DIR: X and Y are two folders.", hint=_pair(x_dir))
     x, y = x_dir.resolve(), y_dir.resolve()
     if x.samefile(y):
-        raise DataError(f"{x_dir} is given twice: X and Y must be two folders.")
+        raise DataError(f"{x_dir} is given twice: X and Y must be two folders.", hint=_pair(x_dir))
     if x in y.parents or y in x.parents:
         raise DataError(
             f"One of {x_dir} and {y_dir} lies inside the other: they would share pictures."
         )
     return x, y
+
+
+def _two_folders(given: Path) -> str:
+    """What to type where ``given`` is no folder; the name of a data set that is here is one."""
+    from cyclegan_cli.styles.datasets import here, location
+
+    name = str(given)
+    if given.name == name and here(name) is not None:
+        return _pair(location(name))
+    return "Two folders: cyclegan train X_DIR Y_DIR"
+
+
+def _pair(folder: Path) -> str:
+    """The command with the two folders that ``folder`` holds, where it is a data set."""
+    for names in _PAIRS:
+        x, y = (folder / name for name in names)
+        if x.is_dir() and y.is_dir():
+            rest = [word for word in arguments() if not _is_same(word, folder)]
+            return command_line("train", x, y, *rest[1:])
+    return "Two folders: cyclegan train X_DIR Y_DIR"
+
+
+def _is_same(word: str, folder: Path) -> bool:
+    return word in (str(folder), folder.name) or Path(word) == folder
 
 
 def default_name(x_dir: Path, y_dir: Path) -> str:
@@ -51,7 +81,7 @@ def refuse_existing(name: str, folder: Path) -> None:
     if (styles_dir() / name).exists():
         raise UsageError(
             f"A style named '{name}' exists already.",
-            hint=f"Give this one another --name, or: cyclegan pretrained remove {name}",
+            hint="Give this one another --name, or: " + command_line("pretrained", "remove", name),
         )
 
 
@@ -88,8 +118,12 @@ def examine(
     y_dir: Path,
     *,
     strict: bool,
+    exact: bool = False,
 ) -> tuple[Run, Checkup]:
-    """Open every picture, hold some out, and describe the run (nothing is written)."""
+    """Open every picture, hold some out, and describe the run (nothing is written).
+
+    ``exact``: ``hold_out`` is what was asked for, and no upper bound.
+    """
     from cyclegan_cli.cli.doctor import Checkup
     from cyclegan_cli.media.plan import find_pictures
     from cyclegan_cli.media.survey import survey
@@ -102,7 +136,7 @@ def examine(
     _judge(console, surveys, {"x": x_dir, "y": y_dir}, strict=strict)
     parts = {
         domain: _hold_out(
-            settings, domain, [str(p.relative_to(root)) for p in surveys[domain].usable]
+            settings, domain, [str(p.relative_to(root)) for p in surveys[domain].usable], exact
         )
         for domain, root in (("x", x_dir), ("y", y_dir))
     }
@@ -138,10 +172,21 @@ def _judge(
 
 
 def _hold_out(
-    settings: TrainSettings, domain: str, names: list[str]
+    settings: TrainSettings, domain: str, names: list[str], exact: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(training, held out): at most a tenth is held out, chosen by the seed."""
+    """(training, held out), chosen by the seed: at most a tenth, or ``exact``ly what was asked for.
+
+    Raises DataError where that leaves too few to train on.
+    """
     count = min(max(settings.samples, settings.hold_out), len(names) // 10)
+    if exact and settings.hold_out > 0:
+        count = settings.hold_out
+        if count > len(names) - MINIMUM:
+            raise DataError(
+                f"--hold-out {count}: domain {domain.upper()} has {len(names)} usable pictures, "
+                f"and at least {MINIMUM} must be left to train on.",
+                hint="A lower --hold-out; without it a tenth is held out, at most 50.",
+            )
     held = set(choices(settings.seed, "held", domain).sample(names, count))
     return tuple(n for n in names if n not in held), tuple(n for n in names if n in held)
 

@@ -10,10 +10,10 @@ import typer
 
 from cyclegan_cli.cli.common import Debug, Json, Quiet
 from cyclegan_cli.cli.completion import complete_local_style, complete_style
-from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.console import Console, printable
 from cyclegan_cli.cli.importing import import_command
 from cyclegan_cli.cli.styleview import facts, record_of, row
-from cyclegan_cli.errors import CycleganError, UsageError
+from cyclegan_cli.errors import CycleganError, UsageError, command_line
 from cyclegan_cli.styles.cards import Style
 from cyclegan_cli.styles.store import (
     damaged_styles,
@@ -177,9 +177,9 @@ def _agreed(places: dict[str, Path]) -> bool:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(
             "Nothing was removed: there is no terminal to ask at.",
-            hint=f"cyclegan pretrained remove {' '.join(places)} -y",
+            hint=command_line("pretrained", "remove", *places, "-y"),
         )
-    listed = "\n".join(f"  {place}" for place in places.values())
+    listed = "\n".join(f"  {printable(str(place))}" for place in places.values())
     return typer.confirm(f"This removes\n{listed}\nGo on?", err=True)
 
 
@@ -234,10 +234,12 @@ def _here(name: str) -> Style:
 
 def _cure(style: Style) -> str:
     """What to do about a style that is not what it was."""
+    name = style.name
     again = {
-        "downloaded": f"cyclegan pretrained download {style.name} --force",
-        "trained": f"cyclegan pretrained remove {style.name}, then train it again",
-        "imported": f"cyclegan pretrained import FILE --name {style.name} --overwrite",
+        "downloaded": command_line("pretrained", "download", name, "--force"),
+        "trained": "From its run: "
+        + command_line("pretrained", "import", "--run", name, "--overwrite"),
+        "imported": command_line("pretrained", "import", "FILE", "--name", name, "--overwrite"),
         "bundled": "Install this program again.",
     }
     return again.get(style.origin, "cyclegan pretrained list")

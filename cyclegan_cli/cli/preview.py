@@ -243,10 +243,11 @@ def _sheet(shown: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
 
 def _write(sheet: Image.Image, target: Path) -> None:
     from cyclegan_cli.files import atomic_path
+    from cyclegan_cli.media.metadata import tagged
 
     try:
         with atomic_path(target) as temporary:
-            sheet.save(temporary, quality=92)
+            sheet.save(temporary, quality=92, exif=tagged(b""))  # no input of a folder's
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise PictureError(f"{target} cannot be written: {reason}.") from error

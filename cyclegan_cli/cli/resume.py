@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +18,10 @@ from cyclegan_cli.cli.common import (
     Verbose,
     arguments,
     check_tensorboard,
+    one_device,
 )
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.preflight import folders
 from cyclegan_cli.cli.processes import (
     launch,
     leading,
@@ -29,12 +30,12 @@ from cyclegan_cli.cli.processes import (
     refuse_unshareable,
     team,
 )
-from cyclegan_cli.errors import CheckpointError, DataError, UsageError
+from cyclegan_cli.errors import CheckpointError, DataError, UsageError, command_line
 from cyclegan_cli.settings import TrainSettings
 
 if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint
-    from cyclegan_cli.engine.run import Run, RunState
+    from cyclegan_cli.engine.run import Place, Run
 
 __all__ = ["resume"]
 
@@ -77,26 +78,45 @@ def resume(
     console = Console(as_json=json_, quiet=quiet, verbose=verbose, silent=not leading())
     _refuse_changes(ctx.args)
     if run is None:
-        _list(console)
+        from cyclegan_cli.cli.runs import list_all
+
+        list_all(console)
         return
-    from cyclegan_cli.cli.journey import Machine, train_held
+    from cyclegan_cli.cli.journey import Machine, check_processes, train_held
     from cyclegan_cli.engine.run import find_run, run_state
 
     found = find_run(run)
     check_tensorboard(tensorboard)
     changed = _changed(found, epochs, max_steps, x_dir, y_dir)
-    if checkpoint is None and run_state(changed).finished:
-        _say_finished(console, changed)
-        return
+    count = changed.settings.workers if workers is None else workers
+    dataclasses.replace(changed.settings, workers=count)  # which checks it
     me = member()
     size = me.size if me else local_count(gpu, processes)
+    one_device(gpu.split(",", maxsplit=1)[0] if me is None else gpu)
+    if checkpoint is None:
+        state = run_state(changed)
+        _refuse_past(changed, state.place, max_steps)
+        if state.finished and _ended(console, found, changed):
+            return
     refuse_unshareable(changed.settings, size)
+    check_processes(changed, size, started=True)
     if me is None and size > 1:
         launch(arguments(), size)
+    begin: list[Checkpoint | None] = []
 
-    def begun() -> Path | None:
+    def look() -> Path | None:
         start = _start(console, changed, checkpoint)
+        _refuse_past(changed, start.place if start else None, max_steps)
         _check_pictures(changed)
+        begin[:] = [start]
+        return start.path if start else None
+
+    def commit() -> None:
+        (start,) = begin
+        _say_taken(console, changed)
+        if start is not None:
+            for moved in go_back_to(changed.checkpoints, start):
+                console.note(f"set aside: {moved}")
         if changed != found:
             changed.write()
             _say_schedule(console, found, changed)
@@ -105,11 +125,11 @@ def resume(
         console.note(f"Going on with {found.name} from {at} of {changed.settings.epochs}.")
         if start is not None:
             _say_processes(console, changed, start.processes, size)
-        return start.path if start else None
 
     with team(gpu) as group:
-        count = changed.settings.workers if workers is None else workers
-        train_held(console, changed, Machine(gpu, count, group, tensorboard), begun)
+        from cyclegan_cli.engine.checkpoint import go_back_to
+
+        train_held(console, changed, Machine(gpu, count, group, tensorboard), look, commit)
 
 
 def _refuse_changes(arguments: list[str]) -> None:
@@ -145,11 +165,32 @@ def _changed(
     for folder in (x_dir, y_dir):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{folder} is not a folder.")
+    if x_dir is not None and y_dir is not None:
+        folders(x_dir, y_dir)
     return dataclasses.replace(
         run,
         x_dir=x_dir.resolve() if x_dir else run.x_dir,
         y_dir=y_dir.resolve() if y_dir else run.y_dir,
     )
+
+
+def _refuse_past(run: Run, place: Place | None, max_steps: int | None) -> None:
+    """A step to stop at must not lie behind: that is no finished training."""
+    if max_steps is not None and place is not None and place.step > max_steps:
+        raise UsageError(
+            f"{run.name} is at step {place.step} already: --max-steps {max_steps} is past.",
+            hint=f"To finish it where it is: "
+            f"{command_line('resume', run.name, '--max-steps', str(place.step))}",
+        )
+
+
+def _say_taken(console: Console, run: Run) -> None:
+    """What will stand in the way of the style at the end is known, and said, at the beginning."""
+    from cyclegan_cli.cli.publishing import taken
+
+    reason = taken(run)
+    if reason is not None:
+        console.warn(f"{reason} {reason.hint}")
 
 
 def _start(console: Console, run: Run, chosen: Path | None) -> Checkpoint | None:
@@ -162,8 +203,6 @@ def _start(console: Console, run: Run, chosen: Path | None) -> Checkpoint | None
         start = checkpoint.load(path)
         if start.settings.generator != run.settings.generator:
             raise CheckpointError(f"{path} is of another model than {run.name}.")
-        for moved in checkpoint.go_back_to(run.checkpoints, start):
-            console.note(f"set aside: {moved}")
         return start
     found, damaged = checkpoint.newest(run.checkpoints)
     for error in damaged:
@@ -185,7 +224,8 @@ def _check_pictures(run: Run) -> None:
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(files)} pictures of the run are gone, like {missing[0]}.",
-                hint=f"If they were moved: cyclegan resume {run.name} --{domain}-dir FOLDER",
+                hint="If they were moved: "
+                + command_line("resume", run.name, f"--{domain}-dir", "FOLDER"),
             )
 
 
@@ -215,45 +255,37 @@ def _range(batch: int, size: int) -> str:
     return str(least) if least == most else f"{least} or {most}"
 
 
-def _say_finished(console: Console, run: Run) -> None:
-    s = run.settings
-    console.note(f"{run.name} is finished: there is nothing left to train. To train longer:")
-    console.note(f"  cyclegan resume {run.name} --epochs {s.epochs + max(1, s.epochs // 2)}")
-    console.result(run.name, {"run": run.name, "finished": True})
+def _ended(console: Console, before: Run, run: Run) -> bool:
+    """Publish a finished ``run`` that has no style of its own yet, or say that nothing is left.
 
+    False where it is not finished after all: its last checkpoint is damaged.
+    """
+    if not leading():
+        return True
+    from cyclegan_cli.cli.journey import hold
+    from cyclegan_cli.cli.publishing import is_published, publish, taken
+    from cyclegan_cli.engine.run import sweep
 
-def _list(console: Console) -> None:
-    from cyclegan_cli.engine.run import list_runs
-
-    states = list_runs()
-    if not states:
-        console.note("There are no runs yet. To start one: cyclegan train X_DIR Y_DIR")
-    console.table(
-        ("run", "epoch", "step", "loss", "when", "where"),
-        [_row(state) for state in states],
-        [_record(state) for state in states],
-    )
-
-
-def _row(state: RunState) -> tuple[str, ...]:
-    place = state.place
-    epoch = f"{place.epoch if place else 0}/{state.run.settings.epochs}"
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.written))
-    loss = f"{sum(state.losses.values()):.3f}" if state.losses else "-"
-    done = " (done)" if state.finished else ""
-    name = f"{state.run.name}{done}"
-    return name, epoch, str(place.step if place else 0), loss, when, str(state.run.folder)
-
-
-def _record(state: RunState) -> dict[str, Any]:
-    place = state.place
-    return {
-        "run": state.run.name,
-        "epoch": place.epoch if place else 0,
-        "epochs": state.run.settings.epochs,
-        "step": place.step if place else 0,
-        "finished": state.finished,
-        "losses": state.losses,
-        "written": state.written,
-        "folder": str(state.run.folder),
-    }
+    if is_published(run):
+        s = run.settings
+        longer = s.epochs + max(1, s.epochs // 2)
+        console.note(f"{run.name} is finished: there is nothing left to train. To train longer:")
+        console.note(f"  {command_line('resume', run.name, '--epochs', str(longer))}")
+        if run != before:
+            with hold(run):
+                run.write()
+        console.result(run.name, {"run": run.name, "finished": True})
+        return True
+    with hold(run):
+        start = _start(console, run, None)
+        if start is None or not run.ends_at(start.place):
+            return False
+        reason = taken(run)
+        if reason is not None:
+            raise reason
+        if run != before:
+            run.write()
+        sweep(run)
+        console.note(f"{run.name} is finished, and has no style yet: it gets one now.")
+        publish(console, run, {})
+    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import sys
 import time
@@ -13,11 +12,11 @@ import typer
 
 from cyclegan_cli.cli.common import Debug, Json, Quiet
 from cyclegan_cli.cli.completion import complete_run
-from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.console import Console, printable
 from cyclegan_cli.cli.styleview import options_text, size_text
 from cyclegan_cli.cli.support import folder_size
-from cyclegan_cli.engine.run import Run, RunState, find_run, list_runs, run_state
-from cyclegan_cli.errors import StoreError, UsageError
+from cyclegan_cli.engine.run import Run, RunState, find_run, list_runs, run_state, unreadable_runs
+from cyclegan_cli.errors import StoreError, UsageError, command_line
 
 __all__ = ["app", "list_all"]
 
@@ -104,9 +103,7 @@ def open_command(run: RunName, json_: Json = False, debug: Debug = False) -> Non
     found = find_run(run)
     page = _page(found)
     if page is None:
-        raise UsageError(
-            f"{found.name} has no page yet.", hint=f"cyclegan report {shlex.quote(found.name)}"
-        )
+        raise UsageError(f"{found.name} has no page yet.", hint=command_line("report", found.name))
     Console(as_json=json_).result(str(page), {"run": found.name, "page": str(page)})
     if sys.stdout.isatty():
         typer.launch(str(page))
@@ -161,11 +158,11 @@ def remove(
 
 def _agreed(sizes: dict[Path, int], places: dict[Path, Run], *, checkpoints: bool) -> bool:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        only = " --checkpoints" if checkpoints else ""
-        names = " ".join(shlex.quote(run.name) for run in places.values())
+        names = [run.name for run in places.values()]
+        only = ["--checkpoints"] if checkpoints else []
         raise UsageError(
             "Nothing was removed: there is no terminal to ask at.",
-            hint=f"cyclegan runs remove {names}{only} -y",
+            hint=command_line("runs", "remove", *names, *only, "-y"),
         )
     lines = [f"  {place}  ({size_text(size)})" for place, size in sizes.items()]
     lines += [
@@ -173,7 +170,7 @@ def _agreed(sizes: dict[Path, int], places: dict[Path, Run], *, checkpoints: boo
         for run in places.values()
         if not run_state(run).finished
     ]
-    listed = "\n".join(lines)
+    listed = "\n".join(map(printable, lines))
     return typer.confirm(f"This removes\n{listed}\nContinue?", err=True)
 
 
@@ -187,12 +184,18 @@ def _delete(place: Path) -> None:
 
 def list_all(console: Console) -> None:
     """The table of all runs, the one written last first."""
-    states = list_runs()
-    if not states:
+    states, unreadable = list_runs(), unreadable_runs()
+    if not states and not unreadable:
         console.note("There are no runs yet. To start one: cyclegan train X_DIR Y_DIR")
     records = [_record(state) for state in states]
     rows = [_row(state, record) for state, record in zip(states, records, strict=True)]
+    for folder, error in unreadable:
+        rows.append((folder.name, "unreadable", "-", "-", "-", "-", "-"))
+        told = {"run": folder.name, "state": "unreadable", "folder": str(folder)}
+        records.append({**told, "error": str(error)})
     console.table(("run", "state", "epoch", "step", "loss", "size", "when"), rows, records)
+    for _, error in unreadable:
+        console.warn(str(error))
 
 
 def _row(state: RunState, record: dict[str, Any]) -> tuple[str, ...]:
@@ -248,9 +251,9 @@ def _page(run: Run) -> Path | None:
 
 
 def _next_command(state: RunState, now: str) -> str:
-    name = shlex.quote(state.run.name)
+    name = state.run.name
     if now == "running":
-        return f"cyclegan runs open {name}"
-    return (
-        f"cyclegan translate IMAGE --style {name}" if state.finished else f"cyclegan resume {name}"
-    )
+        return command_line("runs", "open", name)
+    if state.finished:
+        return command_line("translate", "IMAGE", "--style", name)
+    return command_line("resume", name)

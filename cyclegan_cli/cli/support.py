@@ -17,7 +17,7 @@ import typer
 from cyclegan_cli.cli.common import Debug, Json, importing
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.styleview import size_text
-from cyclegan_cli.errors import CycleganError, UnknownNameError
+from cyclegan_cli.errors import CycleganError, UnknownNameError, command_line
 from cyclegan_cli.version import __version__
 
 __all__ = ["complete_page", "docs", "doctor"]
@@ -146,8 +146,9 @@ def _gpu() -> Iterator[Check]:
             import torch
 
             from cyclegan_cli.engine.device import available
-    except (ImportError, OSError) as error:
-        yield Check("gpu", "note", f"PyTorch cannot be loaded: {error}", "pip install torch")
+    except Exception as error:  # whatever it is, what needs no PyTorch works all the same
+        reason = str(error) or type(error).__name__
+        yield Check("gpu", "note", f"PyTorch cannot be loaded: {reason}", "pip install torch")
         return
     names = {name: label for name, label in available().items() if name != "cpu"}
     for name, label in names.items():
@@ -237,7 +238,7 @@ def _styles() -> Iterator[Check]:
             if digest_of(direction.file)[0] != direction.sha256
         ]
         if wrong:
-            advice = f"cyclegan pretrained verify {style.name}"
+            advice = command_line("pretrained", "verify", style.name)
             yield Check(style.name, "bad", f"not what it was: {', '.join(wrong)}", advice)
     for folder, error in damaged_styles():
         yield Check(folder.name, "bad", str(error), error.hint or "")
@@ -308,7 +309,7 @@ def docs(
         rich = console.rich(stderr=False)
         rich.print(Markdown(text), width=min(rich.width, 100))
     else:
-        console.result(text.rstrip("\n"))
+        console.document(text)
 
 
 def _pages() -> dict[str, Path]:

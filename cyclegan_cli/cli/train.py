@@ -54,7 +54,10 @@ _D = TrainSettings()
 def train(
     ctx: typer.Context,
     x_dir: Annotated[Path, typer.Argument(metavar="X_DIR", help="Pictures of domain X.")],
-    y_dir: Annotated[Path, typer.Argument(metavar="Y_DIR", help="Pictures of domain Y.")],
+    y_dir: Annotated[
+        Path | None,
+        typer.Argument(metavar="Y_DIR", help="Pictures of domain Y.", show_default=False),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(help="Name of the run and its style. Default: <X>2<Y>."),
@@ -153,7 +156,7 @@ def train(
     log_every: Annotated[str, typer.Option(help="Lines in metrics.jsonl.")] = _D.log_every,
     tensorboard: Tensorboard = False,
     hold_out: Annotated[
-        int, typer.Option(help="Pictures kept out to measure on, a tenth at most.")
+        int, typer.Option(help="Pictures kept out to measure on. Default: 50, a tenth at most.")
     ] = _D.hold_out,
     evaluate_every: Annotated[
         str, typer.Option(help="Measure on them; an interval, or never.")
@@ -180,7 +183,7 @@ def train(
     console = Console(as_json=json_, quiet=quiet, verbose=verbose, silent=not leading())
     settings = _settings(ctx, config)
     if print_config:
-        console.result(_to_toml(settings), settings.to_json())
+        console.document(_to_toml(settings), settings.to_json())
         return
     x_dir, y_dir = folders(x_dir, y_dir)
     name = check_name(name or default_name(x_dir, y_dir))
@@ -197,18 +200,20 @@ def train(
         launch(arguments(), count)
 
     def prepared() -> Run:
-        from cyclegan_cli.engine.run import create_run, open_run
+        from cyclegan_cli.engine.run import open_run
 
         if me and me.restarts and (folder / "run.json").exists():
             return open_run(folder)  # torchrun started all anew: they go on
         if not dry_run:
             refuse_existing(name, folder)
-        run, checkup = examine(console, name, folder, settings, x_dir, y_dir, strict=strict)
+        run, checkup = examine(
+            *(console, name, folder, settings, x_dir, y_dir),
+            strict=strict,
+            exact=settings.hold_out != _D.hold_out or _is_given(ctx, "hold_out"),
+        )
         present(console, run, gpu, count, checkup.rows(full=dry_run))
         checkup.tell(console, full=dry_run)
-        if not dry_run:
-            create_run(run)
-        elif json_:
+        if dry_run and json_:
             console.result("", checkup.record())
         return run
 
@@ -218,9 +223,14 @@ def train(
             console.note("A dry run: nothing was written.")
             return
         from cyclegan_cli.cli.journey import Machine, train_held
+        from cyclegan_cli.engine.run import create_run
+
+        def commit() -> None:
+            if not (me and me.restarts and (folder / "run.json").exists()):
+                create_run(run)
 
         machine = Machine(gpu, settings.workers, group, tensorboard)
-        train_held(console, run, machine, lambda: newest(run))
+        train_held(console, run, machine, lambda: newest(run), commit)
 
 
 def newest(run: Run) -> Path | None:
@@ -241,8 +251,7 @@ def _settings(ctx: typer.Context, config: Path | None) -> TrainSettings:
     for name, value in (_from_toml(config) if config else {}).items():
         if name not in names:
             raise UsageError(f"{config}: '{name}' is not an option of train that a file can set.")
-        source = ctx.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE":
+        if not _is_given(ctx, name):
             values[name] = value
     generator = values["generator"]
     if not isinstance(generator, str):
@@ -250,6 +259,12 @@ def _settings(ctx: typer.Context, config: Path | None) -> TrainSettings:
     return TrainSettings.from_json(
         {**values, "generator": GeneratorSpec.named(generator).to_json()}
     )
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether the command line names that option."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _from_toml(path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import re
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -26,17 +25,18 @@ from cyclegan_cli.cli.common import (
 )
 from cyclegan_cli.cli.completion import complete_style
 from cyclegan_cli.cli.console import SIGPIPE, Console
-from cyclegan_cli.cli.liveview import duration
+from cyclegan_cli.cli.liveview import VideoPace
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.cli.sharing import check_shareable, own_share, paint_together, painter
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.errors import CycleganError, UsageError
 from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, parse_list, read_list
 from cyclegan_cli.settings import Precision, TranslateSettings
-from cyclegan_cli.styles.store import find_style, weights_file
+from cyclegan_cli.styles.catalogue import obtainable
+from cyclegan_cli.styles.store import find_style, list_styles, weights_file
 
 if TYPE_CHECKING:
     from cyclegan_cli.painting.pipeline import Done, Event, Failed
-    from cyclegan_cli.painting.video import FramePainted, PaintFrame
+    from cyclegan_cli.painting.video import PaintFrame
 
 __all__ = ["translate"]
 
@@ -53,7 +53,7 @@ def translate(
         ),
     ] = None,
     style: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--style",
             "-s",
@@ -69,7 +69,7 @@ def translate(
             "--output",
             "-o",
             metavar="PATH",
-            help="A file, a folder, or - for stdout. Default: <stem>_<style>.<ext>.",
+            help="A file, a folder, or - for stdout. Default: <stem>_<style>.<ext> beside it.",
         ),
     ] = None,
     overwrite: Annotated[
@@ -84,7 +84,15 @@ def translate(
         typer.Option(metavar="LIST", help="A file that lists inputs, one a line; - is stdin."),
     ] = None,
     null: Annotated[
-        bool, typer.Option("--null", "-0", help="LIST ends each path with NUL (find -print0).")
+        bool,
+        typer.Option("--null", "-0", help="LIST ends paths by NUL; without LIST, as --print0."),
+    ] = False,
+    print0: Annotated[
+        bool, typer.Option("--print0", help="End each path on stdout by NUL (xargs -0).")
+    ] = False,
+    include_paintings: Annotated[
+        bool,
+        typer.Option("--include-paintings", help="Of folders, take earlier outputs as inputs."),
     ] = False,
     resolution: Annotated[
         str,
@@ -156,7 +164,9 @@ def translate(
         cyclegan translate --from-file - -0 --style monet -o out/
     """
     # Of several processes the first tells of the work; each, of what it has done itself.
-    console = Console(as_json=json_, quiet=quiet or not leading(), verbose=verbose)
+    silent = quiet or not leading()
+    print0 = print0 or (null and from_file is None)
+    console = Console(as_json=json_, quiet=silent, verbose=verbose, end="\0" if print0 else "\n")
     settings = TranslateSettings(
         precision=_precision(precision),
         resolution=_resolution(resolution),
@@ -171,33 +181,31 @@ def translate(
         exact_reference=exact_reference,
         max_pixels=_amount("--max-pixels", max_pixels, 1000),
     )
-    if style is None:
-        raise UsageError(
-            "No style was named.", hint="--style NAME; cyclegan pretrained list shows the names."
-        )
-    found = find_style(style)
+    found = find_style(_one_style(style or []))
     if resolution == "auto":
         settings = dataclasses.replace(settings, at_most=found.resolution)
     weights = None
-    if found.origin != "available":
+    if not obtainable(found, "yx" if reverse else "xy"):
         weights = weights_file(found, reverse)  # what is missing is said before any work
     for hidden in found.hides:
         console.note(f"'{found.name}' is your {found.origin} style; it hides the {hidden} one.")
     plan = make_plan(
         inputs or [],
         style=found.name,
+        reverse=reverse,
+        styles=_known_styles(),
+        include_paintings=include_paintings,
         listed=_listed(from_file, null, inputs or []),
         output=output,
         file_format=format,
         existing=_existing(overwrite, skip_existing),
         share=None if together else own_share,
     )
-    _say_left_out(console, plan)
     if dry_run:
-        for job in plan.jobs:
-            console.result(f"{_source(job)} → {_target(job)}", _record(job, "planned"))
+        _print_plan(console, plan)
         return
-    _check_streams(plan, json_)
+    _say_left_out(console, plan)
+    _check_streams(plan, json_, print0)
     count = local_count(gpu, processes) if member() is None else 1
     if member() is not None or count > 1:
         check_shareable(plan, from_file)
@@ -219,6 +227,20 @@ def translate(
 
 
 # -- from options to a plan ------------------------------------------------------------------
+
+
+def _one_style(given: list[str]) -> str:
+    names = list(dict.fromkeys(given))
+    if not names:
+        raise UsageError(
+            "No style was named.", hint="--style NAME; cyclegan pretrained list shows the names."
+        )
+    if len(names) > 1:
+        raise UsageError(
+            f"--style was given for {len(names)} styles: {', '.join(names)}. One is painted with.",
+            hint="One command for each: outputs are named after their style.",
+        )
+    return names[0]
 
 
 def _precision(text: str) -> Precision:
@@ -253,17 +275,30 @@ def _existing(overwrite: bool, skip: bool) -> Existing:
 
 def _listed(from_file: str | None, null: bool, inputs: list[str]) -> list[Path]:
     if from_file is None:
-        if null:
-            raise UsageError("-0 belongs to --from-file.", hint="--from-file - -0")
         return []
-    if from_file != "-":
-        return read_list(Path(from_file), null=null)
-    if "-" in inputs:
+    if from_file == "-" and "-" in inputs:
         raise UsageError("stdin cannot be both a picture and the list of pictures.")
-    return parse_list(sys.stdin.buffer.read(), null=null)
+    if from_file == "-":
+        listed = parse_list(sys.stdin.buffer.read(), null=null)
+    else:
+        listed = read_list(Path(from_file), null=null)
+    if not listed and not inputs:
+        name = "stdin" if from_file == "-" else from_file
+        raise UsageError(f"The list of pictures is empty: {name} names none.")
+    return listed
 
 
-def _check_streams(plan: Plan, as_json: bool) -> None:
+def _known_styles() -> list[str]:
+    """The names of the styles on this machine, as far as they can be read."""
+    try:
+        return [style.name for style in list_styles(available=False)]
+    except CycleganError:
+        return []
+
+
+def _check_streams(plan: Plan, as_json: bool, print0: bool) -> None:
+    if as_json and print0:
+        raise UsageError("--print0 and --json exclude each other: a line of JSON ends as one.")
     if all(job.target is not None for job in plan.jobs):
         return
     if as_json:
@@ -274,9 +309,21 @@ def _check_streams(plan: Plan, as_json: bool) -> None:
         raise UsageError("A picture would be written to stdout, which is closed.", hint="-o FILE")
 
 
+def _print_plan(console: Console, plan: Plan) -> None:
+    for job in plan.jobs:
+        console.result(f"{_source(job)} → {_target(job)}", _record(job, "planned"))
+    _say_left_out(console, plan)
+    for error in plan.unreadable:
+        console.warn(str(error))
+
+
 def _say_left_out(console: Console, plan: Plan) -> None:
     if plan.ignored_files:
         console.detail(f"{plan.ignored_files} files that are hidden or no pictures are left out.")
+    if plan.paintings:
+        count = plan.paintings
+        what = "1 earlier output is" if count == 1 else f"{count} earlier outputs are"
+        console.note(f"{what} left out; --include-paintings takes them as inputs.")
     if plan.there_already:
         count = len(plan.there_already)
         what = (
@@ -302,7 +349,7 @@ def _run(console: Console, plan: Plan, paint: PaintFrame, settings: TranslateSet
     failures: list[Failed] = []
     done = 0
     events = translate_media(plan.jobs, paint, settings, stdin=stdin, stdout=sys.stdout.buffer)
-    pace = _Pace()
+    pace = VideoPace()
     total = len(plan.jobs)
     try:
         with contextlib.closing(events), console.progress("Translating", total) as bar:
@@ -325,32 +372,13 @@ def _run(console: Console, plan: Plan, paint: PaintFrame, settings: TranslateSet
         if stop.signum != SIGPIPE:
             console.note(f"{done} of {total} were done; --skip-existing goes on from there.")
         raise
-    if failures:
-        if total > 1:
+    if failures or plan.unreadable:
+        if failures and total > 1:
             console.warn(f"{len(failures)} of {total} failed; the others are done:")
-        for failure in failures:
-            console.error(failure.error)
+        for error in [*(failure.error for failure in failures), *plan.unreadable]:
+            console.error(error)
         wait_for_others()
         raise typer.Exit(1)
-
-
-class _Pace:
-    """How far a video is, how fast it goes, and how long it will take."""
-
-    def __init__(self) -> None:
-        self._job: Job | None = None
-        self._since = 0.0
-
-    def text(self, event: FramePainted) -> str:
-        now = time.monotonic()
-        if event.job is not self._job:
-            self._job, self._since = event.job, now
-        spent = now - self._since  # since the first frame, which tells nothing yet
-        if spent <= 0:
-            return f"frame {event.number}/{event.frames}"
-        rate = (event.number - 1) / spent
-        left = duration((event.frames - event.number) / rate) if rate else "?"
-        return f"frame {event.number}/{event.frames}, {rate:.1f} frames/s, {left} left"
 
 
 def _report(console: Console, event: Event) -> None:

@@ -26,6 +26,7 @@ from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.run import (
     BEST,
     CHECKPOINT_FORMAT,
+    UNREADABLE,
     Place,
     checkpoint_files,
     checkpoint_name,
@@ -68,7 +69,8 @@ def save(folder: Path, model: CycleGAN, place: Place, losses: Mapping[str, float
     """
     path = folder / checkpoint_name(place)
     _write(path, model, place, losses)
-    for old in checkpoint_files(folder)[model.settings.keep :]:
+    before = [old for old in checkpoint_files(folder) if old.name < path.name]
+    for old in before[model.settings.keep - 1 :]:
         old.unlink(missing_ok=True)
     return path
 
@@ -124,7 +126,7 @@ def _write(
     metadata = {"format": CHECKPOINT_FORMAT, "state": text, "sha256": _digest(tensors, text)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
+        with atomic_path(path, apart=True) as temporary:
             save_file(tensors, temporary, metadata)
     except (OSError, safetensors.SafetensorError) as error:
         raise StoreError(f"The checkpoint {path} cannot be written: {error}.") from error
@@ -134,8 +136,11 @@ def load(path: Path) -> Checkpoint:
     """Read and check the checkpoint ``path``. Raises CheckpointError where it is not whole."""
     try:
         metadata, _ = read_safetensors_header(path)
-        if metadata.get("format") != CHECKPOINT_FORMAT:
-            raise CheckpointError(f"{path} is not a checkpoint of this program.")
+        said = metadata.get("format")
+        if said != CHECKPOINT_FORMAT:
+            ours = str(said).startswith(CHECKPOINT_FORMAT.rstrip("0123456789"))
+            what = "another version" if ours else "another program"
+            raise CheckpointError(f"{path} is a file of {what}, not a checkpoint of this one.")
         tensors = load_file(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
@@ -146,17 +151,20 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} is damaged: its SHA-256 is not the one that it was written with."
         )
-    state = json.loads(text)
-    return Checkpoint(
-        path=path,
-        settings=TrainSettings.from_json(state["settings"]),
-        place=Place(**state["place"]),
-        losses=state["losses"],
-        tensors=tensors,
-        plain=state["plain"],
-        evaluation=state.get("evaluation"),
-        processes=int(state.get("processes", 1)),
-    )
+    try:
+        state = json.loads(text)
+        return Checkpoint(
+            path=path,
+            settings=TrainSettings.from_json(state["settings"]),
+            place=Place(**state["place"]),
+            losses=dict(state["losses"]),
+            tensors=tensors,
+            plain=dict(state["plain"]),
+            evaluation=state.get("evaluation"),
+            processes=int(state.get("processes", 1)),
+        )
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path} is of another version of this program: {error}") from error
 
 
 def generators(start: Checkpoint) -> tuple[Generator, Generator]:

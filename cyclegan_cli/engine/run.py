@@ -16,8 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cyclegan_cli.errors import CheckpointError, StoreError, UnknownNameError, UsageError
-from cyclegan_cli.files import read_safetensors_header, write_text
+from cyclegan_cli.errors import (
+    CheckpointError,
+    StoreError,
+    UnknownNameError,
+    UsageError,
+    WeightsError,
+    command_line,
+)
+from cyclegan_cli.files import read_safetensors_header, remove_leftovers, write_text
 from cyclegan_cli.places import runs_dir
 from cyclegan_cli.settings import TrainSettings
 
@@ -25,6 +32,7 @@ __all__ = [
     "BEST",
     "CHECKPOINT_FORMAT",
     "MINIMUM_HELD",
+    "UNREADABLE",
     "Place",
     "Run",
     "RunState",
@@ -38,12 +46,19 @@ __all__ = [
     "now",
     "open_run",
     "refuse_existing_run",
-    "remove_leftovers",
     "run_state",
+    "sweep",
+    "unreadable_runs",
 ]
 
 CHECKPOINT_FORMAT = "cyclegan-checkpoint-1"
 BEST = "best.safetensors"  # the best checkpoint by the measures; no interval drops it
+
+# What comes of reading a description that is damaged, or of another version of this program.
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError),
+    *(UsageError, WeightsError),
+)
 
 MINIMUM_HELD = 8  # pictures held out in each domain: the figures of fewer say nothing
 
@@ -84,6 +99,11 @@ class Run:
     def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
         return -(-max(len(self.x_files), len(self.y_files)) // self.settings.batch_size)
+
+    def ends_at(self, place: Place) -> bool:
+        """Whether all its epochs (or its --max-steps) are done at ``place``."""
+        last = self.settings.max_steps
+        return place.epoch >= self.settings.epochs or (last is not None and place.step >= last)
 
     def paths(self, domain: str, *, held: bool = False) -> list[Path]:
         """The pictures of domain ``x`` or ``y``: those that train, or those held out."""
@@ -126,11 +146,7 @@ class RunState:
     @property
     def finished(self) -> bool:
         """Whether all its epochs (or its --max-steps) are done."""
-        settings = self.run.settings
-        return self.place is not None and (
-            self.place.epoch >= settings.epochs
-            or (settings.max_steps is not None and self.place.step >= settings.max_steps)
-        )
+        return self.place is not None and self.run.ends_at(self.place)
 
 
 def refuse_existing_run(name: str, folder: Path) -> None:
@@ -138,7 +154,7 @@ def refuse_existing_run(name: str, folder: Path) -> None:
     if (folder / "run.json").exists():
         raise UsageError(
             f"The run '{name}' exists already, in {folder}.",
-            hint=f"cyclegan resume {name}   or give the new one another --name",
+            hint=f"Give the new one another --name, or: {command_line('resume', name)}",
         )
 
 
@@ -149,10 +165,15 @@ def create_run(run: Run) -> None:
 
 
 def open_run(folder: Path) -> Run:
-    """The run in ``folder``. Raises CheckpointError where its run.json is missing or damaged."""
+    """The run in ``folder``.
+
+    Raises CheckpointError where its run.json is missing, damaged, or of a newer version.
+    """
     path = folder / "run.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data["name"], str):
+            raise TypeError("its name is no text")
         return Run(
             folder=folder,
             name=data["name"],
@@ -165,8 +186,11 @@ def open_run(folder: Path) -> Run:
             y_held=tuple(data["y_held"]),
             created=float(data["created"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not the description of a run ({error}).") from error
+    except UNREADABLE as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise CheckpointError(
+            f"{path} is damaged, or of another version of this program: {why}."
+        ) from error
 
 
 def find_run(name: str) -> Run:
@@ -180,25 +204,44 @@ def find_run(name: str) -> Run:
         if (folder / "run.json").is_file():
             return open_run(folder.resolve())
     known = [state.run.name for state in list_runs()]
-    raise UnknownNameError("run", name, known, hint="cyclegan resume   (alone, it lists the runs)")
+    raise UnknownNameError("run", name, known, hint=command_line("runs"))
 
 
 def list_runs() -> list[RunState]:
-    """All runs, the one written last first; damaged ones are left out."""
-    states = []
+    """All runs, the one written last first, without ``unreadable_runs``."""
+    return sorted(_scan()[0], key=lambda state: state.written, reverse=True)
+
+
+def unreadable_runs() -> list[tuple[Path, CheckpointError]]:
+    """The folders of runs that cannot be read, each with the reason."""
+    return _scan()[1]
+
+
+def _scan() -> tuple[list[RunState], list[tuple[Path, CheckpointError]]]:
+    states: list[RunState] = []
+    unreadable: list[tuple[Path, CheckpointError]] = []
+    folders: list[Path] = []
     with contextlib.suppress(OSError):
-        for folder in runs_dir().iterdir():
-            with contextlib.suppress(CheckpointError, UsageError):
+        folders = sorted(runs_dir().iterdir())
+    for folder in folders:
+        try:
+            if (folder / "run.json").is_file():
                 states.append(run_state(open_run(folder)))
-    return sorted(states, key=lambda state: state.written, reverse=True)
+        except CheckpointError as error:
+            unreadable.append((folder, error))
+        except OSError as error:
+            told = CheckpointError(f"{folder} cannot be read: {error.strerror}.")
+            unreadable.append((folder, told))
+    return states, unreadable
 
 
 def run_state(run: Run) -> RunState:
     """How far ``run`` is by the header of its newest checkpoint (its digest is not checked)."""
     for path in checkpoint_files(run.checkpoints):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(*UNREADABLE):
             state = json.loads(read_safetensors_header(path)[0]["state"])
-            return RunState(run, Place(**state["place"]), state["losses"], float(state["written"]))
+            losses = {str(name): float(value) for name, value in state["losses"].items()}
+            return RunState(run, Place(**state["place"]), losses, float(state["written"]))
     return RunState(run, None, {}, run.created)
 
 
@@ -229,11 +272,10 @@ def best_of(run: Run) -> Path:
     return path
 
 
-def remove_leftovers(run: Run) -> None:
-    """Delete the half-written files that a kill in the middle of a write leaves behind."""
+def sweep(run: Run) -> None:
+    """Under the run's lock: delete what a kill in the middle of a write left behind."""
     for folder in (run.folder, run.checkpoints, run.folder / "samples"):
-        for path in folder.glob(".*.tmp*"):
-            path.unlink(missing_ok=True)
+        remove_leftovers(folder)
 
 
 def now() -> float:

@@ -1,6 +1,6 @@
 """What goes wrong with a CycleGAN though every loss is finite, seen in what a training measures.
 
-Four known failures, each for both directions, by figures that a healthy run keeps clear of
+Known failures, each for both directions, by figures that a healthy run keeps clear of
 (docs/troubleshooting.md has its margins). Nothing here touches the training: it reads the losses
 and the sampled pictures. A warning is given once; it can come again only after the figure was well
 again, on the far side of a second threshold. A resumed run begins anew, and so says again what is
@@ -29,6 +29,7 @@ __all__ = [
     "variety",
 ]
 
+EXPLODED = 1000.0  # times what guessing costs a discriminator; well again below a tenth
 WINDOW = 500  # steps over which a discriminator's loss is averaged
 EARLY = (100, 1000)  # steps in which pictures prove nothing: a quarter of all, within these
 LATE = 0.5  # of all steps: from here an output that is still its input is a finding
@@ -39,6 +40,10 @@ ALIKE = (0.20, 0.35)
 INVERTED = (-0.20, 0.0)
 _COARSE = 16  # the side of the small pictures that are compared with each other
 
+_EXPLODED_HINT = (
+    "The training has diverged: its style will be worthless. Start again with a lower --lr (the "
+    "default is 2e-4), or from before: cyclegan resume RUN --checkpoint best"
+)
 _COLLAPSE_HINT = (
     "The generators learn nothing from a discriminator that is always right. Usual cures: a lower "
     "--lr, more pictures, an --lambda-identity that is lower, or another --seed."
@@ -57,9 +62,13 @@ _INVERTED_HINT = (
 )
 
 
+_GUESSING: dict[GanLoss, float] = {"lsgan": 0.25, "vanilla": math.log(2), "hinge": 1.0}
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One warning. ``kind``: ``discriminator-collapse``, ``unchanged``, ``alike`` or ``inverted``;
+    """One warning. ``kind``: ``exploded``, ``discriminator-collapse``, ``unchanged``, ``alike`` or
+    ``inverted``;
     ``message``: what was seen, with its figures; ``hint``: what usually helps."""
 
     kind: str
@@ -73,8 +82,7 @@ def discriminator_floor(gan: GanLoss) -> tuple[float, float]:
     Guessing costs 0.25 under least squares, 0.69 under the vanilla loss and 1 under hinge; a
     discriminator that is always right costs 0.
     """
-    guessing = {"lsgan": 0.25, "vanilla": math.log(2), "hinge": 1.0}[gan]
-    return 0.04 * guessing, 0.16 * guessing
+    return 0.04 * _GUESSING[gan], 0.16 * _GUESSING[gan]
 
 
 # -- the figures -------------------------------------------------------------------------------
@@ -166,6 +174,8 @@ class Watchdogs:
         learning = ("D_X", "D_Y") if settings.lambda_gan > 0 else ()  # else they take no steps
         self._windows = {name: _Window() for name in learning}
         floor = discriminator_floor(settings.gan)
+        most = EXPLODED * _GUESSING[settings.gan]
+        self._exploded = _Alarm((-most, -most / 10))
         self._collapsed = {name: _Alarm(floor) for name in self._windows}
         self._unchanged, self._alike, self._inverted = (
             {name: _Alarm(thresholds, IN_A_ROW) for name in ("G(x)", "F(y)")}
@@ -175,7 +185,7 @@ class Watchdogs:
     def measured(self, step: int, losses: Mapping[str, float]) -> list[Finding]:
         """What the mean ``losses`` of the steps since the last call tell."""
         steps, self._step = step - self._step, step
-        found = []
+        found = self._look_for_explosion(losses)
         for name, window in self._windows.items():
             mean = window.add(steps, losses[name]) if steps > 0 else None
             if mean is not None and self._collapsed[name].rings(mean):
@@ -196,6 +206,13 @@ class Watchdogs:
             found += self._look_for_sameness(name, before, after, goal)
             found += self._look_for_inversion(name, before, after)
         return found
+
+    def _look_for_explosion(self, losses: Mapping[str, float]) -> list[Finding]:
+        name = max(losses, key=lambda one: abs(losses[one]), default="")
+        if not name or not self._exploded.rings(-abs(losses[name])):
+            return []
+        message = f"The loss {name} is {losses[name]:.3g}: losses that explode learn nothing."
+        return [Finding("exploded", message, _EXPLODED_HINT)]
 
     def _look_for_identity(self, name: str, before: Tensor, after: Tensor) -> list[Finding]:
         share = change(before, after)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.engine.layers import shapes
-from cyclegan_cli.errors import WeightsError
+from cyclegan_cli.errors import WeightsError, command_line
 from cyclegan_cli.files import atomic_path, read_safetensors_header
 from cyclegan_cli.settings import GeneratorSpec
 
@@ -124,6 +126,7 @@ def save_generator(
     OSError as the file system does.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     dtype = dtype or torch.float32
@@ -136,8 +139,14 @@ def save_generator(
         "digest": _digest(generator),
         "about": json.dumps(about or {}),
     }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    with atomic_path(path, apart=True) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # which says the system's number in its text
+            code = re.search(r"os error (\d+)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def _spec(path: Path, metadata: dict[str, Any]) -> GeneratorSpec:
@@ -145,7 +154,7 @@ def _spec(path: Path, metadata: dict[str, Any]) -> GeneratorSpec:
     if metadata.get("format") != FORMAT:
         raise WeightsError(
             f"{path} is a safetensors file, but not a generator of this program.",
-            hint=f"cyclegan pretrained import {path} --name NAME",
+            hint=command_line("pretrained", "import", path, "--name", "NAME"),
         )
     digest = metadata.get("digest")  # files from before there was one have none
     if digest is not None and digest != _digest(metadata.get("generator", "")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,8 +17,8 @@ from cyclegan_cli.media.animation import palette_frames, whole_steps
 from cyclegan_cli.media.colour import srgb_profile
 from cyclegan_cli.media.decoding import held_pillow
 from cyclegan_cli.media.deep import png_of, widen_tiff
-from cyclegan_cli.media.formats import ANIMATED, PAGED
-from cyclegan_cli.media.metadata import Metadata
+from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED
+from cyclegan_cli.media.metadata import Metadata, tagged
 from cyclegan_cli.media.pictures import Array, Frame, Picture, on_white, to_8_bits
 
 __all__ = ["DEFAULT_QUALITY", "write_picture"]
@@ -31,6 +31,7 @@ _DEEP = frozenset({"PNG", "TIFF"})
 _XMP_IN_JPEG = 65_504  # bytes that one segment of a JPEG holds
 _EXIF_IN_JPEG = 65_533
 _XMP_TAG = 700
+_COMMENTS = {"GIF": "comment", "JPEG2000": "comment", "TGA": "id_section"}  # where no EXIF can be
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def write_picture(
     ``quality`` 1..100: 95 for JPEG and WebP, 90 for AVIF where it is None; 100 is without loss for
     WebP; JPEG and AVIF keep full colour resolution from 90 up; other formats lose nothing. Colour
     is sRGB and says so. 16 bits stay 16 in PNG and TIFF; where there is no alpha, white shows
-    through. ``strip_metadata`` leaves out EXIF, XMP and resolution.
+    through. ``strip_metadata`` leaves out EXIF, XMP and resolution, and with them the tag by which
+    paintings are known.
 
     Raises PictureError where the format cannot hold the picture or the file cannot be written.
     """
@@ -65,7 +67,9 @@ def write_picture(
         kind = "JPEG"
     name = str(destination) if isinstance(destination, Path) else "stdout"
     _check_fits(picture, kind, name)
-    metadata = Metadata() if strip_metadata else picture.metadata
+    metadata = Metadata()
+    if not strip_metadata:
+        metadata = replace(picture.metadata, exif=tagged(picture.metadata.exif))
     look = _Look(quality, metadata, picture.lossless)
     try:
         with held_pillow():
@@ -129,7 +133,7 @@ def _options(kind: str, look: _Look) -> dict[str, Any]:
     match kind:
         case "JPEG":
             options |= {"quality": quality, "subsampling": 0 if quality >= FULL_COLOUR else 2}
-            exif = exif if len(exif) <= _EXIF_IN_JPEG else b""
+            exif = exif if len(exif) <= _EXIF_IN_JPEG else tagged(b"")
             xmp = xmp if len(xmp) <= _XMP_IN_JPEG else b""
         case "AVIF":
             subsampling = "4:4:4" if quality >= FULL_COLOUR else "4:2:0"
@@ -146,8 +150,9 @@ def _options(kind: str, look: _Look) -> dict[str, Any]:
                 options["pnginfo"] = info
             xmp = b""
         case "JPEG2000" | "GIF" | "PPM" | "TGA" | "QOI" | "PCX" | "SGI" | "BMP":
+            comment = {_COMMENTS[kind]: PAINTED} if exif and kind in _COMMENTS else {}
             keep = ("dpi",) if kind == "BMP" else ()
-            return {key: value for key, value in options.items() if key in keep}
+            return comment | {key: value for key, value in options.items() if key in keep}
     return options | ({"exif": exif} if exif else {}) | ({"xmp": xmp} if xmp else {})
 
 

@@ -10,6 +10,7 @@ from cyclegan_cli.errors import UsageError
 __all__ = [
     "ANIMATED",
     "PAGED",
+    "PAINTED",
     "PICTURE_EXTENSIONS",
     "RAW_EXTENSIONS",
     "VIDEO_EXTENSIONS",
@@ -18,6 +19,7 @@ __all__ = [
     "format_by_name",
     "format_of",
     "is_video",
+    "may_be_read",
     "sniff",
 ]
 
@@ -41,6 +43,8 @@ VIDEO_EXTENSIONS = frozenset(_VIDEOS)
 ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})  # formats that hold frames in time
 PAGED = frozenset({"TIFF"})  # formats that hold pages
 
+PAINTED = b"Painted by cyclegan"  # in the metadata of every picture and video that is written
+
 # The extension of a format, and of what cannot be written in colour or at all its stand-in.
 _EXTENSIONS = {
     "JPEG": ".jpg", "MPO": ".jpg", "HEIF": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif",
@@ -61,6 +65,7 @@ _MAGIC = (
     (b"BM", "BMP"), (b"\x00\x00\x00\x0cjP  ", "JPEG2000"), (b"\xff\x4f\xff\x51", "JPEG2000"),
     (b"qoif", "QOI"), (b"P3", "PPM"), (b"P5", "PPM"), (b"P6", "PPM"),
 )  # fmt: skip
+_WITHOUT_MAGIC = frozenset({".tga", ".pcx", ".sgi", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"})
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -72,6 +77,15 @@ def sniff(head: bytes) -> str | None:
         brand = head[8:12]
         return "AVIF" if brand in (b"avif", b"avis") else "HEIF" if brand in _HEIF_BRANDS else None
     return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
+
+
+def may_be_read(path: Path) -> bool:
+    """Whether ``path`` can be a picture or a video, by its first bytes where they tell."""
+    if is_video(path) or path.suffix.lower() in _WITHOUT_MAGIC or not path.is_file():
+        return True
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return sniff(file.read(16)) is not None
+    return False
 
 
 def format_of(path: Path) -> str | None:

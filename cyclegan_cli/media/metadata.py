@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from PIL import ExifTags, Image
 
-__all__ = ["Metadata", "read_metadata"]
+from cyclegan_cli.media.formats import PAINTED
+from cyclegan_cli.version import __version__
+
+__all__ = ["Metadata", "read_metadata", "tagged"]
 
 # Tags that speak of how the pixels were stored in the original, its thumbnail or its profile, and
 # would be wrong in another file: TIFF's own, JPEG-in-TIFF's, XMP (kept apart), IPTC, Photoshop.
@@ -36,6 +39,15 @@ def read_metadata(image: Image.Image) -> Metadata:
     A block that cannot be parsed is left out: it would be no use to a reader either.
     """
     return Metadata(_exif(image), _xmp(image), _dpi(image))
+
+
+def tagged(exif: bytes) -> bytes:
+    """``exif``, with the tag by which ``media.folders.is_painting`` knows a painting."""
+    block = Image.Exif()
+    if exif:
+        block.load(exif)
+    block[ExifTags.Base.ProcessingSoftware] = f"{PAINTED.decode()} {__version__}"
+    return block.tobytes()
 
 
 def _exif(image: Image.Image) -> bytes:

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.files import atomic_path
 from cyclegan_cli.media.ffmpeg import Facts, Running, input_arguments, inspect, running, timeline
+from cyclegan_cli.media.formats import PAINTED
+from cyclegan_cli.version import __version__
 
 __all__ = ["Motion", "probe", "read_frames", "silent", "transcoded", "write_frames"]
 
@@ -272,6 +274,8 @@ def _encoding(
     # AVI cannot say which YUV it holds: as players guess it.
     colour = "smpte170m" if kind == "AVI" and height < 720 else "bt709"
     keep = "-1" if strip_metadata else "1"
+    # By this ``media.folders.is_painting`` knows a painting; MOV has no field for it.
+    mark = f"{'encoded_by' if kind == 'AVI' else 'encoding_tool'}={PAINTED.decode()} {__version__}"
     copied = transcoded(motion, kind) is None
     source: list[str] = []
     sound: list[str] = []
@@ -287,6 +291,7 @@ def _encoding(
         *("-vf", _to_yuv(layout, motion.facts.aspect, colour)),
         *("-c:v", *container.codec, option, str(max(1, level))),
         *("-c:a", *(("copy",) if copied else container.sound), *container.options),
+        *(() if strip_metadata else ("-metadata", mark)),
     ]
 
 

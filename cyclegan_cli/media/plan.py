@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import glob
+import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from cyclegan_cli.errors import UsageError
-from cyclegan_cli.files import is_special
 from cyclegan_cli.media.folders import (
     PlaceKeys,
+    Verbatim,
+    check_place,
     exists,
+    expand,
     find_pictures,
+    fitting,
     is_folder,
+    is_painting,
+    listed_names,
     natural_key,
+    parse_list,
+    read_list,
     walk,
 )
 from cyclegan_cli.media.formats import (
@@ -27,14 +35,23 @@ from cyclegan_cli.media.formats import (
     format_by_name,
     format_of,
     is_video,
+    may_be_read,
 )
 
-__all__ = ["PICTURE_EXTENSIONS", "Existing", "Job", "Plan", "find_pictures", "make_plan"]
+__all__ = [
+    "PICTURE_EXTENSIONS",
+    "Existing",
+    "Job",
+    "Plan",
+    "find_pictures",
+    "make_plan",
+    "parse_list",
+    "read_list",
+]
 
 Existing = Literal["refuse", "overwrite", "skip"]
 _READ = PICTURE_EXTENSIONS | VIDEO_EXTENSIONS
-_SHOWN = 5  # names in one error
-_NAME_LIMIT = 255  # bytes of a file name, on nearly every file system
+_REVERSE = "-reverse"  # what the name of an output in the direction Y -> X has after the style's
 
 
 @dataclass(frozen=True)
@@ -51,11 +68,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done, in order; and what will not: files that are no pictures, outputs there."""
+    """What will be done, in order, and what will not.
+
+    ``there_already``: outputs that exist. ``ignored_files``: hidden ones, and no pictures.
+    ``paintings``: outputs of earlier runs, found where inputs were looked for. ``unreadable``:
+    folders below those that were named.
+    """
 
     jobs: list[Job]
     there_already: list[Job] = field(default_factory=list)
     ignored_files: int = 0
+    paintings: int = 0
+    unreadable: list[UsageError] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -64,13 +88,21 @@ class _Found:
 
     path: Path
     below: Path | None
-    scanned: bool  # found in a folder, not named
+    named: bool  # by the user or a list, not found in a folder or by a pattern
+
+    @property
+    def stem(self) -> str:
+        """The name without the extension of a picture or video."""
+        return self.path.stem if self.path.suffix.lower() in _READ else self.path.name
 
 
 def make_plan(
     inputs: Sequence[str],
     *,
     style: str,
+    reverse: bool = False,
+    styles: Iterable[str] = (),
+    include_paintings: bool = False,
     listed: Iterable[Path] = (),
     output: str | None = None,
     file_format: str | None = None,
@@ -81,53 +113,49 @@ def make_plan(
 
     ``inputs``: files, folders, patterns, ``@list.txt``, ``-`` for stdin. ``listed``: paths that are
     taken literally. ``output``: a file, a folder, ``-`` for stdout, or None: beside the input, as
-    ``<stem>_<style>.<ext>``. Beneath an output folder, a folder's tree is mirrored with its names.
-    ``file_format`` speaks of pictures: videos keep their kind, or get that of ``output``.
+    ``<stem>_<style>.<ext>`` (``<stem>_<style>-reverse.<ext>`` with ``reverse``). Beneath an output
+    folder, a folder's tree is mirrored with its names. ``file_format`` speaks of pictures: videos
+    keep their kind, or get that of ``output``.
+
+    Inputs of one folder whose outputs would have one name get names of their own: see
+    ``_distinct``. Outputs of this program are left out of folders and patterns, unless
+    ``include_paintings``; they are known by their metadata or, beside their original, by the name
+    of one of ``styles`` or of ``style`` in theirs.
+
     ``share``: which of all jobs are this process's; outputs that exist are looked for only then,
     since other processes may be writing theirs.
 
-    Raises UsageError, naming files, where an input is missing, two inputs would write one output,
-    an output is an input, or an output exists (unless ``existing`` says otherwise).
+    Raises UsageError, naming files, where an input is missing, two inputs of different folders
+    would write one output, an output is an input, or one exists (unless ``existing`` says
+    otherwise).
     """
     wanted = format_by_name(file_format) if file_format is not None else None
-    tokens = [*inputs, *(_Literal(str(path)) for path in listed)]
+    tokens = [*inputs, *(Verbatim(str(path)) for path in listed)]
     if not tokens:
         raise UsageError("Nothing to translate was named.", hint="cyclegan translate --help")
     if "-" in inputs:
         return _plan_stdin(tokens, output, wanted, existing)
-    found, ignored, many = _find(tokens, Path(output) if output not in (None, "-") else None)
+    unreadable: list[UsageError] = []
+    folder = Path(output) if output not in (None, "-") else None
+    found, ignored, many = _find(tokens, folder, unreadable)
+    paintings = set() if include_paintings else _paintings(found, [style, *styles])
+    found = [item for item in found if item.path not in paintings]
+    if not found:
+        raise UsageError(
+            f"{listed_names(sorted(paintings))}: outputs of this program, and no other pictures.",
+            hint="--include-paintings takes them as inputs.",
+        )
     if output == "-":
         if many or len(found) != 1:
             raise UsageError("-o - takes one picture, not several.", hint="-o FOLDER")
         if is_video(found[0].path):
             raise UsageError("A video cannot be written to stdout.", hint="-o FILE")
         return Plan([Job(found[0].path, None, wanted)], [], ignored)
-    if output is None:
-        results = _earlier_results(found, style)
-        found = [item for item in found if item.path not in results]
-        ignored += len(results)
-    jobs = _targets(found, style, output, wanted, many)
-    return _checked(jobs, existing, ignored, share)
-
-
-def parse_list(data: bytes, *, null: bool = False) -> list[Path]:
-    """The paths of a list: one a line, or ended by NUL with ``null``; empty ones are left out."""
-    pieces = data.split(b"\0") if null else [line.rstrip(b"\r") for line in data.split(b"\n")]
-    return [Path(os.fsdecode(piece)) for piece in pieces if piece]
-
-
-def read_list(path: Path, *, null: bool = False) -> list[Path]:
-    """``parse_list`` of a file. Raises UsageError where it cannot be read."""
-    try:
-        return parse_list(path.read_bytes(), null=null)
-    except OSError as error:
-        raise UsageError(f"The list {path} cannot be read: {error.strerror}.") from error
-
-
-class _Literal(str):
-    """A path from a list: never a pattern, a list or stdin."""
-
-    __slots__ = ()
+    label = style + _REVERSE if reverse else style
+    jobs = _targets(found, label, output, wanted, many)
+    plan = _checked(jobs, existing, share)
+    plan = replace(plan, ignored_files=ignored, paintings=len(paintings))
+    return replace(plan, unreadable=unreadable)
 
 
 def _plan_stdin(
@@ -140,90 +168,145 @@ def _plan_stdin(
     target = Path(str(output))
     if _means_folder(str(output)):
         raise UsageError(f"stdin has no name: -o must name a file, not the folder {target}.")
-    return _checked([Job(None, target, file_format or _known_format(target))], existing, 0)
+    return _checked([Job(None, target, file_format or _known_format(target))], existing)
 
 
 # -- inputs ----------------------------------------------------------------------------------
 
 
-def _find(tokens: Sequence[str], output: Path | None) -> tuple[list[_Found], int, bool]:
+def _find(
+    tokens: Sequence[str], output: Path | None, unreadable: list[UsageError]
+) -> tuple[list[_Found], int, bool]:
     """(the inputs, how many files were ignored, whether they want a folder)."""
-    paths = _expand(tokens)
+    paths = expand(tokens)
     found: list[_Found] = []
     ignored = 0
     any_folder = False
-    for path in paths:
+    for path, named in paths:
         if not is_folder(path):
-            found.append(_Found(path, None, False))
+            found.append(_Found(path, None, named))
             continue
         any_folder = True
-        pictures, skipped = walk(path, output, _READ)
+        pictures, skipped = walk(path, output, _READ, unreadable)
         ignored += skipped
         # One folder alone is mirrored as it is; among others each keeps its name.
         top = Path() if len(paths) == 1 else Path(path.resolve().name)
-        found += [_Found(p, top / p.relative_to(path), True) for p in pictures]
+        found += [_Found(p, top / p.relative_to(path), False) for p in pictures]
         if not pictures and len(paths) == 1:
-            raise UsageError(f"There is no picture in {path}.")
+            raise unreadable[0] if unreadable else UsageError(f"There is no picture in {path}.")
     keys = PlaceKeys()
-    unique = {keys.key(item.path): item for item in reversed(found)}
-    kept = [item for item in found if unique[keys.key(item.path)] is item]
+    named_places = {keys.key(item.path) for item in found if item.named}
+    unique: dict[tuple[str, str], _Found] = {}
+    for item in found:
+        unique.setdefault(keys.key(item.path), item)
+    kept = [replace(item, named=key in named_places) for key, item in unique.items()]
     return kept, ignored, any_folder or len(paths) > 1
-
-
-def _expand(tokens: Sequence[str]) -> list[Path]:
-    paths: list[Path] = []
-    missing: list[str] = []
-    for token in tokens:
-        path = Path(token)
-        if token and exists(token):
-            paths.append(path)
-        elif isinstance(token, _Literal) or not token:
-            missing.append(token)
-        elif token.startswith("@"):
-            paths += (entries := read_list(Path(token[1:])))
-            missing += [str(entry) for entry in entries if not exists(entry)]
-        elif glob.has_magic(token):
-            matches = sorted(glob.glob(token, recursive=True), key=natural_key)  # noqa: PTH207
-            paths += (Path(match) for match in matches)
-            missing += [] if matches else [token]
-        else:
-            missing.append(token)
-    if missing:
-        raise UsageError(f"There is no {_names(missing)}.")
-    return paths
 
 
 # -- outputs ---------------------------------------------------------------------------------
 
 
-def _earlier_results(found: list[_Found], style: str) -> set[Path]:
-    """Those found in folders that an earlier run wrote beside their inputs: no new inputs."""
-    ending = f"_{style}"
-    originals = {item.path.with_suffix("") for item in found}
+def _paintings(found: list[_Found], styles: Iterable[str]) -> set[Path]:
+    """Those that were not named and that this program wrote: no new inputs."""
+    endings = {f"_{name}{way}" for name in styles for way in ("", _REVERSE)}
+    originals = {path for item in found for path in (item.path, item.path.with_name(item.stem))}
     return {
         item.path
         for item in found
-        if item.scanned
-        and item.path.stem.endswith(ending)
-        and item.path.with_name(item.path.stem[: -len(ending)]) in originals
+        if not item.named
+        and (_is_named_after(item.path, item.stem, endings, originals) or is_painting(item.path))
     }
 
 
+def _is_named_after(path: Path, stem: str, endings: set[str], originals: set[Path]) -> bool:
+    """Whether ``stem`` is that of an original beside it and a style's, or several, one by one."""
+    return any(
+        path.with_name(shorter) in originals or _is_named_after(path, shorter, endings, originals)
+        for ending in endings
+        if stem.endswith(ending) and (shorter := stem[: -len(ending)])
+    )
+
+
 def _targets(
-    found: list[_Found], style: str, output: str | None, file_format: str | None, many: bool
+    found: list[_Found], label: str, output: str | None, file_format: str | None, many: bool
 ) -> list[Job]:
-    if output is None:
-        jobs = [Job(f.path, _beside(f.path, style, file_format), file_format) for f in found]
-    elif many or _means_folder(output):
-        _refuse_file(Path(output))
-        jobs = [Job(f.path, Path(output) / _within(f, file_format), file_format) for f in found]
-    else:
+    if output is not None and not many and not _means_folder(output):
         source, target = found[0].path, Path(output)
         _refuse_other_kind(source, target)
         if is_video(source):
             file_format = format_of(target)
         return [Job(source, target, file_format or _known_format(target))]
+    if output is not None:
+        _refuse_file(Path(output))
+
+    def place(item: _Found, stem: str) -> Path:
+        extension = _extension(item.path, file_format)
+        if output is None:
+            return item.path.with_name(fitting(stem, f"_{label}{extension}"))
+        return (Path(output) / (item.below or item.path.name)).with_name(fitting(stem, extension))
+
+    targets = _distinct(found, place)
+    jobs = [Job(f.path, t, file_format) for f, t in zip(found, targets, strict=True)]
     return [replace(job, format=_format_of(job, file_format)) for job in jobs]
+
+
+def _distinct(found: list[_Found], place: Callable[[_Found, str], Path]) -> list[Path]:
+    """An output for each input; ``place`` gives that of an input for the stem of its name.
+
+    Where several inputs of one folder would have one output (``a.heic`` and ``a.jpg``), that whose
+    extension is the output's keeps the name, or the first by name where there is none; the others
+    keep their extension in the stem (``a.heic_monet.jpg``), and get a number where that name is
+    taken, too. Files that cannot be pictures choose last, so they change nobody's name. Nothing of
+    it depends on the order of the inputs.
+
+    Raises UsageError where two inputs of different folders would have one output.
+    """
+    keys = PlaceKeys()
+    first = [place(item, item.stem) for item in found]
+    if len({keys.key(path) for path in first}) == len(first):
+        return first
+    order = [natural_key(str(item.path)) for item in found]
+    chosen: dict[int, Path] = {}
+    outputs: set[tuple[str, str]] = set()
+    sources = {keys.key(item.path) for item in found}
+    readable = [may_be_read(item.path) for item in found]
+    for now in (True, False):
+        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for index, path in enumerate(first):
+            if readable[index] is now:
+                groups[keys.key(path)].append(index)
+        left: list[int] = []
+        for key, group in groups.items():
+            group.sort(key=lambda i: (found[i].path.suffix != first[i].suffix, order[i]))
+            if now:
+                _refuse_folders([found[i].path for i in group], first[group[0]], keys)
+            if key not in outputs:
+                chosen[group[0]] = first[group[0]]
+                left += group[1:]
+            else:
+                left += group
+        outputs |= {keys.key(path) for path in chosen.values()}
+        for index in sorted(left, key=lambda i: order[i]):
+            names = (place(found[index], stem) for stem in _stems(found[index]))
+            chosen[index] = next(n for n in names if keys.key(n) not in outputs | sources)
+            outputs.add(keys.key(chosen[index]))
+    return [chosen[index] for index in range(len(found))]
+
+
+def _stems(item: _Found) -> Iterator[str]:
+    """The whole name, then with a number."""
+    return (item.path.name + (f"-{n}" if n > 1 else "") for n in itertools.count(1))
+
+
+def _refuse_folders(sources: list[Path], target: Path, keys: PlaceKeys) -> None:
+    """Raise UsageError where ``sources``, which would all write ``target``, lie in two folders."""
+    one = sources[0]
+    for other in sources[1:]:
+        if keys.key(other)[0] != keys.key(one)[0]:
+            raise UsageError(
+                f"{one} and {other} would both be written to {target}.",
+                hint="Translate their folders one by one, each with a folder of its own after -o.",
+            )
 
 
 def _format_of(job: Job, file_format: str | None) -> str | None:
@@ -273,75 +356,34 @@ def _extension(path: Path, file_format: str | None) -> str:
     return path.suffix if format_of(path) == file_format else extension_of(file_format)
 
 
-def _beside(path: Path, style: str, file_format: str | None) -> Path:
-    stem = path.stem if path.suffix.lower() in _READ else path.name
-    return path.with_name(f"{stem}_{style}{_extension(path, file_format)}")
-
-
-def _within(item: _Found, file_format: str | None) -> Path:
-    below = item.below or Path(item.path.name)
-    stem = below.stem if below.suffix.lower() in _READ else below.name
-    return below.with_name(stem + _extension(item.path, file_format))
-
-
 # -- refusals --------------------------------------------------------------------------------
 
 
 def _checked(
     jobs: list[Job],
     existing: Existing,
-    ignored: int,
     share: Callable[[list[Job]], list[Job]] | None = None,
 ) -> Plan:
     keys = PlaceKeys()
-    sources = {keys.key(job.source): job.source for job in jobs if job.source is not None}
-    writers: dict[tuple[str, str], Job] = {}
+    sources = {keys.key(job.source) for job in jobs if job.source is not None}
     for job in jobs:
         if job.target is None:
             continue
-        key = keys.key(job.target)
-        if key in sources:
-            raise UsageError(
-                f"{job.target} is an input, and would be written over.", hint="-o FOLDER"
-            )
-        if key in writers:
-            raise UsageError(
-                f"{writers[key].source} and {job.source} would both be written to {job.target}.",
-                hint="Translate them into different folders: -o FOLDER",
-            )
-        writers[key] = job
-        _check_place(job.target)
+        if keys.key(job.target) in sources:
+            hint = "-o FOLDER"
+            if is_painting(job.target):
+                hint += "; or name the folder, or a pattern in quotes, which leave out paintings"
+            raise UsageError(f"{job.target} is an input, and would be written over.", hint=hint)
+        check_place(job.target)
     jobs = share(jobs) if share else jobs
     there = [job for job in jobs if job.target is not None and os.path.lexists(job.target)]
     if there and existing == "refuse":
+        exist = "exists" if len(there) == 1 else "exist"
         raise UsageError(
-            f"{_names([str(job.target) for job in there])} exist{'s' * (len(there) == 1)} already.",
+            f"{listed_names([job.target for job in there])} {exist} already.",
             hint="--overwrite writes them anew, --skip-existing leaves them out.",
         )
     if existing != "skip":
-        return Plan(jobs, [], ignored)
+        return Plan(jobs)
     left_out = set(there)
-    return Plan([job for job in jobs if job not in left_out], there, ignored)
-
-
-def _check_place(target: Path) -> None:
-    """Raise UsageError where no file of that name can be written."""
-    if len(os.fsencode(target.name)) > _NAME_LIMIT:
-        raise UsageError(f"{target}: the name is too long.", hint="-o FILE names it otherwise.")
-    if is_folder(target):
-        raise UsageError(f"{target} is a folder, where a file would be written.")
-    if is_special(target):
-        raise UsageError(f"{target} is no ordinary file.", hint="-o - writes to stdout.")
-    parent = target.parent
-    while not exists(parent) and parent != parent.parent:
-        parent = parent.parent
-    if not is_folder(parent):
-        raise UsageError(f"{parent} is a file, where a folder is wanted.")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError(f"The folder {parent} cannot be written to.", hint="-o FOLDER")
-
-
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    more = len(names) - _SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    return Plan([job for job in jobs if job not in left_out], there)

@@ -64,6 +64,8 @@ def survey(files: Sequence[Path], threads: int, advance: Callable[[], None]) -> 
             return look(path)
         except PictureError as error:
             return error
+        except Exception as error:  # whatever it is, it is this picture's
+            return PictureError(f"{path}: {error or type(error).__name__}.")
 
     with ThreadPoolExecutor(threads, "survey") as pool:
         for result in pool.map(attempt, files):

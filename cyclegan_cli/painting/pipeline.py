@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
@@ -74,21 +75,26 @@ def translate_pictures(
     ``paint`` is called in this thread, once a frame. ``stdin``: the bytes of the job without a
     source; ``stdout``: where the job without a target goes. Close the iterator (as
     ``contextlib.closing`` does) or let an exception pass through it: the file in hand is finished
-    or removed, and the threads end. Raises BrokenPipeError where the reader of ``stdout`` has gone.
+    or removed, and the threads end. Whatever goes wrong with one file, in whichever thread, is that
+    file's ``Failed``; what concerns no single file is raised here: BrokenPipeError where the reader
+    of ``stdout`` has gone, and anything that iterating ``jobs`` raises.
     """
     stop = threading.Event()
     before, behind = threading.Semaphore(2), threading.Semaphore(1)
-    to_paint: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
+    to_paint: queue.SimpleQueue[_Step | BaseException | None] = queue.SimpleQueue()
     to_write: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
     events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
 
     def read_ahead() -> None:
-        for job in jobs:
-            before.acquire()
-            if stop.is_set():
-                return
-            to_paint.put(_read(job, stdin, settings))
-        to_paint.put(None)
+        try:
+            for job in jobs:
+                before.acquire()
+                if stop.is_set():
+                    return
+                to_paint.put(_read(job, stdin, settings))
+            to_paint.put(None)
+        except BaseException as error:  # the main thread would wait for ever
+            to_paint.put(error)
 
     def write_behind() -> None:
         while (step := to_write.get()) is not None:
@@ -106,6 +112,8 @@ def translate_pictures(
         reader.start()
         writer.start()
         while (step := to_paint.get()) is not None:
+            if isinstance(step, BaseException):
+                raise step
             step = _paint(step, paint)
             before.release()
             behind.acquire()
@@ -139,7 +147,17 @@ def _read(job: Job, stdin: bytes, settings: TranslateSettings) -> _Step:
         outcome = read_picture(stdin if job.source is None else job.source, settings.max_pixels)
     except CycleganError as error:
         outcome = error
+    except Exception as error:
+        outcome = _failure(job.source or "stdin", "read", error)
     return _Step(job, outcome, time.perf_counter() - start)
+
+
+def _failure(name: Path | str, verb: str, error: Exception) -> PictureError:
+    """An error that nobody foresaw, as that of one file."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    failure = PictureError(f"{name} could not be {verb}: {reason or type(error).__name__}.")
+    failure.__cause__ = error
+    return failure
 
 
 def _paint(step: _Step, paint: Paint) -> _Step:
@@ -153,9 +171,8 @@ def _paint(step: _Step, paint: Paint) -> _Step:
     except CycleganError as error:
         outcome = PictureError(f"{step.job.source or 'stdin'}: {error}", hint=error.hint)
         outcome.__cause__ = error
-    except (Exception, RecursionError) as error:
-        outcome = PictureError(f"{step.job.source or 'stdin'} could not be painted: {error}.")
-        outcome.__cause__ = error
+    except Exception as error:
+        outcome = _failure(step.job.source or "stdin", "painted", error)
     return _Step(step.job, outcome, step.seconds + time.perf_counter() - start)
 
 
@@ -183,8 +200,12 @@ def _write(step: _Step, settings: TranslateSettings, stdout: BinaryIO | None) ->
             quality=settings.quality,
             strip_metadata=settings.strip_metadata,
         )
+    except BrokenPipeError:
+        raise
     except PictureError as error:
         return Failed(job, error)
+    except Exception as error:
+        return Failed(job, _failure(job.target or "stdout", "written", error))
     height, width = picture.frames[0].pixels.shape[:2]
     seconds = step.seconds + time.perf_counter() - start
     return Done(job, (width, height), len(picture.frames), seconds)

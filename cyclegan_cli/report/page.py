@@ -16,6 +16,7 @@ from html import escape
 from pathlib import Path
 
 from cyclegan_cli.engine.run import Run
+from cyclegan_cli.errors import command_line
 from cyclegan_cli.files import write_text
 from cyclegan_cli.report.curves import Line, chart, number
 from cyclegan_cli.report.gallery import Gallery, Moment
@@ -379,7 +380,7 @@ def _reproduce(run: Run) -> str:
         "with one version of PyTorch:</p>\n"
         f"<pre><code>{escape(train_command(run))}</code></pre>\n"
         "<p>To go on with it:</p>\n"
-        f"<pre><code>{escape(f'cyclegan resume {run.name}')}</code></pre>\n"
+        f"<pre><code>{escape(command_line('resume', run.name))}</code></pre>\n"
         f'</section>\n</main>\n<footer><p class="soft">cyclegan {escape(__version__)}; begun '
         f"{_clock(run.created)}.</p></footer>"
     )

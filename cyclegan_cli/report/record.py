@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cyclegan_cli.engine.run import Run
+from cyclegan_cli.errors import command_line
 from cyclegan_cli.report.metrics import read_metrics
 from cyclegan_cli.settings import TrainSettings
 
@@ -134,15 +134,16 @@ def _fading(values: Sequence[float], weight: float) -> list[tuple[float, float]]
 
 def train_command(run: Run) -> str:
     """The command line that starts such a run anew: every option that is not the default."""
-    words = ["cyclegan", "train", str(run.x_dir), str(run.y_dir), "--name", run.name]
+    words: list[str | Path] = ["train", run.x_dir, run.y_dir, "--name", run.name]
     default = TrainSettings()
     for field in dataclasses.fields(TrainSettings):
         chosen = vars(run.settings)[field.name]
-        if chosen == vars(default)[field.name] or chosen is None:
+        held = field.name == "hold_out" and len(run.x_held) > len(run.x_files + run.x_held) // 10
+        if (chosen == vars(default)[field.name] and not held) or chosen is None:
             continue
         option = field.name.replace("_", "-")
         if isinstance(chosen, bool):
             words.append(f"--{option}" if chosen else f"--no-{option}")
         else:
             words += [f"--{option}", chosen.name if field.name == "generator" else str(chosen)]
-    return shlex.join(words)
+    return command_line(*words)

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cyclegan_cli.errors import StoreError, UsageError, WeightsError
+from cyclegan_cli.engine.weights import read_header
+from cyclegan_cli.errors import StoreError, UsageError, WeightsError, command_line
 from cyclegan_cli.places import check_name
 from cyclegan_cli.settings import GeneratorSpec
 
 __all__ = [
+    "DOWNLOAD_AGAIN",
     "STYLE_FORMAT",
     "WAYS",
     "Direction",
@@ -23,8 +25,10 @@ __all__ = [
     "Style",
     "Way",
     "damaged",
+    "foreign",
     "is_name",
     "plain",
+    "read_generator_header",
     "read_style",
 ]
 
@@ -34,6 +38,34 @@ WAYS: tuple[Way, Way] = ("xy", "yx")
 
 STYLE_FORMAT = "cyclegan-style-1"
 _CARD_LIMIT = 1_000_000  # bytes of a style.json
+
+# How files begin that are taken for weights, what they are, and what to do about it.
+DOWNLOAD_AGAIN = "Download it again, from the address of the file itself."
+_UNPACK = "Unpack it first."
+_FOREIGN = (
+    (b"version https://git-lfs", "a Git LFS pointer, which stands for the file", "git lfs pull"),
+    (b"<!doctype html", "a web page (HTML)", DOWNLOAD_AGAIN),
+    (b"<html", "a web page (HTML)", DOWNLOAD_AGAIN),
+    (b"<?xml", "XML, such as a server's error", DOWNLOAD_AGAIN),
+    (b"\x1f\x8b", "compressed by gzip", _UNPACK),
+    (b"bzh", "compressed by bzip2", _UNPACK),
+    (b"\xfd7zxz", "compressed by xz", _UNPACK),
+    (b"7z\xbc\xaf", "a 7z archive", _UNPACK),
+    (b"rar!", "a RAR archive", _UNPACK),
+    (b"\x89hdf", "an HDF5 file, as Keras writes", ""),
+    (b"\x93numpy", "a NumPy array", ""),
+    (b"gguf", "a GGUF language model", ""),
+    (b"\x89png", "a picture (PNG)", ""),
+    (b"\xff\xd8\xff", "a picture (JPEG)", ""),
+    (b"gif8", "a picture (GIF)", ""),
+    (b"%pdf", "a PDF document", ""),
+    (b"\x08\x07\x12", "an ONNX model", ""),
+    (b"\x08\x08\x12", "an ONNX model", ""),
+    (b"\x08\x09\x12", "an ONNX model", ""),
+    (b"\x08\x0a\x12", "an ONNX model", ""),
+    (b"\x80", "a Python pickle that PyTorch did not write", ""),
+    (b"{", "JSON", ""),
+)
 
 
 @dataclass(frozen=True)
@@ -136,9 +168,39 @@ def plain(text: object) -> str:
     return "".join(c for c in str(text) if c.isprintable())[:100]
 
 
+def read_generator_header(path: Path) -> tuple[GeneratorSpec, dict[str, Any]]:
+    """``engine.weights.read_header``, which also says what a file of another kind is."""
+    try:
+        return read_header(path)
+    except WeightsError as error:
+        if isinstance(error.__cause__, ValueError | RecursionError):
+            with path.open("rb") as file:
+                what, advice = foreign(file.read(512))
+            if what:
+                message = f"{path} is no weights file, but {what}."
+                raise WeightsError(message, hint=advice) from error
+        raise
+
+
+def foreign(data: bytes) -> tuple[str, str]:
+    """What a file that begins with ``data`` is instead of weights, and what to do about it; empty
+    where it is nothing well known.
+    """
+    if not data:
+        return "empty", DOWNLOAD_AGAIN
+    head = data[:512].lstrip(b" \t\r\n\xef\xbb\xbf").lower()
+    for start, what, advice in _FOREIGN:
+        if head.startswith(start):
+            return what, advice
+    if data[257:262] == b"ustar":
+        return "a tar archive", _UNPACK
+    is_text = all(32 <= byte < 127 or byte in b"\t\n\f\r" for byte in data[:512])
+    return ("text" if is_text else "", "")
+
+
 def damaged(folder: Path, what: str) -> StoreError:
     """The error that says that a style's folder is not a whole style."""
     return StoreError(
         f"The style in {folder} is damaged: {what}.",
-        hint=f"cyclegan pretrained remove {folder.name}",
+        hint=command_line("pretrained", "remove", folder.name),
     )

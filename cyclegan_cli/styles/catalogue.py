@@ -16,7 +16,7 @@ from cyclegan_cli.files import read_toml
 from cyclegan_cli.places import check_name, home_dir
 from cyclegan_cli.styles.cards import WAYS, Style, Way, plain
 
-__all__ = ["Digest", "Entry", "Row", "available_styles", "entries", "user_catalogue"]
+__all__ = ["Digest", "Entry", "Row", "available_styles", "entries", "obtainable", "user_catalogue"]
 
 _PACKAGED = Path(__file__).with_name("catalogue.toml")
 SIZE_LIMIT = 256_000_000  # bytes of one download, unless its row says otherwise
@@ -79,6 +79,17 @@ def entries() -> dict[str, Entry]:
 def available_styles() -> list[Style]:
     """The catalogue's styles, as styles of which nothing is here. Raises UsageError."""
     return [_available(entry) for entry in entries().values()]
+
+
+def obtainable(style: Style, way: Way) -> bool:
+    """Whether a download would bring a direction of ``style`` that is not here.
+
+    Raises UsageError where the user's table cannot be understood.
+    """
+    if way in style.directions or style.origin not in ("available", "downloaded"):
+        return False
+    entry = entries().get(style.name)
+    return entry is not None and way in entry.rows
 
 
 def _available(entry: Entry) -> Style:

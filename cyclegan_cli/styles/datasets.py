@@ -7,16 +7,23 @@ download, one process at a time. A data set appears by one rename, whole.
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError, UsageError
-from cyclegan_cli.files import read_toml, write_text
+from cyclegan_cli.errors import (
+    DownloadError,
+    NoNetworkError,
+    StoreError,
+    UnknownNameError,
+    UsageError,
+    command_line,
+)
+from cyclegan_cli.files import read_toml, remove_leftovers, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
 from cyclegan_cli.styles import unpacking
 from cyclegan_cli.styles.cards import plain
@@ -26,6 +33,7 @@ from cyclegan_cli.styles.download import (
     Tell,
     alone,
     forget,
+    forget_digest,
     part_file,
     record_digest,
     recorded_digest,
@@ -170,22 +178,53 @@ def download_dataset(
         if found is not None:
             return found  # the other process has done it
         part = part_file(f"dataset-{wanted.file}")
-        address, sha256 = _collect(wanted, part, tell, patience or Patience())
         with _disk(target):
-            counts = _put(wanted, part, target, {"address": address, "sha256": sha256})
-            forget(part)
+            remove_leftovers(target.parent, name)
+        counts = _from_before(wanted, part, target)
+        if counts is None:
+            address = _collect(wanted, part, tell, patience or Patience())
+            counts = _put(wanted, part, target, address)
+            _remember(wanted, part, tell)
+        forget(part)
     return Here(target, counts, fetched=True)
 
 
-def _collect(wanted: DataSet, part: Path, tell: Tell, patience: Patience) -> tuple[str, str]:
-    """Fill ``part`` with an archive that can be unpacked; its address and SHA-256."""
-    key = f"dataset {wanted.file}"
-    known = recorded_digest(key)
-    if known is not None and part.exists() and file_digests(part)["sha256"] == known.hex:
-        return "", known.hex  # it came whole before; only its unpacking was cut short
+def _key(wanted: DataSet) -> str:
+    return f"dataset {wanted.file}"
+
+
+def _from_before(wanted: DataSet, part: Path, target: Path) -> dict[str, int] | None:
+    """What an archive that came whole before becomes now; None where there is none to unpack.
+
+    Earlier versions recorded the digest of an archive before they had unpacked it: one that cannot
+    be unpacked is forgotten, and so is its digest.
+    """
+    known = recorded_digest(_key(wanted))
+    if not part.exists() or unpacking.what_is_wrong(part):
+        return None
+    if known is not None and file_digests(part)["sha256"] != known.hex:
+        return None
+    try:
+        return _put(wanted, part, target, "")
+    except DownloadError:
+        forget_digest(_key(wanted))
+        return None
+
+
+def _remember(wanted: DataSet, part: Path, tell: Tell) -> None:
+    """Record the digest of an archive that has been unpacked, if none was known."""
+    if recorded_digest(_key(wanted)) is None:
+        sha256 = file_digests(part)["sha256"]
+        record_digest(_key(wanted), sha256)
+        tell(Learned(wanted.file, sha256))
+
+
+def _collect(wanted: DataSet, part: Path, tell: Tell, patience: Patience) -> str:
+    """Fill ``part`` with an archive that seems to be whole; its address."""
+    known = recorded_digest(_key(wanted))
     base = mirror()
     try:
-        address = fetch(
+        return fetch(
             [*([f"{base}/{wanted.file}"] if base else []), *wanted.addresses],
             part,
             digest=known,
@@ -194,36 +233,48 @@ def _collect(wanted: DataSet, part: Path, tell: Tell, patience: Patience) -> tup
             tell=tell,
             patience=patience,
         )
+    except NoNetworkError as error:
+        raise NoNetworkError(
+            f"The data set '{wanted.name}' cannot be downloaded: {error}.",
+            hint="CYCLEGAN_MIRROR names a server that can be reached.",
+        ) from error
     except DownloadError as error:
         note = f" (Its digest was recorded in {home_dir() / 'digests.json'}.)" if known else ""
         raise DownloadError(
             f"{wanted.file}: {error}{note}",
             hint="Once more goes on where it stopped. CYCLEGAN_MIRROR names another server.",
         ) from error
-    sha256 = file_digests(part)["sha256"]
-    if known is None:
-        record_digest(key, sha256)
-        tell(Learned(wanted.file, sha256))
-    return address, sha256
 
 
-def _put(wanted: DataSet, part: Path, target: Path, origin: Mapping[str, str]) -> dict[str, int]:
-    """Unpack ``part`` beside ``target`` and rename: it is there whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    needed, free = unpacking.size_of(part), shutil.disk_usage(target.parent).free
-    if needed > free:
-        raise StoreError(
-            f"'{wanted.name}' needs {needed / 1e6:.0f} MB; {target.parent} has {free / 1e6:.0f}.",
-            hint=f"cyclegan datasets download {wanted.name} --to A_FOLDER_ELSEWHERE",
-        )
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{wanted.name}.") as temporary:
-        folder = Path(temporary, "whole")
-        folder.mkdir()
-        counts = unpacking.unpack(part, folder)
-        about = {"name": wanted.name, "x": wanted.x, "y": wanted.y, "licence": wanted.licence}
-        record = {**about, "source": wanted.source, **origin, "pictures": counts}
-        write_text(folder / _MARK, json.dumps(record, indent=1) + "\n")
-        folder.rename(target)
+def _put(wanted: DataSet, part: Path, target: Path, address: str) -> dict[str, int]:
+    """Unpack ``part`` beside ``target`` and rename: it is there whole or not at all.
+
+    Raises DownloadError where it cannot be unpacked, and then ``part`` is gone; StoreError.
+    """
+    with _disk(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{wanted.name}.{secrets.token_hex(6)}.tmp")
+        try:
+            needed, free = unpacking.size_of(part), shutil.disk_usage(target.parent).free
+            if needed > free:
+                where = command_line("datasets", "download", wanted.name, "--to", "FOLDER")
+                raise StoreError(
+                    f"'{wanted.name}' needs {needed / 1e6:.0f} MB; {target.parent} has "
+                    f"{free / 1e6:.0f}.",
+                    hint=f"Elsewhere: {where}",
+                )
+            temporary.mkdir()
+            counts = unpacking.unpack(part, temporary)
+            about = {"name": wanted.name, "x": wanted.x, "y": wanted.y, "licence": wanted.licence}
+            origin = {"address": address, "sha256": file_digests(part)["sha256"]}
+            record = {**about, "source": wanted.source, **origin, "pictures": counts}
+            write_text(temporary / _MARK, json.dumps(record, indent=1) + "\n")
+            temporary.rename(target)
+        except DownloadError:
+            forget(part)
+            raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return counts
 
 

@@ -10,18 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cyclegan_cli.errors import (
+    CycleganError,
     DownloadError,
+    NoNetworkError,
     StoreError,
     UnknownNameError,
-    UsageError,
     WeightsError,
+    command_line,
 )
-from cyclegan_cli.files import digest_of, write_text
+from cyclegan_cli.files import digest_of, remove_leftovers, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
 from cyclegan_cli.styles.cards import Style, Way
-from cyclegan_cli.styles.catalogue import Digest, Entry, Row, entries
+from cyclegan_cli.styles.catalogue import Digest, Entry, Row, entries, obtainable
 from cyclegan_cli.styles.fetch import Event, Patience, fetch, file_digests
-from cyclegan_cli.styles.store import downloaded_style, weights_file
+from cyclegan_cli.styles.store import downloaded_style, list_styles, weights_file
 
 __all__ = [
     "Downloaded",
@@ -32,6 +34,7 @@ __all__ = [
     "download_style",
     "ensure",
     "forget",
+    "forget_digest",
     "part_file",
     "record_digest",
     "recorded_digest",
@@ -95,7 +98,7 @@ def download_style(
     if offline():
         raise DownloadError(
             f"The style '{name}' would have to be downloaded, and CYCLEGAN_OFFLINE is set.",
-            hint=_way_round(name),
+            hint=f"{_on_this_machine()} {_way_round(name)}",
         )
     with alone(name, tell):
         here = _sound(name)
@@ -114,21 +117,12 @@ def ensure(
     and what ``download_style`` raises.
     """
     way: Way = "yx" if reverse else "xy"
-    if way in style.directions or style.origin not in ("available", "downloaded"):
-        return weights_file(style, reverse)
-    entry = entries().get(style.name)
-    if entry is not None and way in entry.rows:
-        done = download_style(style.name, tell=tell, patience=patience)
-        if way in done.failed:
-            raise done.failed[way]
-        return weights_file(done.style, reverse)
-    if style.origin == "downloaded" or entry is None:
-        return weights_file(style, reverse)  # raises what there is
-    source, target = (style.x, style.y) if reverse else (style.y, style.x)
-    raise UsageError(
-        f"The style '{style.name}' has only the direction {source} → {target}.",
-        hint=f"{'Leave out' if reverse else 'Add'} --reverse.",
-    )
+    if not obtainable(style, way):
+        return weights_file(style, reverse)  # or raises what there is
+    done = download_style(style.name, tell=tell, patience=patience)
+    if way in done.failed:
+        raise done.failed[way]
+    return weights_file(done.style, reverse)
 
 
 def _ignore(event: Event | Waiting | Learned) -> None:
@@ -170,25 +164,35 @@ def _download(
         part = part_file(f"{entry.name}-{row.way}-{row.file}")
         try:
             address = _fetch(row, part, tell, patience)
+        except NoNetworkError as error:
+            failed[row.way] = error
+            break  # of the other direction the same would be said
         except DownloadError as error:
             failed[row.way] = error
             continue
         parts[row.way] = part
         sources[row.way] = {"file": row.file, "address": address, **file_digests(part)}
+    if any(isinstance(error, NoNetworkError) for error in failed.values()) and not parts:
+        raise next(iter(failed.values()))
     if not parts:
         raise DownloadError(
             " ".join(str(error) for error in failed.values()), hint=_way_round(entry.name)
         )
     row = wanted[0]
-    style = import_style(
-        entry.name,
-        {**here, **parts},
-        x=entry.x,
-        y=entry.y,
-        origin="downloaded",
-        card={"licence": row.licence, "source": row.source, "sources": sources},
-        replace=True,
-    )
+    try:
+        style = import_style(
+            entry.name,
+            {**here, **parts},
+            x=entry.x,
+            y=entry.y,
+            origin="downloaded",
+            card={"licence": row.licence, "source": row.source, "sources": sources},
+            replace=True,
+        )
+    except WeightsError:
+        _discard(wanted, parts)
+        raise
+    _remember(wanted, parts, tell)
     for part in parts.values():
         forget(part)
     return Downloaded(style, tuple(parts), failed)
@@ -218,19 +222,47 @@ def _fetch(row: Row, part: Path, tell: Tell, patience: Patience) -> str:
             tell=tell,
             patience=patience,
         )
+    except NoNetworkError as error:
+        raise NoNetworkError(
+            f"The style '{row.style}' cannot be downloaded: {error}.",
+            hint=f"{_on_this_machine()} {_way_round(row.style)}",
+        ) from error
     except DownloadError as error:
         recorded = known and not row.digest
         note = f" (Its digest was recorded in {_digests_file()}.)" if recorded else ""
         raise DownloadError(f"{row.file}: {error}{note}", hint=_way_round(row.style)) from error
-    if known is None:
-        sha256 = file_digests(part)["sha256"]
-        record_digest(_key(row), sha256)
-        tell(Learned(row.file, sha256))
     return address
 
 
+def _remember(rows: list[Row], parts: Mapping[Way, Path], tell: Tell) -> None:
+    """Record the digests of files that have become a style, where none was known."""
+    for row in rows:
+        if row.way in parts and not row.digest and recorded_digest(_key(row)) is None:
+            sha256 = file_digests(parts[row.way])["sha256"]
+            record_digest(_key(row), sha256)
+            tell(Learned(row.file, sha256))
+
+
+def _discard(rows: list[Row], parts: Mapping[Way, Path]) -> None:
+    """Forget files that cannot become a style, and the digests that earlier versions recorded."""
+    for row in rows:
+        if row.way in parts:
+            forget(parts[row.way])
+            if not row.digest:
+                forget_digest(_key(row))
+
+
 def _way_round(name: str) -> str:
-    return f"With the file from elsewhere: cyclegan pretrained import FILE --name {name}"
+    command = command_line("pretrained", "import", "FILE", "--name", name)
+    return f"With the file from elsewhere: {command}"
+
+
+def _on_this_machine() -> str:
+    try:
+        names = [style.name for style in list_styles(available=False)]
+    except CycleganError:
+        names = []
+    return f"On this machine: {', '.join(names) or 'no style'}."
 
 
 # -- what lies where -------------------------------------------------------------------------
@@ -316,12 +348,23 @@ def recorded_digest(key: str) -> Digest | None:
 
 def record_digest(key: str, sha256: str) -> None:
     """From now on a download of ``key`` must have ``sha256``. Raises StoreError."""
+    _change_digests({key: sha256})
+
+
+def forget_digest(key: str) -> None:
+    """A download of ``key`` may have any digest again. Raises StoreError."""
+    _change_digests({key: ""})
+
+
+def _change_digests(changes: Mapping[str, str]) -> None:
+    """``changes``: by key; an empty one is none."""
     from filelock import FileLock
 
     try:
         home_dir().mkdir(parents=True, exist_ok=True)
         with FileLock(_digests_file().with_suffix(".lock")):
-            known = {**_digests(), key: sha256}
+            remove_leftovers(home_dir())
+            known = {key: sha for key, sha in {**_digests(), **changes}.items() if sha}
             write_text(_digests_file(), json.dumps(known, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         raise StoreError(

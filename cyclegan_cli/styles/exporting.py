@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -24,7 +25,10 @@ def check_target(file: Path, *, overwrite: bool) -> None:
     if file.exists() and (not overwrite or not file.is_file()):
         raise UsageError(f"{file} is already there.", hint="--overwrite replaces it.")
     if not file.parent.is_dir():
-        raise UsageError(f"The folder {file.parent} is not there.", hint=f"mkdir -p {file.parent}")
+        raise UsageError(
+            f"The folder {file.parent} is not there.",
+            hint=f"mkdir -p {shlex.quote(str(file.parent))}",
+        )
 
 
 def export_style(style: Style, source: Path, file: Path, *, reverse: bool = False) -> None:

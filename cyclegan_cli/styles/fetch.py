@@ -8,9 +8,11 @@ in ``NAME.part`` and only becomes something when it has the digest that it shoul
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cyclegan_cli.errors import DownloadError, StoreError
+from cyclegan_cli.errors import DownloadError, NoNetworkError, StoreError
 from cyclegan_cli.styles.catalogue import Digest
 from cyclegan_cli.version import __version__
 
@@ -29,6 +31,7 @@ __all__ = ["Event", "Failed", "Patience", "Received", "Trying", "fetch", "file_d
 _BLOCK = 1 << 16
 _PROGRESS = 1 << 16  # bytes that make an attempt worth while
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
+_NO_WAY = {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,10 @@ class _FinalError(Exception):
     """Something that will be the same the next time."""
 
 
+class _UnreachableError(_FinalError):
+    """The host's name is not found, or there is no way to it: to try again would be no use."""
+
+
 def fetch(
     addresses: Sequence[str],
     part: Path,
@@ -97,17 +104,27 @@ def fetch(
     What ``part`` holds already is kept if the server can go on from there. On return the file is
     whole, has ``digest`` (where there is none, the length that the server said), and ``wrong``
     says nothing of it: a sentence from it sends us to the next address.
-    Raises DownloadError, naming each address and what it answered; StoreError of the disk.
+    Raises DownloadError, naming each address and what it answered; NoNetworkError, naming the hosts
+    that cannot be reached, where none can; StoreError of the disk.
     """
     job = _Job(part, digest, size_limit, wrong, tell, patience, _opener())
     reasons: dict[str, str] = {}
+    unreachable: dict[str, str] = {}
     left = list(dict.fromkeys(addresses))
     most, failures = job.size(), 0
     while left and failures < patience.attempts:
         last = failures + 1 == patience.attempts
         for address in list(left):
+            if address not in left:
+                continue  # of a host that cannot be reached
             try:
                 job.get(address)
+            except _UnreachableError as error:
+                host = _host(address)
+                unreachable[host] = reasons[address] = str(error)
+                left = [other for other in left if _host(other) != host]
+                if left:
+                    tell(Failed(address, str(error), again=False))
             except _FinalError as error:
                 reasons[address] = str(error)
                 left.remove(address)
@@ -123,6 +140,8 @@ def fetch(
         most = max(most, job.size())
         if left and failures < patience.attempts:
             time.sleep(patience.first_wait * 2 ** max(0, failures - 1))
+    if all(_host(address) in unreachable for address in reasons):
+        raise NoNetworkError(f"there is no network ({'; '.join(unreachable.values())})")
     listed = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
     raise DownloadError(f"No address gave the file. {listed}.")
 
@@ -138,6 +157,7 @@ class _Job:
     tell: Callable[[Event], None]
     patience: Patience
     opener: urllib.request.OpenerDirector
+    received: bool = False
 
     @property
     def tag(self) -> Path:
@@ -147,8 +167,9 @@ class _Job:
     def get(self, address: str) -> None:
         """One request and its check. Raises _PassingError, _FinalError, StoreError."""
         start = self._start(address)
-        self.tell(Trying(address, start))
         try:
+            _look_up(address)
+            self.tell(Trying(address, start))
             with self._open(address, start) as answer:
                 start, total = self._begin(answer, address, start)
                 self._receive(answer, start, total)
@@ -158,6 +179,11 @@ class _Job:
         except (http.client.HTTPException, EOFError, ValueError) as error:
             raise _PassingError(f"it answered nonsense ({type(error).__name__})") from error
         except OSError as error:  # of the network: those of the disk are StoreErrors by now
+            cause = error.reason if isinstance(error, urllib.error.URLError) else error
+            no_way = isinstance(cause, OSError) and cause.errno in _NO_WAY
+            # A network that was there may come back.
+            if not self.received and (no_way or isinstance(cause, socket.gaierror)):
+                raise _UnreachableError(f"{_host(address)}: {_reason(error)}") from error
             raise _PassingError(_reason(error)) from error
         self._check(resumed=start > 0)
 
@@ -239,6 +265,7 @@ class _Job:
                 if count > self.size_limit:
                     break
                 file.write(block)
+                self.received = True
                 self.tell(Received(count, total))
         if count > self.size_limit:
             self.drop()
@@ -310,6 +337,17 @@ def file_digests(path: Path) -> dict[str, str]:
             sha256.update(block)
             blob.update(block)
     return {"sha256": sha256.hexdigest(), "git_blob": blob.hexdigest()}
+
+
+def _host(address: str) -> str:
+    return urlsplit(address).hostname or ""
+
+
+def _look_up(address: str) -> None:
+    """Raise socket.gaierror where the host has no address; a proxy would look it up itself."""
+    host, parts = _host(address), urlsplit(address)
+    if parts.scheme not in urllib.request.getproxies() or urllib.request.proxy_bypass(host):
+        socket.getaddrinfo(host, parts.port or parts.scheme, type=socket.SOCK_STREAM)
 
 
 def _reason(error: OSError) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from cyclegan_cli.errors import WeightsError
 from cyclegan_cli.files import digest_of
 from cyclegan_cli.styles.cards import Origin, Style, Way
 from cyclegan_cli.styles.publicformat import read_generator
-from cyclegan_cli.styles.store import add_style
+from cyclegan_cli.styles.store import Write, add_style
 from cyclegan_cli.styles.verification import check_generator
 
 __all__ = ["convert", "import_style", "other_direction"]
@@ -34,17 +34,15 @@ def import_style(
     the style appears. Raises WeightsError, UsageError, StoreError, OSError (see ``read_generator``
     and ``add_style``).
     """
-    sources = {}
-    with tempfile.TemporaryDirectory(prefix="cyclegan-") as folder:
-        converted: dict[Way, Path] = {}
-        for way, file in files.items():
-            converted[way] = Path(folder) / f"{way}.safetensors"
-            convert(file, converted[way], about={"x": x, "y": y, "direction": way})
-            sources[way] = {"file": file.name, "sha256": digest_of(file)[0]}
-        about = {"sources": sources, **(card or {})}
-        return add_style(
-            name, x=x, y=y, origin=origin, weights=converted, card=about, replace=replace
-        )
+    weights: dict[Way, Path | Write] = {
+        way: functools.partial(convert, file, about={"x": x, "y": y, "direction": way})
+        for way, file in files.items()
+    }
+    sources = {
+        way: {"file": file.name, "sha256": digest_of(file)[0]} for way, file in files.items()
+    }
+    about = {"sources": sources, **(card or {})}
+    return add_style(name, x=x, y=y, origin=origin, weights=weights, card=about, replace=replace)
 
 
 def convert(source: Path, target: Path, *, about: dict[str, object]) -> None:

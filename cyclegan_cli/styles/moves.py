@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cyclegan_cli.errors import StoreError
-from cyclegan_cli.files import sync_folder
+from cyclegan_cli.files import remove_leftovers, sync_folder
 
-__all__ = ["recover", "style_lock", "swap_in", "take_away"]
+__all__ = ["building", "recover", "style_lock", "swap_in", "take_away"]
 
 _LOCK_SECONDS = 60.0
-_ABANDONED_SECONDS = 86_400.0  # a half-built folder this old belongs to nobody
 
 
 def swap_in(temporary: Path, place: Path) -> None:
@@ -44,7 +42,7 @@ def take_away(place: Path) -> None:
 
 
 def recover(root: Path) -> None:
-    """Under the lock: undo a replacement that was cut off, and sweep what was left behind."""
+    """Under the lock: undo a replacement or a removal that was cut off."""
     for folder in root.glob(".*.*"):
         name, _, kind = folder.name[1:].rpartition(".")
         place = root / name.rpartition(".")[0]
@@ -52,10 +50,17 @@ def recover(root: Path) -> None:
             folder.rename(place)
         elif kind in ("swap", "gone"):
             shutil.rmtree(folder, ignore_errors=True)
-        elif kind == "tmp" and folder.is_dir():
-            with contextlib.suppress(OSError):
-                if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def building(root: Path) -> Iterator[None]:
+    """Build a style in ``root``, one process at a time: what lies half built is nobody's, and goes.
+
+    Raises StoreError after a minute of waiting.
+    """
+    with style_lock(root.parent):
+        remove_leftovers(root)
+        yield
 
 
 @contextlib.contextmanager

@@ -27,7 +27,8 @@ from cyclegan_cli.styles.safeload import SIZE_LIMIT, load_state_dict
 
 __all__ = ["export_public", "from_public", "read_generator", "to_public"]
 
-_PREFIXES = ("module.", "_orig_mod.")  # DataParallel's, torch.compile's
+_WRAPPERS = ("module", "_orig_mod")  # DataParallel's, torch.compile's
+_LAYER = re.compile(r"((?:.*?\.)??)model\.\d+(\.conv_block)?\.")  # what lies before it, of a block
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _BLOCK = re.compile(r"model\.(\d+)\.conv_block\.(\d+)\.weight")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -42,17 +43,33 @@ def read_generator(path: Path) -> Generator:
     """
     with path.open("rb") as file:
         head = file.read(9)
-    if head[8:9] != b"{":
-        return from_public(load_state_dict(path), path)
+    if head[8:9] != b"{" or head[:1] == b"{":  # JSON begins so, too
+        return _paintable(from_public(load_state_dict(path), path), path)
     if path.stat().st_size > SIZE_LIMIT:
         raise WeightsError(f"{path} is larger than {SIZE_LIMIT >> 20} MiB.")
     try:
         metadata, _ = read_safetensors_header(path)
-        if "format" in metadata and metadata["format"] == FORMAT:
-            return load_generator(path)
-        return from_public(load_file(path), path)
+        said = metadata.get("format", "")
+        if said.startswith("cyclegan-checkpoint"):
+            raise WeightsError(
+                f"{path} is a checkpoint of a training, which holds more than one generator.",
+                hint="cyclegan pretrained import --run RUN, or with --checkpoint FILE of that run",
+            )
+        own = said == FORMAT
+        return _paintable(load_generator(path) if own else from_public(load_file(path), path), path)
     except (ValueError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path} is not a whole weights file: {error}.") from error
+
+
+def _paintable(network: Generator, path: Path) -> Generator:
+    """``network``. Raises WeightsError where no picture has as many channels as it has."""
+    spec = network.spec
+    if not {spec.in_channels, spec.out_channels} <= {1, 3}:
+        raise WeightsError(
+            f"{path} holds a generator from {spec.in_channels} to {spec.out_channels} channels; "
+            "pictures are painted with 3, or 1 (grey)."
+        )
+    return network
 
 
 def from_public(tensors: dict[str, Tensor], path: Path) -> Generator:
@@ -61,7 +78,8 @@ def from_public(tensors: dict[str, Tensor], path: Path) -> Generator:
     InstanceNorm's running statistics are dropped: the method normalises by the picture's own.
     Raises WeightsError where it is not a residual generator with InstanceNorm.
     """
-    tensors = _unwrapped(tensors, path)
+    _refuse_unet(tensors, path)
+    tensors = _one_network(tensors, path)
     _refuse_others(tensors, path)
     kept = {k: v for k, v in tensors.items() if not k.endswith(_STATISTICS)}
     spec, dropout = _architecture(kept, path)
@@ -132,17 +150,31 @@ def _names(spec: GeneratorSpec, dropout: bool) -> dict[str, str]:
     return names
 
 
-def _unwrapped(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Without the prefixes that wrappers put before every name."""
-    result: dict[str, Tensor] = {}
+def _one_network(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The generator's tensors by the layout's names, without what wrappers and other dictionaries
+    put before them: ``module.``, ``state_dict.``, ``netG_A.``.
+
+    What else is there (discriminators, states of optimisers) is left out. Raises WeightsError where
+    there are several generators.
+    """
+    bare: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        bare = name
-        while bare.startswith(_PREFIXES):
-            bare = bare.removeprefix(_PREFIXES[0]).removeprefix(_PREFIXES[1])
-        if bare in result:
-            raise _not_it(path, f"{bare} is there twice")
-        result[bare] = tensor
-    return result
+        short = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        if short in bare:
+            raise _not_it(path, f"{short} is there twice")
+        bare[short] = tensor
+    places = {match[1] for name in bare if (match := _LAYER.match(name))}
+    generators = {match[1] for name in bare if (match := _LAYER.match(name)) and match[2]}
+    if len(generators) > 1:
+        listed = ", ".join(sorted(place.rstrip(".") or "model" for place in generators)[:6])
+        raise WeightsError(
+            f"{path} holds several generators: {listed}.",
+            hint="Save the state_dict of each to a file of its own.",
+        )
+    if len(generators or places) != 1:
+        return bare
+    (place,) = generators or places
+    return {name[len(place) :]: t for name, t in bare.items() if name.startswith(place)}
 
 
 def _architecture(tensors: dict[str, Tensor], path: Path) -> tuple[GeneratorSpec, bool]:
@@ -170,10 +202,14 @@ def _architecture(tensors: dict[str, Tensor], path: Path) -> tuple[GeneratorSpec
     return spec, second == {6}
 
 
+def _refuse_unet(tensors: dict[str, Tensor], path: Path) -> None:
+    """Each of its levels lies in the one above it."""
+    if any(re.search(r"(^|\.)model\.\d+\.model\.\d", name) for name in tensors):
+        raise _not_it(path, "it is a U-Net (--netG unet_128 or unet_256)")
+
+
 def _refuse_others(tensors: dict[str, Tensor], path: Path) -> None:
     """Name the networks of the public code that are not what is wanted."""
-    if any(name.startswith("model.model.") for name in tensors):
-        raise _not_it(path, "it is a U-Net (--netG unet_128 or unet_256)")
     first = tensors.get("model.0.weight")
     if first is not None and first.shape[-1:] == (4,):
         raise WeightsError(

@@ -11,13 +11,17 @@ copy with nothing in it but what was looked at.
 from __future__ import annotations
 
 import io
+import json
 import math
 import pickle
 import pickletools
+import shlex
 import struct
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_cli.errors import WeightsError
+from cyclegan_cli.styles.cards import DOWNLOAD_AGAIN, foreign
 
 __all__ = ["SIZE_LIMIT", "load_state_dict"]
 
@@ -41,11 +46,20 @@ _CALLS = {
 
 
 class _RefusedError(ValueError):
-    """What is wrong with a file, as the end of a sentence."""
+    """What is wrong with a file, as the end of a sentence, and what to do about it.
+
+    ``state``: instead, Python that gives its state_dict to whoever trusts ``FILE``.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, state: str = "") -> None:
+        super().__init__(message)
+        self.hint, self.state = hint, state
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.pth`` file, by name, on the CPU; views of no more bytes than the file's.
+
+    In nested dictionaries a name is all keys that lead there, as in ``state_dict.model.1.weight``.
 
     Raises WeightsError where the file is damaged, hostile, or not a state_dict; OSError where it
     cannot be read.
@@ -60,15 +74,21 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         elif data.startswith(_LEGACY_MAGIC):
             content = _checked_legacy(data)
         else:
-            raise _RefusedError("is not a PyTorch file")
-        _check_content(content)
+            what, advice = foreign(data)
+            raise _RefusedError(f"is not a PyTorch file{what and f', but {what}'}", advice)
+        paths = _tensor_paths(content)
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return {str(name): tensor.detach() for name, tensor in loaded.items()}
+        return {name: reduce(getitem, keys, loaded).detach() for name, keys in paths.items()}
     except _RefusedError as error:
-        raise WeightsError(f"{path} {error}.") from error
+        state = error.state.replace("FILE", json.dumps(str(path)))
+        command = shlex.quote(f'import torch; torch.save({state}, "weights.pth")')
+        hint = f"If you trust it: python -c {command}" if state else error.hint
+        raise WeightsError(f"{path} {error}.", hint=hint) from error
+    except zipfile.BadZipFile as error:
+        raise WeightsError(f"{path} is cut short or damaged.", hint=DOWNLOAD_AGAIN) from error
     except (
         *(RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError),
-        *(pickle.UnpicklingError, zipfile.BadZipFile, MemoryError, RecursionError, OverflowError),
+        *(pickle.UnpicklingError, MemoryError, RecursionError, OverflowError),
         *(NotImplementedError, AssertionError, struct.error),
     ) as error:
         raise WeightsError(f"{path} is damaged: it does not load.") from error
@@ -84,13 +104,12 @@ def _checked_zip(data: bytes) -> tuple[Any, bytes]:
         names = [entry.filename for entry in entries]
         if len(set(names)) != len(names) or len(names) > 10_000:
             raise _RefusedError("is damaged: its table of contents is not one that PyTorch writes")
+        _refuse_other_zips(names)
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise _RefusedError("is compressed, which no file of PyTorch's is: it is refused")
         if sum(entry.file_size for entry in entries) > len(data):
             raise _RefusedError("says that it holds more than its own size: it is refused")
         pickles = [name for name in names if name.endswith("/data.pkl")]
-        if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
-            raise _RefusedError("is a TorchScript program, not a state_dict")
         if len(pickles) != 1:
             raise _RefusedError("is a zip file, but not one of PyTorch's")
         folder = pickles[0][: -len("data.pkl")]
@@ -110,6 +129,22 @@ def _checked_zip(data: bytes) -> tuple[Any, bytes]:
             archive.writestr("archive/" + name, record)
         archive.writestr("archive/version", b"3\n")
     return content, copy.getvalue()
+
+
+def _refuse_other_zips(names: list[str]) -> None:
+    """Raise _RefusedError, naming it, for a zip file of another kind that is well known."""
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+        raise _RefusedError(
+            "is a TorchScript program, not a state_dict",
+            state="torch.jit.load(FILE).state_dict()",
+        )
+    if any(name.endswith("archive_format") for name in names):
+        raise _RefusedError("is a program of torch.export, not a state_dict")
+    if all(name.endswith(".npy") for name in names):
+        raise _RefusedError("is a file of NumPy arrays, not of PyTorch")
+    weights = [name for name in names if name.endswith((".pth", ".pt", ".ckpt", ".safetensors"))]
+    if weights:
+        raise _RefusedError(f"is a zip archive that holds {weights[0]}", "Unpack it first.")
 
 
 def _checked_legacy(data: bytes) -> Any:
@@ -178,10 +213,18 @@ def _interpret(program: bytes) -> tuple[Any, dict[str, tuple[str, int]]]:
     if len(program) > _PICKLE_LIMIT:
         raise _RefusedError("holds more than the names of a generator's tensors: it is refused")
     machine = _Machine()
-    for name, argument in _instructions(io.BytesIO(program), 0):
-        if name == "STOP":
-            break
-        machine.step(name, argument)
+    try:
+        for name, argument in _instructions(io.BytesIO(program), 0):
+            if name == "STOP":
+                break
+            machine.step(name, argument)
+    except _RefusedError as error:
+        if b"pytorch-lightning_version" not in program:
+            raise
+        raise _RefusedError(
+            f"is a checkpoint of PyTorch Lightning that {error}",
+            state='torch.load(FILE, "cpu", weights_only=False)["state_dict"]',
+        ) from error
     return machine.pop(), machine.claims
 
 
@@ -327,13 +370,30 @@ def _tensor(storage: Any = None, offset: Any = 0, size: Any = (), stride: Any = 
     return _Tensor(size)
 
 
-def _check_content(content: Any) -> None:
-    """A flat dictionary of tensors by name, as ``state_dict()`` gives it."""
+def _tensor_paths(content: Any) -> dict[str, tuple[Any, ...]]:
+    """{name: the keys that lead to it} of every tensor in dictionaries of dictionaries.
+
+    Each is entered once: it may hold itself, or others again and again.
+    """
     if not isinstance(content, dict) or not content:
         raise _RefusedError("is not a state_dict, but some other value saved by PyTorch")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, _Tensor):
-            found = ", ".join(str(key)[:40] for key in list(content)[:4])
-            raise _RefusedError(
-                f"is not a generator's state_dict: it holds {found} and not only tensors"
-            )
+    found: dict[str, tuple[Any, ...]] = {}
+    entered: set[int] = set()
+
+    def enter(value: dict[Any, Any], keys: tuple[Any, ...]) -> None:
+        if id(value) in entered or len(keys) > 8:
+            return
+        entered.add(id(value))
+        for key, inner in value.items():
+            name = ".".join(map(str, (*keys, key)))
+            if isinstance(inner, dict):
+                enter(inner, (*keys, key))
+            elif isinstance(inner, _Tensor):
+                if name in found:
+                    raise _RefusedError(f"is not a state_dict: {name[:100]} is there twice")
+                found[name] = (*keys, key)
+
+    enter(content, ())
+    if not found:
+        raise _RefusedError("is not a state_dict: it holds no tensors by name")
+    return found

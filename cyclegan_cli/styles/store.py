@@ -11,15 +11,21 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cyclegan_cli.engine.weights import read_header
-from cyclegan_cli.errors import StoreError, UnknownNameError, UsageError, WeightsError
+from cyclegan_cli.errors import (
+    StoreError,
+    UnknownNameError,
+    UsageError,
+    WeightsError,
+    command_line,
+)
 from cyclegan_cli.files import digest_of, write_text
 from cyclegan_cli.places import cache_dir, check_name, styles_dir
 from cyclegan_cli.styles.cards import (
@@ -32,16 +38,18 @@ from cyclegan_cli.styles.cards import (
     damaged,
     is_name,
     plain,
+    read_generator_header,
     read_style,
 )
-from cyclegan_cli.styles.catalogue import available_styles
-from cyclegan_cli.styles.moves import recover, style_lock, swap_in, take_away
+from cyclegan_cli.styles.catalogue import available_styles, obtainable
+from cyclegan_cli.styles.moves import building, recover, style_lock, swap_in, take_away
 
 __all__ = [
     "Direction",
     "Origin",
     "Style",
     "Way",
+    "Write",
     "add_style",
     "damaged_styles",
     "downloaded_style",
@@ -55,6 +63,8 @@ __all__ = [
 _BUNDLED = Path(__file__).parent / "bundled"
 _LOOKS = 3
 _LIST_HINT = "cyclegan pretrained list"
+
+Write = Callable[[Path], None]  # writes one file of weights to the path that it is given
 
 
 # -- reading ---------------------------------------------------------------------------------
@@ -117,20 +127,21 @@ def weights_file(style: Style, reverse: bool) -> Path:
         if not file.is_file():
             raise StoreError(
                 f"The style '{style.name}' has lost a file: {file} is not there.",
-                hint=f"cyclegan pretrained verify {style.name}",
+                hint=command_line("pretrained", "verify", style.name),
             )
         return file
-    if not style.directions:
-        raise UsageError(
-            f"The style '{style.name}' is not on this machine yet.",
-            hint=f"cyclegan pretrained download {style.name}",
-        )
     wanted, there = (style.y, style.x), (style.x, style.y)
     if not reverse:
         wanted, there = there, wanted
+    if obtainable(style, way):
+        which = f"direction {wanted[0]} → {wanted[1]} of the style" if style.directions else "style"
+        raise UsageError(
+            f"The {which} '{style.name}' is not on this machine yet.",
+            hint=f"cyclegan pretrained download {shlex.quote(style.name)}",
+        )
     raise UsageError(
         f"The style '{style.name}' has no direction {wanted[0]} → {wanted[1]}: "
-        f"only {there[0]} → {there[1]} is here.",
+        f"only {there[0]} → {there[1]} is {'here' if style.directions else 'to be had'}.",
         hint=f"{'Leave out' if reverse else 'Add'} --reverse for {there[0]} → {there[1]}.",
     )
 
@@ -218,9 +229,9 @@ def _style_of_file(path: Path) -> Style:
     if path.suffix != ".safetensors":
         raise WeightsError(
             f"{path} is not a style of this program.",
-            hint=f"cyclegan pretrained import {path} --name NAME",
+            hint=command_line("pretrained", "import", path, "--name", "NAME"),
         )
-    spec, about = read_header(path)
+    spec, about = read_generator_header(path)
     digest, size = digest_of(path)
     x, y = plain(about.get("x", "x")), plain(about.get("y", "y"))
     if about.get("direction") == "yx":
@@ -238,17 +249,19 @@ def add_style(
     x: str,
     y: str,
     origin: Origin,
-    weights: Mapping[Way, Path],
+    weights: Mapping[Way, Path | Write],
     card: Mapping[str, object],
-    replace: bool = False,
+    replace: bool | Callable[[Style], bool] = False,
 ) -> Style:
-    """Copy ``weights`` into a new style, whole or not at all, and return it.
+    """Make a new style of ``weights``, whole or not at all, and return it.
 
-    ``card`` holds plain JSON values (``licence``, ``source``, facts of the training).
+    ``weights``: files that are copied, or functions that write such a file where they are told.
+    ``card`` holds plain JSON values (``licence``, ``source``, facts of the training). ``replace``:
+    whether a style of that name gives way, or a function that says so of that one.
 
-    Raises UsageError for an impossible name, or one that is taken and ``replace`` is not set;
+    Raises UsageError for an impossible name, or one that is taken and not to be replaced;
     WeightsError where a file is not a generator of this program; StoreError where the folder
-    cannot be written.
+    cannot be written; and what a function of ``weights`` raises.
     """
     name = check_name(unicodedata.normalize("NFC", name))
     if not weights or not set(weights) <= set(WAYS) or origin in ("bundled", "available"):
@@ -257,46 +270,61 @@ def add_style(
         )
     root = root_of(origin)
     temporary = root / f".{name}.{secrets.token_hex(6)}.tmp"
+    _refuse_taken(root, name, replace)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _refuse_taken(root, name, replace)
-        temporary.mkdir()
-        entries = {
-            way: _copy_weights(weights[way], temporary, way) for way in WAYS if way in weights
-        }
-        about = {
-            **{"format": STYLE_FORMAT, "name": name, "x": x, "y": y, "origin": origin},
-            **{"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **card},
-            "directions": entries,
-        }
-        write_text(temporary / "style.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-        with style_lock(root):
-            recover(root)
-            _refuse_taken(root, name, replace)
-            swap_in(temporary, root / name)
-            return read_style(root / name, origin if origin == "downloaded" else None, name=name)
+        with building(root):  # readers wait only for the renames
+            temporary.mkdir()
+            entries = {way: _put(weights[way], temporary, way) for way in WAYS if way in weights}
+            about = {
+                **{"format": STYLE_FORMAT, "name": name, "x": x, "y": y, "origin": origin},
+                **{"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **card},
+                "directions": entries,
+            }
+            text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+            write_text(temporary / "style.json", text)
+            with style_lock(root):
+                recover(root)
+                _refuse_taken(root, name, replace)
+                swap_in(temporary, root / name)
+                said = origin if origin == "downloaded" else None
+                return read_style(root / name, said, name=name)
     except OSError as error:
+        if error.filename is not None:  # its name tells nobody anything
+            error.filename = str(error.filename).replace(str(temporary), str(root / name))
         raise _store_error(error, root, "written") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _refuse_taken(root: Path, name: str, replace: bool) -> None:
-    if not replace and (root / name).exists():
+def _refuse_taken(root: Path, name: str, replace: bool | Callable[[Style], bool]) -> None:
+    if not (root / name).exists():
+        return
+    if callable(replace):
+        try:
+            replace = replace(read_style(root / name, None, name=name))
+        except (FileNotFoundError, NotADirectoryError, StoreError):
+            replace = False
+    if not replace:
         raise UsageError(
             f"There is already a style named '{name}' in {root}.",
-            hint=f"Choose another name, or: cyclegan pretrained remove {name}",
+            hint=f"Choose another name, or: {command_line('pretrained', 'remove', name)}",
         )
 
 
-def _copy_weights(source: Path, folder: Path, way: Way) -> dict[str, object]:
-    """Copy one file of weights into a style being built; its entry for style.json."""
+def _put(source: Path | Write, folder: Path, way: Way) -> dict[str, object]:
+    """Put one file of weights into a style being built; its entry for style.json."""
     target = folder / f"{way}.safetensors"
-    try:
-        shutil.copyfile(source, target)
-    except FileNotFoundError:
-        raise WeightsError(f"{source} is not there.") from None
-    spec, _ = read_header(target)
+    if callable(source):
+        source(target)
+    else:
+        try:
+            shutil.copyfile(source, target)
+        except FileNotFoundError as error:
+            if error.filename != str(source):
+                raise
+            raise WeightsError(f"{source} is not there.") from None
+    spec, _ = read_generator_header(target)
     with target.open("rb+") as file:
         os.fsync(file.fileno())
     digest, size = digest_of(target)

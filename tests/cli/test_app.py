@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
+import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cyclegan_cli.cli import app as app_module
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.cli.common import Stopped
-from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.console import Console, printable
+from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.version import __version__
-from tests.program import environment, read_terminal, run
+from tests.program import environment, make_pictures, read_terminal, run
+from tests.report.run_folder import whole_run
+from tests.styles.make import a_style
 
 COMMANDS = [
     (),
@@ -92,6 +100,7 @@ def _fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     [
         (RuntimeError("odd\nand long"), 1, "RuntimeError: odd"),
         (MemoryError(), 1, "memory is full"),
+        (RuntimeError("can't start new thread"), 1, "ulimit -u"),
         (OSError(28, "No space left on device", "/x/y"), 1, "/x/y: No space left on device."),
         (Stopped(2), 130, "Interrupted"),
         (Stopped(15), 143, "Interrupted"),
@@ -110,6 +119,134 @@ def test_no_error_is_shown_as_a_traceback(
     assert words in output.err
     assert "Traceback" not in output.err
     assert output.out == ""
+
+
+def test_a_thread_that_dies_fails_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        thread = threading.Thread(target=lambda: int("odd"))
+        thread.start()
+        thread.join()
+
+    before = threading.excepthook
+    monkeypatch.setattr(app_module, "build_app", lambda _: work)
+    assert main([]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ValueError: ")
+    assert "Traceback" not in output.err
+    assert threading.excepthook is before
+
+
+# What PyTorch is not needed for, and what it is, with what the latter then says.
+WITHOUT_TORCH = [
+    ["translate", "a.png", "-s", "monet", "--gpu", "cpu"],
+    ["translate", "a.png", "-s", "vangogh", "--gpu", "auto", "--reverse"],
+    ["pretrained", "list"],
+    ["pretrained", "show", "monet"],
+    ["pretrained", "path", "monet", "--weights"],
+    ["pretrained", "export", "monet", "monet.safetensors"],
+    ["pretrained", "remove", "mine", "-y"],
+    ["resume"],
+    ["report", "run"],
+    ["timelapse", "run", "-o", "film.gif"],
+    ["datasets", "list"],
+    ["runs"],
+    ["doctor"],
+    ["docs", "guide"],
+]
+WITH_TORCH = [
+    ["translate", "a.png", "-s", "monet", "--gpu", "0", "-o", "b.png"],
+    ["translate", "a.png", "-s", "monet", "--precision", "bf16", "-o", "b.png"],
+    ["train", "x", "y"],
+    ["evaluate", "monet", "x", "y"],
+    ["pretrained", "verify", "monet"],
+    ["pretrained", "import", "monet.safetensors", "--name", "again"],
+    ["pretrained", "export", "monet", "monet.pth"],
+    ["pretrained", "download", "cezanne"],
+]
+RUN_ALL = """
+import contextlib, io, json, sys, traceback
+{block}
+from cyclegan_cli.cli.app import main
+for arguments in json.loads(sys.argv[1]):
+    err, out = io.StringIO(), io.TextIOWrapper(io.BytesIO(), 'utf-8')
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+        code = main(arguments)
+    print(json.dumps([code, err.getvalue()]))
+"""
+# As where it is not installed; where one of its libraries cannot be mapped; where it needs another.
+NOT_INSTALLED = "sys.modules['torch'] = None"
+BROKEN = """
+import pathlib, tempfile
+folder = pathlib.Path(tempfile.mkdtemp(dir='.')) / 'torch'
+folder.mkdir()
+(folder / '__init__.py').write_text({source!r})
+sys.path.insert(0, str(folder.parent))
+"""
+MAPPED = "raise ImportError('libtorch_cpu.so: failed to map segment from shared object')"
+BLOCKS = {
+    "not installed": (NOT_INSTALLED, ["PyTorch is not installed", "-m pip install torch"]),
+    "broken": (BROKEN.format(source=MAPPED), ["cannot be loaded: libtorch_cpu.so", "reinstall"]),
+    "no memory": (BROKEN.format(source="raise MemoryError"), ["cannot be loaded: MemoryError"]),
+    "no sympy": (BROKEN.format(source="import sympy_of_torch"), ["cannot be loaded", "sympy_of"]),
+}
+
+
+@pytest.mark.bundled
+@pytest.mark.skipif(library() is None or sys.platform != "linux", reason="PyTorch is asked there")
+@pytest.mark.parametrize("block", BLOCKS)
+def test_without_torch_what_needs_none_works_and_the_rest_says_so(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("x", "y"):
+        make_pictures(tmp_path / folder, 3, 1)
+    make_pictures(tmp_path, 1, 0).joinpath("00.png").rename("a.png")
+    whole_run(tmp_path / "home" / "runs" / "run")
+    a_style(tmp_path / "weights", "mine")
+    commands = WITHOUT_TORCH + WITH_TORCH
+    code, words = BLOCKS[block]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL.format(block=code), json.dumps(commands)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+    )
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    for command, (exit_code, said) in zip(commands, results, strict=True):
+        if command in WITHOUT_TORCH:
+            assert exit_code == 0, (command, said)
+        else:
+            assert exit_code == 1, (command, said)
+            assert all(word in said for word in words), (command, said)
+            assert "defect" not in said
+            assert "Traceback" not in said
+    assert {"a_monet.png", "film.gif", "monet.safetensors"} <= {p.name for p in tmp_path.iterdir()}
+
+
+@pytest.mark.bundled
+@pytest.mark.skipif(library() is None or sys.platform != "linux", reason="ulimit is a shell's")
+def test_an_address_space_that_is_too_small_for_torch_is_named(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 1, 0)
+    shell = f"cd '{tmp_path}'; ulimit -v 1000000; exec '{sys.executable}' -m cyclegan_cli"
+    done = {
+        command: subprocess.run(
+            ["bash", "-c", f"{shell} {command}"],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for command in ("translate 00.png -s monet", "pretrained verify monet")
+    }
+    painted, verified = done.values()
+    assert (painted.returncode, painted.stdout) == (0, "00_monet.png\n"), painted.stderr
+    assert verified.returncode == 1
+    assert "PyTorch is installed, but cannot be loaded" in verified.stderr
+    assert "ulimit -v unlimited" in verified.stderr
 
 
 def test_debug_shows_the_traceback() -> None:
@@ -206,6 +343,57 @@ def test_tables_are_tab_separated_in_pipes_and_objects_under_json(
     assert capsys.readouterr().out == "1\ttwo\n"
     Console(as_json=True).table(*arguments)
     assert capsys.readouterr().out == '{"a": 1, "b": "two"}\n'
+
+
+@given(st.text(st.characters(), max_size=20))
+@settings(deadline=None)
+def test_what_is_printed_to_people_is_one_harmless_line(text: str) -> None:
+    shown = printable(text)
+    assert printable(shown) == shown
+    assert len(shown.splitlines()) <= 1
+    kept = [c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    assert set(kept) <= {"\u200c", "\u200d"}
+    if text.isprintable():
+        assert shown == text
+
+
+def test_names_in_every_alphabet_are_printed_as_they_are() -> None:
+    names = "naïve.jpg", "写真　一.png", "صورة.jpg", "👩\u200d🚀.png", "क्\u200dष.jpg", "a b\\c.tif"
+    assert tuple(map(printable, names)) == names
+    assert printable(os.fsdecode(b"caf\xe9.jpg")) == "caf\\xe9.jpg"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is a Unix thing")
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+def test_nothing_from_outside_steers_a_terminal(term: str, tmp_path: Path) -> None:
+    import pty
+
+    script = tmp_path / "say.py"
+    script.write_text(
+        "import sys\n"
+        "from cyclegan_cli.cli.console import Console, safe_streams\n"
+        "from cyclegan_cli.errors import UsageError\n"
+        "safe_streams()\n"
+        "console, odd = Console(verbose=True), 'BAD\\x1b]0;t\\a\\r\\n\\x9b2J\\udc9b[/red]'\n"
+        "console.result(odd)\n"
+        "console.table((odd, 'b'), [(odd, odd)], [{}], title=odd)\n"
+        "console.summary(odd, [(odd, odd)])\n"
+        "console.note(odd); console.detail(odd); console.warn(odd)\n"
+        "console.error(UsageError(odd, hint=odd))\n"
+        "with console.progress('working', 2) as bar:\n"
+        "    bar.advance(text=odd); console.note(odd)\n"
+    )
+    master, slave = pty.openpty()
+    environ = {**environment({"COLUMNS": "300"}), "TERM": term, "NO_COLOR": "1"}
+    program = subprocess.Popen(
+        [sys.executable, str(script)], stdout=slave, stderr=slave, env=environ
+    )
+    os.close(slave)
+    output = read_terminal(master)
+    assert program.wait(60) == 0, output
+    assert output.count(b"BAD\\x1b]0;t\\x07\\r\\n\\x9b2J\\x9b[/red]") >= 10
+    for steering in (b"\x1b]", b"\a", b"\xc2\x9b", b"2J\x9b", b"BAD\x1b"):
+        assert steering not in output
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is a Unix thing")

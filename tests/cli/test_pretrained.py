@@ -178,7 +178,7 @@ def test_import_refuses_with_a_sentence(say, tmp_path: Path) -> None:
     bad.write_bytes(b"<html>404</html>")
     said = say("import", bad, "--name", "x")
     assert (said.code, said.out) == (1, "")
-    assert f"{bad} is not a PyTorch file." in said.err
+    assert f"{bad} is not a PyTorch file, but a web page (HTML)." in said.err
     assert say("import", tmp_path / "none.pth", "--name", "x").code == 2
     assert say("import", tmp_path, "--name", "x").code == 2
     assert say("import", public_file(tmp_path), "--name", "../x").code == 2

@@ -336,6 +336,7 @@ CHECKS: dict[str, Callable[[Shell, str], None]] = {
     "only the first": only_the_first,
     "the results packed": packed,
     "the paths for another program": for_another_program,
+    "the same, whatever the names": for_another_program,
     "a log that programs read": a_log,
     "only what went wrong": what_went_wrong,
     "a script that knows": a_script,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -208,6 +209,70 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(user: User) -> None:
     ]
 
 
+def test_a_folder_is_painted_in_two_styles_one_after_the_other(
+    user: User, weights: dict[str, Path]
+) -> None:
+    add_style("other", x="x", y="y", origin="trained", weights={"xy": weights["b"]}, card={})
+    assert user.types("photos", "-s", "monet", "-q") == 0
+    assert user.types("photos", "-s", "monet", "--reverse", "-q") == 0
+    assert user.types("photos", "-s", "other") == 0
+    assert user.out.splitlines() == ["photos/b_other.png", "photos/deep/c_other.png"]
+    assert "4 earlier outputs are left out; --include-paintings" in user.err
+    # Away from their originals, and under names of their own, by their metadata.
+    Path("mixed").mkdir()
+    Path("photos/b_monet.png").rename("mixed/holiday.png")
+    Path("photos/b.png").rename("mixed/z.png")
+    assert user.types("mixed", "-s", "other", "-o", "out") == 0
+    assert user.out == "out/z.png\n"
+    assert "1 earlier output is left out" in user.err
+    assert user.types("mixed", "-s", "other", "-o", "all", "--include-paintings", "-q") == 0
+    assert user.out.splitlines() == ["all/holiday.png", "all/z.png"]
+    assert user.types("mixed/holiday.png", "-s", "other", "-q") == 0  # named, so painted
+
+
+def test_photographs_of_a_phone(user: User) -> None:
+    """One moment as HEIC and as JPEG, and a file that is neither."""
+    with Image.open("a.png") as image:
+        image.save("photos/IMG_1.jpg")
+        image.save("photos/IMG_1.webp")
+    Path("photos/IMG_1.png").write_bytes(b"cut off")
+    assert user.types("photos", "-s", "monet", "--format", "jpg", "-o", "out") == 1
+    written = {"out/IMG_1.jpg", "out/IMG_1.webp.jpg", "out/b.jpg", "out/deep/c.jpg"}
+    assert set(user.out.splitlines()) == written
+    assert {name for name in user.files() if name.startswith("out")} == written
+    assert "1 of 5 failed" in user.err
+
+
+def test_reverse_and_forward_lie_side_by_side(user: User, weights: dict[str, Path]) -> None:
+    assert user.types("a.png", "-s", "monet", "-q") == 0
+    assert user.types("a.png", "-s", "monet", "--reverse") == 0
+    assert user.out == "a_monet-reverse.png\n"
+    expected = painted(user.pixels("a.png"), weights["b"])
+    assert np.array_equal(user.pixels("a_monet-reverse.png"), expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_names_that_would_steer_a_terminal(user: User) -> None:
+    name = "odd\x1b[31m\a\n\u202egpj.png"
+    Path("photos/b.png").rename(f"photos/{name}")
+    Path("photos/bad\n\x9b.png").write_bytes(b"")
+    assert user.types("photos", "-s", "monet", "-o", "out", "-v") == 1
+    assert f"out/{name}\n" in user.out, "exact, on a pipe"
+    assert "bad\\n\\x9b.png is empty" in user.err
+    assert "odd\\x1b[31m\\x07\\n\\u202egpj.png: 25×18" in user.err
+    assert not set(user.err) & {"\x1b", "\a", "\u202e", "\x9b"}
+    assert user.types("photos", "-s", "monet", "-o", "out", "--overwrite", "--json") == 1
+    assert f"out/{name}" in [json.loads(line)["output"] for line in user.out.splitlines()]
+    assert user.types("photos", "-s", "monet", "-o", "out", "--overwrite", "--print0") == 1
+    assert sorted(user.out.split("\0")) == ["", "out/deep/c.png", f"out/{name}"]
+    assert user.types("a.png", "-s", "monet", "-0") == 0
+    assert user.out == "a_monet.png\0"
+    assert user.types("no\x1bsuch.png", "-s", "monet") == 2
+    assert "no\\x1bsuch.png" in user.err
+    assert user.types("a.png", "-s", "no\x1b]0;style\a") == 2
+    assert "\x1b" not in user.err
+
+
 # -- when something is wrong -----------------------------------------------------------------
 
 
@@ -224,6 +289,24 @@ def test_one_bad_file_never_stops_the_others(user: User) -> None:
     assert "2 of 4" in last[0]
     assert "photos/aaa.jpg" in last[1]
     assert "photos/bad.png" in last[2]
+
+
+def test_a_folder_that_cannot_be_read_never_stops_the_others(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def locked(folder: Any) -> Any:
+        if Path(folder).name == "deep":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert user.types("photos", "-s", "monet", "-o", "out") == 1
+    assert user.out == "out/b.png\n"
+    assert "error: photos/deep cannot be read: Permission denied." in user.err
+    assert user.types("photos", "-s", "monet", "-o", "new", "--dry-run") == 0
+    assert "warning: photos/deep cannot be read" in user.err
 
 
 def test_json_tells_of_failures_too(user: User) -> None:
@@ -287,7 +370,7 @@ USAGE_ERRORS = {
     "little memory": (["a.png", "-s", "monet", "--max-memory", "10K"], "--max-memory"),
     "precision": (["a.png", "-s", "monet", "--precision", "fp8"], "fp8"),
     "a list that is not there": (["-s", "monet", "--from-file", "no.txt"], "no.txt"),
-    "-0 without a list": (["a.png", "-s", "monet", "-0"], "--from-file"),
+    "json and NUL": (["a.png", "-s", "monet", "--print0", "--json"], "--print0"),
     "stdin mixed": (["-", "a.png", "-s", "monet"], "stdin"),
     "json and a picture": (["a.png", "-s", "monet", "-o", "-", "--json"], "JSON"),
     "an unknown option": (["a.png", "-s", "monet", "--sytle"], "--sytle"),

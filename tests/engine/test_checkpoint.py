@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from cyclegan_cli.engine import checkpoint
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.run import Place, checkpoint_files
 from cyclegan_cli.errors import CheckpointError, NonFiniteLossError, StoreError
+from cyclegan_cli.files import read_safetensors_header
 from cyclegan_cli.settings import GeneratorSpec, TrainSettings
 
 TINY = GeneratorSpec(name="tiny", blocks=1, width=2, separable=True, upsample="resize")
@@ -127,3 +131,41 @@ def test_a_checkpoint_of_another_model_is_refused(written: Path) -> None:
     other = CycleGAN(TrainSettings(generator=GeneratorSpec(width=3, blocks=0)))
     with pytest.raises(CheckpointError, match="another model"):
         other.load_state(loaded.tensors, loaded.plain)
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        {"settings": {"warmup": 4}},
+        {"settings": {"generator": {"attention": 4}}},
+        {"place": {"step": 1, "hour": 3}},
+        {"losses": None},
+    ],
+    ids=["setting", "generator", "place", "losses"],
+)
+def test_a_checkpoint_of_another_version_is_named_and_passed_over(
+    newer: dict[str, object], written: Path, tmp_path: Path
+) -> None:
+    metadata, _ = read_safetensors_header(written)
+    tensors = load_file(written)
+    text = json.dumps({**json.loads(metadata["state"]), **newer})
+    digest = checkpoint._digest(tensors, text)
+    later = tmp_path / "step-000000009.safetensors"
+    save_file(tensors, later, {**metadata, "state": text, "sha256": digest})
+    shutil.copy(written, tmp_path)
+    with pytest.raises(CheckpointError, match="another version") as caught:
+        checkpoint.load(later)
+    assert str(later) in str(caught.value)
+    found, damaged = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found.path.name == written.name
+    assert [str(later) in str(error) for error in damaged] == [True]
+
+
+def test_saving_never_drops_what_it_has_just_written(trained: CycleGAN, tmp_path: Path) -> None:
+    for step in (8, 9):  # later ones, which could not be read
+        (tmp_path / f"step-{step:09}.safetensors").write_bytes(b"damaged")
+    for step in (5, 6, 7):
+        assert checkpoint.save(tmp_path, trained, Place(step), {}).exists()
+    kept = [path.name for path in checkpoint_files(tmp_path)]
+    assert kept == [f"step-{step:09}.safetensors" for step in (9, 8, 7, 6)]

@@ -238,3 +238,18 @@ def test_a_guessing_discriminator_is_never_taken_for_a_collapsed_one(gan: str) -
     low, high = watchdogs.discriminator_floor(gan)  # type: ignore[arg-type]
     assert discriminator_loss(guess, guess, gan).item() > high > low  # type: ignore[arg-type]
     assert discriminator_loss(sure, 1 - sure, gan).item() < low  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("gan", ["lsgan", "vanilla", "hinge"])
+def test_losses_that_explode_are_told_once_and_the_spikes_of_a_beginning_are_not(
+    gan: GanLoss,
+) -> None:
+    watch = Watchdogs(dataclasses.replace(settings(LATE), gan=gan), 0, LATE)
+    healthy = {"G": 4.5, "F": 3.4, "cycle_X": 4.6, "D_X": 6.1, "D_Y": 0.5}
+    assert watch.measured(20, healthy) == []
+    (found,) = watch.measured(40, {**healthy, "D_Y": -5e8})
+    assert found.kind == "exploded"
+    assert "D_Y is -5e+08" in found.message
+    assert watch.measured(60, {**healthy, "G": 2e6}) == []
+    assert watch.measured(80, healthy) == []
+    assert len(watch.measured(100, {**healthy, "G": 2e6})) == 1

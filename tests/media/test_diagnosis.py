@@ -39,6 +39,20 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "photos", root / "paintings"
 
 
+def test_whatever_goes_wrong_with_one_picture_is_its_own(
+    scenes: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_for_one(path: Path) -> Look:
+        if path.name == "03.png":
+            raise OSError(116, "Stale file handle")
+        return look(path)
+
+    monkeypatch.setattr("cyclegan_cli.media.survey.look", fails_for_one)
+    found = survey(find_pictures(scenes[0]), 2, lambda: None)
+    assert len(found.looks) == 23
+    assert [("03.png" in str(e), "Stale" in str(e)) for e in found.unusable] == [(True, True)]
+
+
 def symptoms(x: Path, y: Path, crop_size: int = 32) -> dict[str, Symptom]:
     found = diagnose(Domain("photos", looks(x)), Domain("paintings", looks(y)), crop_size=crop_size)
     assert len({symptom.kind for symptom in found}) == len(found)

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import os
+import random
 import string
 import sys
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.media import folders
-from cyclegan_cli.media.folders import PlaceKeys, find_pictures, ignores_case, natural_key
+from cyclegan_cli.media.encoding import write_picture
+from cyclegan_cli.media.folders import (
+    PlaceKeys,
+    find_pictures,
+    ignores_case,
+    is_painting,
+    natural_key,
+)
+from cyclegan_cli.media.formats import ANIMATED, PAINTED, may_be_read
+from cyclegan_cli.media.metadata import Metadata
+from cyclegan_cli.media.motion import silent, write_frames
+from cyclegan_cli.media.pictures import Frame, Picture, read_picture
 from cyclegan_cli.media.plan import Job, Plan, make_plan, parse_list, read_list
 
 EXTENSIONS = (".jpg", ".PNG", ".tif", ".webp", ".gif", ".heic", ".txt", "")
 
 
-def touch(path: Path, data: bytes = b"x") -> Path:
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def touch(path: Path, data: bytes = PNG) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
@@ -126,6 +145,219 @@ def test_patterns_and_lists(here: Path) -> None:
     assert [str(j.source) for j in make_plan(["@y.png"], style="s").jobs] == ["@y.png"]
     listed = read_list(Path("l.txt"))
     assert len(make_plan([], style="s", listed=listed, output="o").jobs) == 2
+
+
+# -- names of their own ----------------------------------------------------------------------
+
+JPEG = b"\xff\xd8\xff\xe0JFIF"
+HEIC = b"\0\0\0\x18ftypheic"
+
+
+def names(plan: Plan) -> dict[str, str]:
+    """{input: output}, without their folders."""
+    return {
+        str(job.source and job.source.name): str(job.target and job.target.name)
+        for job in plan.jobs
+    }
+
+
+def test_inputs_that_differ_in_their_extension_get_outputs_of_their_own(here: Path) -> None:
+    touch(here / "p/IMG_1.heic", HEIC)
+    touch(here / "p/IMG_1.jpg", JPEG)
+    touch(here / "p/a.pgm", b"P5")
+    touch(here / "p/a.ppm", b"P6")
+    assert names(make_plan(["p"], style="s")) == {
+        "IMG_1.heic": "IMG_1.heic_s.jpg",
+        "IMG_1.jpg": "IMG_1_s.jpg",
+        "a.pgm": "a.pgm_s.ppm",
+        "a.ppm": "a_s.ppm",
+    }
+    assert names(make_plan(["p"], style="s", output="out")) == {
+        "IMG_1.heic": "IMG_1.heic.jpg",
+        "IMG_1.jpg": "IMG_1.jpg",
+        "a.pgm": "a.pgm.ppm",
+        "a.ppm": "a.ppm",
+    }
+
+
+def test_one_format_for_all(here: Path) -> None:
+    for name in ("a.jpg", "a.png", "a.webp"):
+        touch(here / "p" / name)
+    expected = {"a.jpg": "a.jpg_s.png", "a.png": "a_s.png", "a.webp": "a.webp_s.png"}
+    assert names(make_plan(["p"], style="s", file_format="png")) == expected
+    (here / "p/a.png").unlink()  # none has the output's extension: the first keeps the name
+    expected = {"a.jpg": "a_s.png", "a.webp": "a.webp_s.png"}
+    assert names(make_plan(["p"], style="s", file_format="png")) == expected
+
+
+def test_a_name_that_is_taken_gets_a_number(here: Path) -> None:
+    touch(here / "p/a.heic", HEIC)
+    touch(here / "p/a.heic.jpg", JPEG)
+    touch(here / "p/a.jpg", JPEG)
+    assert names(make_plan(["p"], style="s")) == {
+        "a.heic": "a.heic-2_s.jpg",
+        "a.heic.jpg": "a.heic_s.jpg",
+        "a.jpg": "a_s.jpg",
+    }
+
+
+def test_a_file_that_cannot_be_read_changes_nobodys_name(here: Path) -> None:
+    touch(here / "p/a.jpg", b"no picture")
+    touch(here / "p/a.heic", HEIC)
+    touch(here / "p/b.jpg", b"")
+    found = names(make_plan(["p"], style="s"))
+    assert found["a.heic"] == "a_s.jpg"
+    assert found["a.jpg"] != "a_s.jpg"
+    touch(here / "q/b.jpg", JPEG)
+    both = make_plan(["p/b.jpg", "q/b.jpg"], style="s", output="o")  # p's is empty
+    assert targets(both)[1] == "o/b.jpg"
+
+
+def test_two_folders_are_refused_still(here: Path) -> None:
+    for name in ("p/a.png", "q/a.png"):
+        touch(here / name)
+    with pytest.raises(UsageError, match=r"p/a\.png and q/a\.png would both") as caught:
+        make_plan(["p/a.png", "q/a.png"], style="s", output="o")
+    assert "-o FOLDER" not in str(caught.value.hint)  # which was given
+
+
+def test_where_case_is_ignored_names_get_numbers(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.JPG", "a.jpg"):
+        touch(here / "p" / name)
+    monkeypatch.setattr(folders, "ignores_case", lambda folder: folder.name == "out")
+    found = names(make_plan(["p"], style="s", output="out", file_format="png"))
+    assert sorted(found.values()) == ["a.JPG.png", "a.png"] or sorted(found.values()) == [
+        "a.jpg.png",
+        "a.png",
+    ]
+
+
+def test_a_long_name_is_cut_and_stays_its_own(here: Path) -> None:
+    long = ["é" * 124 + end for end in ("a.png", "b.png")]
+    for name in long:
+        touch(here / "p" / name)
+    plan = make_plan(["p"], style="a-style")
+    outputs = [os.path.basename(name) for name in targets(plan)]  # noqa: PTH119
+    assert len(set(outputs)) == 2
+    for output in outputs:
+        assert len(os.fsencode(output)) <= 255
+        assert output.startswith("é" * 50)
+        assert output.endswith("_a-style.png")
+
+
+def test_reverse_has_a_name_of_its_own(here: Path) -> None:
+    touch(here / "p/a.png")
+    assert targets(make_plan(["p"], style="s", reverse=True)) == ["p/a_s-reverse.png"]
+    assert targets(make_plan(["p"], style="s", reverse=True, output="o")) == ["o/a.png"]
+    touch(here / "p/a_s.png")
+    touch(here / "p/a_s-reverse.png")
+    plan = make_plan(["p"], style="s", reverse=True, existing="overwrite")
+    assert targets(plan) == ["p/a_s-reverse.png"]
+    assert plan.paintings == 2
+
+
+# -- paintings -------------------------------------------------------------------------------
+
+
+def painted_by_us(path: Path) -> Path:
+    """A PNG as this program writes it."""
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    frames = (Frame(pixels, None, None),)
+    write_picture(Picture(frames, "RGB", "PNG", 1, False, False, Metadata()), path)
+    return path
+
+
+TAGGED = ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "JPEG2000", "TGA")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("exif", [0, 60_000, 65_500])
+@pytest.mark.parametrize("kind", TAGGED)
+def test_the_metadata_say_who_painted(
+    tmp_path: Path, kind: str, exif: int, count: int, dtype: Any
+) -> None:
+    """Also where the original had much to say, and where it is an animation."""
+    if count > 1 and kind not in ANIMATED:
+        return
+    block = Image.Exif()
+    block[ExifTags.Base.Software] = "a camera"
+    if exif:
+        block.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] = bytes(exif)
+    noise = np.random.default_rng(0).integers(0, 255, (count, 90, 120, 3)).astype(dtype)
+    frames = tuple(Frame(pixels, None, 50.0 if count > 1 else None) for pixels in noise)
+    metadata = Metadata(block.tobytes(), b"<x:xmpmeta/>" * 5000, (300, 300))
+    picture = Picture(frames, "RGB", kind, 0, False, False, metadata)
+    path = tmp_path / "picture"
+    write_picture(picture, path, kind)
+    assert is_painting(path)
+    assert read_picture(path).frames[0].pixels.shape == (90, 120, 3)
+    write_picture(picture, path, kind, strip_metadata=True)
+    assert not is_painting(path)
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mkv", "webm", "avi"])
+def test_a_videos_metadata_say_who_painted(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"film.{extension}"
+    for strip in (False, True):
+        motion = silent(32, 16, Fraction(10), 3)
+        with write_frames(path, extension.upper(), motion, strip_metadata=strip) as write:
+            for _ in range(3):
+                write(np.zeros((16, 32, 3), np.uint8))
+        assert is_painting(path) is not strip
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"RIFF????WEBP", b"II*\0", b"MM\0*", b"\0", b""]))
+@settings(deadline=None)
+def test_any_file_can_be_asked(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, head: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    for name in ("a.jpg", "a.mp4"):
+        assert is_painting(touch(folder / name, head + data)) is (PAINTED in head + data)
+    assert not is_painting(folder / "nothing")
+
+
+def test_paintings_are_left_out_of_folders_and_patterns(here: Path) -> None:
+    for name in (
+        "a.png",
+        "b.png",
+        "a_monet.png",
+        "a_own.png",
+        "b_monet_vangogh.png",
+        "c_monet.png",
+    ):
+        touch(here / "p" / name)
+    painted_by_us(here / "p/elsewhere/x.png")
+    known = ["monet", "vangogh"]
+    kept = ["p/a.png", "p/a_own.png", "p/b.png", "p/c_monet.png"]  # of c there is no original
+    for inputs in (["p"], ["p/**/*.png"]):
+        plan = make_plan(inputs, style="new", styles=known)
+        assert [str(job.source) for job in plan.jobs] == kept
+        assert plan.paintings == 3
+    everything = make_plan(["p"], style="new", styles=known, include_paintings=True)
+    assert len(everything.jobs) == 7
+    assert everything.paintings == 0
+
+
+def test_what_is_named_is_painted(here: Path) -> None:
+    touch(here / "p/a.png")
+    touch(here / "p/a_monet.png")
+    painted_by_us(here / "p/x.png")
+    for inputs in (["p/a.png", "p/a_monet.png", "p/x.png"], ["p", "p/x.png", "p/a_monet.png"]):
+        plan = make_plan(inputs, style="new", styles=["monet"], output="o")
+        assert len(plan.jobs) == 3, inputs
+    plan = make_plan([], listed=[Path("p/x.png")], style="new", output="o")
+    assert len(plan.jobs) == 1
+
+
+def test_a_folder_of_paintings_alone_is_said(here: Path) -> None:
+    painted_by_us(here / "p/x.png")
+    with pytest.raises(UsageError, match=r"p/x\.png: outputs of this program") as caught:
+        make_plan(["p"], style="s")
+    assert "--include-paintings" in str(caught.value.hint)
 
 
 # -- refusals --------------------------------------------------------------------------------
@@ -244,6 +476,31 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert sorted(found) == ["p/far/b.png", "p/q/a.png"]
 
 
+def test_what_cannot_be_looked_at_stops_no_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(here / "p/a.png")
+    touch(here / "p/locked/b.png")
+    touch(here / "p/z/c.png")
+    (here / "p/me.png").symlink_to("me.png")
+    (here / "p/loop").symlink_to("loop")
+    scan = os.scandir
+
+    def locked(folder: Any) -> Any:
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    plan = make_plan(["p"], style="s")
+    assert targets(plan) == ["p/a_s.png", "p/z/c_s.png"]
+    assert ["p/locked" in str(error) for error in plan.unreadable] == [True]
+    with pytest.raises(UsageError, match="p/locked cannot be read"):
+        make_plan(["p/locked"], style="s")
+    with pytest.raises(UsageError, match="p/locked cannot be read"):
+        find_pictures(here / "p")  # a training is not to miss half of its pictures
+
+
 def test_case_is_told_from_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path / "Some.txt")
     assert ignores_case(tmp_path / "not" / "yet") == (tmp_path / "sOME.TXT").exists()
@@ -331,6 +588,68 @@ def test_a_plan_never_destroys(
         elif not as_files:
             inside = job.source.relative_to(root / "in").parent
             assert job.target.parent == Path(where) / inside
+
+
+HEADS = {
+    "jpg": JPEG, "JPG": JPEG, "png": PNG, "heic": HEIC, "ppm": b"P6", "pgm": b"P5", "tif": b"II*\0",
+    "": JPEG, "heic.jpg": JPEG, "jpg.png": PNG, "tga": b"", "mp4": b"",
+}  # fmt: skip
+FILES = st.dictionaries(
+    st.tuples(st.sampled_from(["a", "a_s", "b", "A"]), st.sampled_from(sorted(HEADS))),
+    st.booleans(),
+    min_size=1,
+    max_size=9,
+)
+
+
+@given(
+    files=FILES,
+    output=st.sampled_from([None, "out"]),
+    file_format=st.sampled_from([None, "png", "jpg"]),
+    order=st.randoms(),
+    folder=st.booleans(),
+)
+@settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_folder_is_never_refused_and_each_input_has_its_own_output(
+    tmp_path_factory: pytest.TempPathFactory,
+    files: dict[tuple[str, str], bool],
+    output: str | None,
+    file_format: str | None,
+    order: random.Random,
+    folder: bool,
+) -> None:
+    root = tmp_path_factory.mktemp("plan")
+    for (stem, extension), whole in files.items():
+        name = f"{stem}.{extension}" if extension else stem
+        touch(root / "in" / name, HEADS[extension] if whole else b"damaged")
+    where = None if output is None else str(root / output)
+    options: Any = {"style": "s", "output": where, "file_format": file_format}
+    options["existing"] = "overwrite"
+    paths = sorted((root / "in").iterdir())
+    if folder:
+        if not find_pictures(root / "in"):
+            return
+        plan = again = make_plan([str(root / "in")], **options)
+    else:
+        try:
+            plan = make_plan([], listed=paths, **options)
+        except UsageError as error:  # of files that are named, an output can be an input
+            if "is an input" in str(error) and where is None:
+                return
+            raise
+        order.shuffle(paths)
+        again = make_plan([], listed=paths, **options)
+    written = [os.path.normcase(job.target or "") for job in plan.jobs]
+    assert len(set(written)) == len(written)
+    assert not set(written) & {os.path.normcase(job.source or "") for job in plan.jobs}
+    assert set(plan.jobs) == set(again.jobs), "stable under reordering"
+    # What cannot be read takes no part: without it the others are named as they are with it.
+    good = [job for job in plan.jobs if job.source is not None and may_be_read(job.source)]
+    if good and not folder:
+        alone = make_plan([], listed=[job.source for job in good if job.source], **options)
+        assert set(alone.jobs) == set(good)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=12).filter(lambda b: b"\0" not in b), max_size=6))

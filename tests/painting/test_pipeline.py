@@ -8,7 +8,7 @@ import io
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,88 @@ def test_a_target_that_cannot_be_written_fails_alone(tmp_path: Path) -> None:
     jobs[1] = Job(jobs[1].source, tmp_path / "file" / "1.png", "PNG")
     events = list(translate_pictures(jobs, invert, SETTINGS))
     assert [type(event) for event in events] == [Done, Failed, Done]
+
+
+def finished(jobs: Iterable[Job], **how: Any) -> tuple[list[Event], BaseException | None]:
+    """The events, and what was raised; fails where neither comes to an end."""
+    events: list[Event] = []
+    raised: list[BaseException] = []
+
+    def collect() -> None:
+        try:
+            events.extend(translate_pictures(jobs, invert, SETTINGS, **how))
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive(), "the main thread waits for ever"
+    assert not workers()
+    return events, raised[0] if raised else None
+
+
+ODD = [OSError(116, "Stale file handle"), MemoryError(), RuntimeError("odd"), RecursionError()]
+
+
+@pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["read_picture", "write_picture"])
+def test_an_error_that_nobody_foresaw_is_that_files_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    original = getattr(pipeline, where)
+
+    def fails_for_one(*arguments: Any, **options: Any) -> Any:
+        if any(isinstance(one, Path) and one.name == "1.png" for one in arguments):
+            raise error
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, where, fails_for_one)
+    events, raised = finished(pictures(tmp_path, 3))
+    assert raised is None
+    assert [type(event) for event in events] == [Done, Failed, Done]
+    assert isinstance(events[1], Failed)
+    assert "1.png" in str(events[1].error)
+    assert (getattr(error, "strerror", "") or str(error)) in str(events[1].error)
+    assert events[1].error.__cause__ is error
+
+
+def test_a_mount_that_has_gone_is_one_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(path: Path) -> bool:
+        if path.name == "0.png":
+            raise OSError(116, "Stale file handle", str(path))
+        return False
+
+    monkeypatch.setattr(Path, "is_fifo", stale)
+    events, raised = finished(pictures(tmp_path, 2))
+    assert raised is None
+    assert [type(event) for event in events] == [Failed, Done]
+    assert "Stale file handle" in str(events[0].error)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no more jobs"), KeyboardInterrupt()])
+def test_what_concerns_no_file_reaches_the_caller(tmp_path: Path, error: BaseException) -> None:
+    def jobs() -> Iterator[Job]:
+        yield from pictures(tmp_path, 2)
+        raise error
+
+    _, raised = finished(jobs())
+    assert raised is error
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["read_picture", "write_picture"])
+def test_what_ends_a_thread_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException
+) -> None:
+    def ends(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(pipeline, where, ends)
+    _, raised = finished(pictures(tmp_path, 3))
+    assert raised is error
 
 
 def test_stdin_and_stdout() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -23,7 +24,7 @@ from cyclegan_cli.places import cache_dir, home_dir
 from cyclegan_cli.styles import datasets as module
 from cyclegan_cli.styles import unpacking
 from cyclegan_cli.styles.datasets import Here, datasets, download_dataset, here
-from cyclegan_cli.styles.download import Learned
+from cyclegan_cli.styles.download import Learned, part_file, record_digest
 from cyclegan_cli.styles.fetch import Patience
 from cyclegan_cli.styles.unpacking import FOLDERS, Limits, unpack, what_is_wrong
 from tests.styles.server import Server, cut, running, send, status
@@ -370,6 +371,23 @@ def test_damage_inside_is_found_by_the_check_sum(server: Server) -> None:
     with pytest.raises(DownloadError, match="is damaged"):
         fetch_tiny()
     assert_nothing_landed()
+    assert not (home_dir() / "digests.json").exists()
+    done, _ = fetch_tiny()  # of a server that was repaired
+    assert done.counts["trainA"] == 4
+
+
+def test_a_damaged_archive_that_an_earlier_version_pinned_is_forgotten(server: Server) -> None:
+    data = bytearray(archive({"trainA/0.jpg": picture(1)}, zipfile.ZIP_STORED))
+    data[200] ^= 255
+    part = part_file("dataset-tiny.zip")
+    part.write_bytes(data)
+    record_digest("dataset tiny.zip", hashlib.sha256(data).hexdigest())
+    for left in (".tiny.abc_d123", ".tiny.0123456789ab.tmp"):  # killed while it unpacked
+        (cache_dir() / "datasets" / left).mkdir(parents=True)
+    done, _ = fetch_tiny()
+    assert done.counts["trainA"] == 4
+    assert os.listdir(cache_dir() / "datasets") == ["tiny"]
+    assert not part.exists()
 
 
 @given(st.text(min_size=1, max_size=60), st.sampled_from(["", "s/", "../", "/"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from cyclegan_cli.styles.download import Downloaded, Learned, Waiting, download_
 from cyclegan_cli.styles.fetch import Failed, Patience, Received, Trying
 from cyclegan_cli.styles.store import find_style, list_styles, remove_style, weights_file
 from cyclegan_cli.styles.verification import verify_style
+from tests.program import make_pictures
 from tests.styles.make import a_style
 from tests.styles.public_model import public_generator
 from tests.styles.server import (
@@ -328,7 +331,7 @@ def test_a_flood_fills_no_disk(server: Server) -> None:
     [
         (b"<html>404</html>", "is not a PyTorch file"),
         (hostile_file(), "would run code"),
-        (b"PK\x03\x04" + bytes(100), "does not load"),
+        (b"PK\x03\x04" + bytes(100), "is cut short or damaged"),
     ],
 )
 def test_without_a_digest_the_safe_loader_decides(server: Server, data: bytes, reason: str) -> None:
@@ -618,7 +621,9 @@ def test_without_a_digest_too_the_next_address_is_tried(
         assert find_style("ab").card["sources"]["xy"]["address"] == f"{server.base}/a.pth"
     assert_right(server)
     failed = [event for event in events if isinstance(event, Failed)]
-    assert [event.reason for event in failed] == ["what it sent is not a PyTorch file"]
+    assert [event.reason for event in failed] == [
+        "what it sent is not a PyTorch file, but a web page (HTML)"
+    ]
 
 
 # -- what translate asks for ------------------------------------------------------------------
@@ -646,15 +651,144 @@ def test_ensure_fetches_the_direction_that_is_missing(server: Server) -> None:
 
 def test_ensure_knows_what_nobody_has(server: Server, tmp_path: Path) -> None:
     catalogue(server, both=False)
-    with pytest.raises(UsageError, match="has only the direction a → b") as caught:
+    with pytest.raises(UsageError, match="no direction b → a: only a → b is to be had") as caught:
         ensure(find_style("ab"), True)
-    assert caught.value.hint == "Leave out --reverse."
+    assert caught.value.hint == "Leave out --reverse for a → b."
     ensure(find_style("ab"), False, patience=SOON)
     with pytest.raises(UsageError, match="no direction b → a"):
         ensure(find_style("ab"), True)
     own = a_style(tmp_path, "monet", both=False)
     with pytest.raises(UsageError, match="no direction"):
         ensure(own, True)  # the catalogue's other direction is no part of it
+
+
+# -- no network ------------------------------------------------------------------------------
+
+NO_NETWORK = {
+    "no server of names": socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+    "no such name": socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+    "no way": OSError(errno.ENETUNREACH, "Network is unreachable"),
+}
+
+
+@pytest.fixture(params=NO_NETWORK)
+def unreachable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OSError:
+    """Every request fails as it does on a machine without a network."""
+    error = NO_NETWORK[request.param]
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    if isinstance(error, socket.gaierror):
+        monkeypatch.setattr(socket, "getaddrinfo", fails)
+    else:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
+        monkeypatch.setattr(socket, "create_connection", fails)
+    return error
+
+
+@pytest.mark.bundled
+@pytest.mark.parametrize(
+    "command",
+    [
+        "translate a.png -s cezanne",
+        "translate a.png -s monet-public --reverse",
+        "pretrained download monet-public",
+        "pretrained download --all",
+        "pretrained export cezanne G.pth",
+        "datasets download maps",
+    ],
+)
+def test_no_network_is_one_line_and_what_is_here(
+    unreachable: OSError,
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_pictures(tmp_path, 1, 0).joinpath("00.png").rename("a.png")
+    assert main(command.split()) == 1
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if not line.startswith("Downloading http")]
+    assert said.out == ""
+    assert len(lines) == 2, said.err
+    assert lines[0].startswith("error: The ")
+    assert "there is no network" in lines[0]
+    assert str(unreachable.strerror) in lines[0]
+    if "datasets" not in command:
+        assert "On this machine: monet, vangogh." in lines[1]
+    if isinstance(unreachable, socket.gaierror):
+        assert len(said.err.splitlines()) == 2  # nothing is announced that cannot begin
+
+
+def test_a_mirror_that_is_not_found_is_passed_over(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue(server, both=False)
+    monkeypatch.setenv("CYCLEGAN_MIRROR", "http://mirror.invalid")
+    lookup = socket.getaddrinfo
+
+    def none(host: str, *arguments: Any, **options: Any) -> Any:
+        if host.endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return lookup(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", none)
+    events: list[object] = []
+    done = download_style("ab", patience=SOON, tell=events.append)
+    assert done.fetched == ("xy",)
+    failures = [event for event in events if isinstance(event, Failed)]
+    assert [failure.again for failure in failures] == [False]
+    assert "mirror.invalid" in failures[0].reason
+
+
+def test_a_network_that_goes_while_it_is_used_is_waited_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that was found a moment ago is looked up again; the download goes on."""
+    catalogue(server, both=False)
+    server.acts["/a.pth"] = [cut(3000)]
+    lookup, calls = socket.getaddrinfo, []
+
+    def goes_once(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(server.requests) == 1 and len(calls) < 5:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return lookup(*arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", goes_once)
+    assert download_style("ab", patience=SOON).fetched == ("xy",)
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_translate_fetches_a_direction_that_is_missing(
+    server: Server,
+    offline: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    catalogue(server)
+    server.acts["/b.pth"] = [status(404)]
+    assert download_style("ab", patience=SOON).fetched == ("xy",)
+    make_pictures(tmp_path, 1, 0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CYCLEGAN_OFFLINE", "1" if offline else "")
+    server.requests.clear()
+    arguments = ["translate", "00.png", "-s", "ab", "--reverse", "--gpu", "cpu"]
+    assert main(arguments) == (1 if offline else 0)
+    said = capsys.readouterr()
+    if offline:
+        assert "CYCLEGAN_OFFLINE" in said.err
+        assert "On this machine: ab." in said.err
+        return
+    assert said.out == "00_ab-reverse.png\n"
+    assert f"Downloading {server.base}/b.pth" in said.err
+    assert server.paths() == ["/b.pth"]
+    assert set(find_style("ab").directions) == {"xy", "yx"}
 
 
 def test_export_downloads_and_says_so(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_cli.errors import UsageError, WeightsError
-from cyclegan_cli.settings import GENERATORS
+from cyclegan_cli.settings import GENERATORS, GeneratorSpec
 from cyclegan_cli.styles.publicformat import export_public, read_generator, to_public
 from tests.styles.make import TINY_MOBILE, tiny_generator, weights
 from tests.styles.public_model import PublicResnet, as_the_method_means, public_generator
@@ -92,6 +92,79 @@ def test_prefixes_of_wrappers_are_dropped(prefix: str, tmp_path: Path) -> None:
     network = public_generator(blocks=2, ngf=4)
     state = OrderedDict((prefix + key, value) for key, value in network.state_dict().items())
     assert_same(network, saved(state, tmp_path))
+
+
+def discriminators(prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in discriminator().items()}
+
+
+def prefixed(network: nn.Module, prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in network.state_dict().items()}
+
+
+WRAPPED = {
+    "a state_dict": lambda g: {"state_dict": g.state_dict(), "epoch": 3},
+    "of a module": lambda g: {"model": prefixed(g, "module.")},
+    "Lightning": lambda g: {
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": prefixed(g, "netG_A.") | discriminators("netD_A."),
+    },
+    "a field named model": lambda g: prefixed(g, "model."),
+    "networks side by side": lambda g: {"netG": g.state_dict(), "netD": discriminator()},
+    "deep": lambda g: {"checkpoint": {"weights": {"generator": prefixed(g, "module.")}}},
+    "compiled": lambda g: {"G": prefixed(g, "_orig_mod.model.")},
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_a_generator_is_found_in_what_it_was_saved_with(
+    wrap: str, zipped: bool, tmp_path: Path
+) -> None:
+    network = public_generator(blocks=2, ngf=4)
+    assert_same(network, saved(WRAPPED[wrap](network), tmp_path, zipped=zipped))
+
+
+def test_several_generators_are_not_chosen_from(tmp_path: Path) -> None:
+    both = {f"netG_{way}": public_generator(k, blocks=2, ngf=4) for k, way in enumerate("AB")}
+    flat = {
+        k: v for name, network in both.items() for k, v in prefixed(network, f"{name}.").items()
+    }
+    for state in ({name: network.state_dict() for name, network in both.items()}, flat):
+        with pytest.raises(WeightsError, match="holds several generators: netG_A, netG_B"):
+            read_generator(saved(state, tmp_path))
+
+
+@pytest.mark.parametrize("options", [{"inputs": 2}, {"inputs": 4, "outputs": 4}, {"outputs": 2}])
+def test_channels_that_no_picture_has_are_refused(
+    options: dict[str, object], tmp_path: Path
+) -> None:
+    network = public_generator(blocks=2, ngf=4, **options)
+    counts = f"from {options.get('inputs', 3)} to {options.get('outputs', 3)} channels"
+    with pytest.raises(WeightsError, match=counts):
+        read_generator(saved(network.state_dict(), tmp_path))
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "G.safetensors")
+    with pytest.raises(WeightsError, match=counts):
+        read_generator(tmp_path / "G.safetensors")
+    spec = GeneratorSpec(
+        name="resnet2",
+        blocks=2,
+        width=4,
+        in_channels=int(str(options.get("inputs", 3))),
+        out_channels=int(str(options.get("outputs", 3))),
+    )
+    own = weights(tmp_path, 0, spec)
+    with pytest.raises(WeightsError, match=counts):
+        read_generator(own)
+
+
+def test_a_checkpoint_of_a_training_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "step-000000004.safetensors"
+    tensors = {"G.encoder.1.weight": torch.zeros(1)}
+    safetensors.torch.save_file(tensors, path, {"format": "cyclegan-checkpoint-1"})
+    with pytest.raises(WeightsError, match="is a checkpoint of a training") as caught:
+        read_generator(path)
+    assert "--run RUN" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -244,6 +317,9 @@ def changed(key: str, value: Tensor | None) -> dict[str, Tensor]:
     ("state", "sentence"),
     [
         (unet(), "it is a U-Net"),
+        ({"state_dict": unet()}, "it is a U-Net"),
+        ({"state_dict": discriminator(), "epoch": 1}, "is a discriminator, not a generator"),
+        ({3: torch.zeros(2, 2)}, "no residual blocks"),
         (batchnorm(), "it normalises with BatchNorm"),
         (discriminator(), "is a discriminator, not a generator"),
         (without_biases(), "no biases"),

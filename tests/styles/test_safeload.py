@@ -6,7 +6,10 @@ import io
 import pickle
 import resource
 import struct
+import subprocess
+import sys
 import zipfile
+from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +19,7 @@ import pytest
 import torch
 
 from cyclegan_cli.errors import WeightsError
+from cyclegan_cli.styles.cards import read_generator_header
 from cyclegan_cli.styles.safeload import load_state_dict
 
 STATE = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.steps": torch.tensor(7)}
@@ -92,16 +96,131 @@ def test_a_whole_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
     "value",
     [
         [torch.ones(2)],
-        {"epoch": 3, "w": torch.ones(2)},
         {},
         torch.ones(2),
         "text",
-        {3: torch.ones(1)},
+        {"state_dict": {}, "epoch": 3},
+        {"weights": [torch.ones(1)]},
     ],
 )
 def test_other_values_are_refused(value: object, tmp_path: Path) -> None:
     with pytest.raises(WeightsError):
         load_state_dict(saved(tmp_path / "x.pth", value))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nested_state_dicts_are_unwrapped(zipped: bool, tmp_path: Path) -> None:
+    layer = torch.nn.Linear(2, 2)
+    adam = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(2)).sum().backward()
+    adam.step()
+    value = {
+        "epoch": 3,
+        "losses": [0.5, 0.25, None, True],
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": {"G": layer.state_dict()},
+        "optimizer_states": [adam.state_dict()],
+        "adam": adam.state_dict(),
+        "best": torch.tensor(2.0),
+    }
+    loaded = load_state_dict(saved(tmp_path / "x.pth", value, zipped=zipped))
+    assert {name for name in loaded if not name.startswith("adam.")} == {
+        "state_dict.G.weight",
+        "state_dict.G.bias",
+        "best",
+    }
+    assert torch.equal(loaded["state_dict.G.weight"], layer.weight)
+    assert torch.equal(loaded["adam.state.0.exp_avg"], adam.state_dict()["state"][0]["exp_avg"])
+
+
+def test_dictionaries_that_hold_themselves_end(tmp_path: Path) -> None:
+    loop: dict[str, Any] = {"w": torch.ones(2)}
+    loop["self"] = loop
+    assert set(load_state_dict(saved(tmp_path / "x.pth", loop))) == {"w"}
+    laughs: dict[str, Any] = {"w": torch.ones(2)}
+    for _ in range(40):  # 2⁴⁰ ways lead to the tensor
+        laughs = {"a": laughs, "b": laughs}
+    with pytest.raises(WeightsError, match="no tensors by name"):  # so deep is none
+        load_state_dict(saved(tmp_path / "x.pth", laughs))
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    value = {"a": {"b": torch.ones(1)}, "a.b": torch.ones(2)}
+    with pytest.raises(WeightsError, match=r"a\.b is there twice"):
+        load_state_dict(saved(tmp_path / "x.pth", value))
+
+
+def test_a_lightning_checkpoint_with_objects_in_it_is_named(tmp_path: Path) -> None:
+    value = {"pytorch-lightning_version": "2.5.0", "state_dict": STATE, "args": Namespace(lr=1)}
+    path = saved(tmp_path / "it's one.ckpt", value)
+    with pytest.raises(WeightsError, match=r"PyTorch Lightning .*argparse.Namespace") as caught:
+        load_state_dict(path)
+    command = str(caught.value.hint).partition(": ")[2]
+    assert command.startswith("python -c ")
+    (tmp_path / "there").mkdir()
+    subprocess.run(
+        ["bash", "-c", command.replace("python", sys.executable, 1)],
+        cwd=tmp_path / "there",
+        check=True,
+    )
+    loaded = load_state_dict(tmp_path / "there" / "weights.pth")
+    assert set(loaded) == set(STATE)
+
+
+OTHER_FILES = {
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n": "a Git LFS pointer",
+    b"\n <!DOCTYPE html>\n<html>": "a web page",
+    b"<html><body>Not found": "a web page",
+    b"": "empty",
+    b"Access denied\n": "text",
+    b'{"error": 404}': "JSON",
+    b"\x1f\x8b\x08\0\0\0\0\0": "gzip",
+    b"\x89HDF\r\n\x1a\n": "HDF5",
+    b"\x89PNG\r\n\x1a\n": "a picture",
+    bytes(257) + b"ustar" + bytes(250): "a tar archive",
+    pickle.dumps({"a": 1}): "a Python pickle",
+    b"\x08\x08\x12\x07pytorch": "an ONNX model",
+}
+
+
+@pytest.mark.parametrize(("data", "what"), OTHER_FILES.items(), ids=OTHER_FILES.values())
+def test_files_of_other_kinds_are_called_what_they_are(
+    data: bytes, what: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "latest_net_G.pth"
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match=f"is not a PyTorch file, but .*{what}") as caught:
+        load_state_dict(path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(WeightsError, match=what):
+        read_generator_header(path)  # as a style's file is read
+
+
+@pytest.mark.parametrize("compressed", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("a/latest_net_G.pth", "holds a/latest_net_G.pth"), ("a.npy", "NumPy arrays")],
+)
+def test_zip_files_of_other_kinds_are_called_what_they_are(
+    name: str, what: str, compressed: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.pth"
+    with zipfile.ZipFile(path, "w", compressed) as archive:
+        archive.writestr(name, b"0" * 100)
+    with pytest.raises(WeightsError, match=what):
+        load_state_dict(path)
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript itself is deprecated
+def test_a_torchscript_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "script.pth"
+    torch.jit.trace(torch.nn.Conv2d(3, 3, 3), torch.ones(1, 3, 8, 8)).save(str(path))
+    with pytest.raises(WeightsError, match="is a TorchScript program") as caught:
+        load_state_dict(path)
+    assert "torch.jit.load(" in str(caught.value.hint)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(WeightsError, match="cut short or damaged"):
+        load_state_dict(path)
 
 
 # -- sizes -----------------------------------------------------------------------------------

@@ -312,7 +312,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(StoreError, match="No space left"):
         a_style(tmp_path)
-    assert list(styles_dir().iterdir()) == []
+    assert [path.name for path in styles_dir().iterdir()] == []
 
 
 def test_a_read_only_home_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,8 +337,9 @@ def test_a_read_only_home_can_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     assert find_style("tiny") == style
     assert list_styles(available=False) == [style]
     assert verify_style(style) == []
+    files = {"xy": style.directions["xy"].file}
     with pytest.raises(StoreError, match="cannot be written"):
-        a_style(tmp_path, "other")
+        add_style("other", x="x", y="y", origin="trained", weights=files, card={})
     with pytest.raises(StoreError, match="cannot be written"):
         remove_style("tiny")
     assert find_style("tiny") == style
@@ -389,14 +390,16 @@ def _die_at(k: int, folder: Path) -> None:
     os._exit(0)
 
 
-def test_what_a_killed_process_left_is_swept_after_a_day(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_swept_whoever_named_it(tmp_path: Path) -> None:
     a_style(tmp_path, "one")
-    for name, age in (("old", 90_000), ("new", 10)):
-        folder = styles_dir() / f".{name}.0123.tmp"
-        folder.mkdir()
-        os.utime(folder, (time.time() - age,) * 2)
+    for name in (".old.0123456789ab.tmp", ".tmpAb3dE9", "tmpab_12xyz"):
+        (styles_dir() / name).mkdir()
+    (styles_dir() / ".one.v2.0123456789ab.tmp").mkdir()
+    kept = styles_dir() / ".mine.tmp"
+    kept.mkdir()
     a_style(tmp_path, "two")
-    assert sorted(f.name for f in styles_dir().glob(".*.tmp")) == [".new.0123.tmp"]
+    left = {path.name for path in styles_dir().iterdir()}
+    assert left == {"one", "two", ".lock", kept.name}
 
 
 # -- many at once ------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from html import escape
 
 from cyclegan_cli.report.record import smoothed
@@ -45,14 +46,23 @@ def number(value: float) -> str:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
+    """The finest 1, 2 or 5 times a power of ten whose multiples within [low, high] are few.
+
+    Returns those multiples, ascending: at least one, at most ``count`` + 1, ``count`` ≥ 1. Where
+    low < high does not hold, or one of them is not finite, [low].
+    """
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low]
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+    # Exact, so that no quotient over- or underflows, and no multiple falls outside by rounding.
+    lowest, highest = Fraction(low), Fraction(high)
+    rough = (highest - lowest) / count
+    power = Fraction(10) ** math.floor(math.log10(rough.numerator) - math.log10(rough.denominator))
+    for step in (power / 2, power, 2 * power, 5 * power, 10 * power):
+        first, last = math.ceil(lowest / step), math.floor(highest / step)
+        if last - first <= count:
+            break
+    # Where low and high are neighbours among floats, several multiples become the same float.
+    return list(dict.fromkeys(float(k * step) for k in range(first, last + 1)))
 
 
 def chart(key: str, title: str, lines: Sequence[Line], *, zero: bool = True) -> str:

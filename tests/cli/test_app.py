@@ -424,7 +424,7 @@ def test_a_terminal_gets_colour_unless_it_says_no() -> None:
     [
         (["a b.jpg", "--style", "monet"], "cyclegan translate 'a b.jpg' --style monet"),
         (["translate", "-odd.jpg", "-s", "monet"], "cyclegan translate ./-odd.jpg -s monet"),
-        (["train", "photos"], "cyclegan train --help"),
+        (["train", "photos"], "Two folders: cyclegan train X_DIR Y_DIR"),
         (["translate", "x.jpg", "--strenght", "1"], "cyclegan translate --help"),
     ],
 )

@@ -134,12 +134,24 @@ def test_a_batch_is_its_pictures_one_by_one(batch: int) -> None:
     assert whole.seen == single.seen == 40 * batch
 
 
-def test_what_is_held_is_a_copy() -> None:
+@pytest.mark.parametrize("way", ["exchange", "replay"])
+def test_what_is_held_is_a_copy(way: str) -> None:
+    """While the history fills and once it is full: an image may be used again after it was shown.
+
+    A view would also keep the whole batch in memory that it is a view of.
+    """
     history = History(2, 0, "X")
-    picture = numbered(1).clone()
-    history.exchange(picture)
-    picture.zero_()
-    assert number(history.state()[0]) == 1
+    for n in range(1, 41):
+        picture = numbered(n).clone()
+        if way == "exchange":
+            history.exchange(picture)
+        else:
+            history.replay(picture, 2)
+        picture.zero_()
+        held = history.state()
+        assert all(number(p) > 0 for p in held)
+        assert all(p.untyped_storage().nbytes() == p.nbytes for p in held)
+    assert min(number(p) for p in held) > 2  # the first were exchanged
 
 
 @pytest.mark.parametrize("before", [0, 3, 5, 40])

@@ -102,15 +102,20 @@ def test_half_are_mirrored_and_none_with_no_flip(tmp_path: Path) -> None:
     pixels = np.zeros((36, 36, 3), np.uint8)
     pixels[:, 18:] = 255
     Image.fromarray(pixels).save(tmp_path / "half.png")
-    files = [tmp_path / "half.png"] * 200
+    files = [tmp_path / "half.png"]
 
-    def mirrored(flip: bool) -> int:
+    def mirrored(flip: bool, epochs: int) -> tuple[list[bool], list[bool]]:
         settings = TrainSettings(crop_size=32, load_size=36, flip=flip)
-        batches = UnpairedPictures(files, files, settings).batches(0)
-        return sum(bool(a[0, 0, 0, 0] > a[0, 0, 0, -1]) for a, _ in batches)
+        data = UnpairedPictures(files, files, settings)
+        pairs = [pair for epoch in range(epochs) for pair in data.batches(epoch)]
+        x, y = ([bool(v[0, 0, 0, 0] > v[0, 0, 0, -1]) for v in views] for views in zip(*pairs))
+        return x, y
 
-    assert mirrored(False) == 0
-    assert 70 <= mirrored(True) <= 130  # 200 fair coins: beyond 4 standard deviations
+    assert not any(sum(mirrored(False, 100), []))
+    # 4,000 fair coins each: four standard deviations, where a probability of 0.45 is six away.
+    x, y = mirrored(True, 4000)
+    for heads in (x, y, [a == b for a, b in zip(x, y, strict=True)]):
+        assert abs(sum(heads) - 2000) < 4 * 1000**0.5
 
 
 def test_crops_reach_every_corner(tmp_path: Path) -> None:

@@ -8,30 +8,46 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cyclegan_cli.report.curves import HEIGHT, WIDTH, Line, chart, number, ticks
 
 values = st.floats(-1e9, 1e9)
+anything = st.floats(allow_nan=False, allow_infinity=False)
 
 
 def parsed(drawn: str) -> ElementTree.Element:
     return ElementTree.fromstring(drawn)
 
 
-@given(values, st.floats(1e-6, 1e9), st.integers(2, 10))
-def test_ticks_are_round_ascending_and_within(low: float, span: float, count: int) -> None:
-    found = ticks(low, low + span, count)
+@given(anything, anything, st.integers(1, 10))
+@example(1.0, 400400402.0, 2)
+@example(-1.7e308, 1.7e308, 5)
+@example(0.0, 5e-324, 5)
+@example(1.0, math.nextafter(1.0, 2), 10)
+def test_ticks_are_ascending_and_within(one: float, other: float, count: int) -> None:
+    low, high = sorted([one, other])
+    found = ticks(low, high, count)
+    assert 1 <= len(found) <= count + 1
     assert all(a < b for a, b in itertools.pairwise(found))
-    slack = 1e-6 * span + 1e-9 * abs(low)
-    assert all(low - slack <= tick <= low + span + slack for tick in found)
-    assert len(found) <= count + 2
-    if span > 1e-3 * abs(low):
-        assert found
-        step = found[1] - found[0] if len(found) > 1 else 1.0
-        digit = step / 10 ** math.floor(math.log10(step) + 1e-9)
-        assert min(abs(digit - round_) for round_ in (1, 2, 5, 10)) < 1e-3
+    assert all(low <= tick <= high for tick in found)
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9), st.integers(2, 10))
+@example(1.0, 400400401.0, 2)
+def test_ticks_are_round_and_none_is_missing(low: float, span: float, count: int) -> None:
+    found = ticks(low, low + span, max(count, 4))
+    assume(span > 1e-6 * abs(low))  # else a float has too few digits to see the step by
+    step = found[1] - found[0]
+    power = 10.0 ** math.floor(math.log10(step) + 1e-3)
+    digit = min((1, 2, 5), key=lambda round_: abs(step - round_ * power))
+    step = digit * power
+    slack = 1e-4 * step
+    assert all(abs(tick - round(tick / step) * step) <= slack for tick in found)
+    assert all(abs(b - a - step) <= slack for a, b in itertools.pairwise(found))
+    assert found[0] - step < low + slack
+    assert found[-1] + step > low + span - slack
 
 
 @pytest.mark.parametrize(

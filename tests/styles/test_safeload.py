@@ -293,30 +293,68 @@ def state_pickle(
     return buffer.getvalue()
 
 
+LARGER = "larger than its bytes"
+SENSELESS = "make no sense"
+
+
+# torch refuses most of these too, but only where it was asked: the sentence tells who refused.
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize(
-    ("count", "size", "stride", "offset"),
+    ("count", "size", "stride", "offset", "said"),
     [
-        (12, (10**6, 10**6), (0, 0), 0),  # expands to 4 TB when it is copied
-        (12, (3, 5), (5, 1), 0),
-        (12, (12,), (1,), 1),
-        (12, (2,), (12,), 0),
-        (12, (-1, -12), (1, 1), 0),
-        (10**12, (10**12,), (1,), 0),
-        (12, (0,), (1,), 10**15),
+        (12, (10**6, 10**6), (0, 0), 0, LARGER),  # expands to 4 TB when it is copied
+        (12, (13,), (0,), 0, LARGER),
+        (12, (3, 5), (5, 1), 0, LARGER),
+        (12, (12,), (1,), 1, LARGER),
+        (12, (2,), (12,), 0, LARGER),  # one past the end, by the stride alone
+        (12, (2, 2), (6, 6), 0, LARGER),
+        (12, (1,), (1,), 12, LARGER),
+        (12, (-1, -12), (1, 1), 0, SENSELESS),
+        (12, (2,), (-1,), 1, SENSELESS),
+        (12, (2,), (1,), -1, SENSELESS),
+        (12, (2, 2), (1,), 0, "damaged"),
+        (12, (1,) * 9, (1,) * 9, 0, SENSELESS),
+        (10**12, (10**12,), (1,), 0, "not as many as it says"),
+        (12, (0,), (1,), 13, LARGER),
     ],
 )
 def test_tensors_larger_than_their_bytes_are_refused(
-    count: int, size: tuple[int, ...], stride: tuple[int, ...], offset: int, tmp_path: Path
+    count: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    offset: int,
+    said: str,
+    tmp_path: Path,
 ) -> None:
     path = saved(tmp_path / "x.pth", {"w": torch.arange(12.0)})
-    good = state_pickle(12, (3, 4), (4, 1))
-    rewrite(path, lambda name, data: good if name.endswith("data.pkl") else data)
-    assert load_state_dict(path)["w"].shape == (3, 4)
     evil = state_pickle(count, size, stride, offset)
     rewrite(path, lambda name, data: evil if name.endswith("data.pkl") else data)
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=said):
         load_state_dict(path)
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize(
+    ("size", "stride", "offset"),
+    [
+        ((3, 4), (4, 1), 0),
+        ((12,), (0,), 11),
+        ((2,), (11,), 0),
+        ((2, 2), (5, 6), 0),
+        ((1,), (100,), 11),
+        ((0,), (1,), 12),
+        ((1,) * 8, (1,) * 8, 3),
+        ((), (), 11),
+    ],
+)
+def test_every_view_within_its_bytes_is_read(
+    size: tuple[int, ...], stride: tuple[int, ...], offset: int, tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "x.pth", {"w": torch.arange(12.0)})
+    good = state_pickle(12, size, stride, offset)
+    rewrite(path, lambda name, data: good if name.endswith("data.pkl") else data)
+    expected = torch.arange(12.0).as_strided(size, stride, offset)
+    assert torch.equal(load_state_dict(path)["w"], expected)
 
 
 def test_a_legacy_file_that_claims_terabytes_is_refused(tmp_path: Path) -> None:

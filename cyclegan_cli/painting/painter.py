@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,7 @@ def open_painter(
     """
     loaded = load_weights(weights)
     plain = precision in ("auto", "fp32") and not exact_reference and library() is not None
-    on_cpu = gpu == "cpu" or (
-        gpu == "auto" and "torch" not in sys.modules and not may_have_accelerator()
-    )
+    on_cpu = gpu == "cpu" or (gpu == "auto" and not _may_use_gpu())
     if plain and on_cpu and sys.platform == "linux":
         return Painter(loaded, max_memory=max_memory)
     from cyclegan_cli.engine.device import resolve, resolve_precision
@@ -66,6 +65,13 @@ def open_painter(
         max_memory=max_memory,
         exact_reference=exact_reference,
     )
+
+
+def _may_use_gpu() -> bool:
+    """Whether PyTorch is loaded, or is installed where there may be a GPU."""
+    if sys.modules.get("torch") is not None:
+        return True
+    return importlib.util.find_spec("torch") is not None and may_have_accelerator()
 
 
 class Painter:

@@ -176,7 +176,7 @@ def test_more_processes_than_a_batch_has_are_refused(
     monkeypatch.setenv("CYCLEGAN_HOME", str(trained[0]))
     said = together(2, command("resume", "one", "--gpu", "cpu", "--max-steps", "2"), tmp_path)
     assert [one["code"] for one in said] == [2, 2]
-    assert sum("takes 1 pictures" in one["err"] for one in said) == 1
+    assert sum("takes 1 picture:" in one["err"] for one in said) == 1
 
 
 def test_what_cannot_be_shared_is_refused_before_anything_is_made(

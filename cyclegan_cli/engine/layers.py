@@ -26,6 +26,7 @@ __all__ = [
     "layers",
     "reduction",
     "shapes",
+    "source_channels",
     "weighted_layers",
 ]
 
@@ -198,7 +199,7 @@ def _scene_layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
     Residual blocks at an eighth and at a quarter of it, in which the scene's code acts.
     """
     w = spec.width
-    encoder = _Chain("encoder", spec.in_channels + 1, spec)  # the picture, and its grain
+    encoder = _Chain("encoder", source_channels(spec), spec)
     encoder.convolve7(w)
     encoder.leak("full")
     for outputs, slot in ((2 * w, "half"), (4 * w, "quarter"), (8 * w, "")):
@@ -220,6 +221,7 @@ def _scene_layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
             found.append(Trunk(quarter))
     first = len(decoder.found)
     decoder.convolve7(spec.out_channels)
+    decoder.add("tanh")
     return (*found, *decoder.found[first:])
 
 
@@ -242,7 +244,8 @@ def weighted_layers(spec: GeneratorSpec) -> Iterator[Layer]:
 def shapes(spec: GeneratorSpec) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the generator's state_dict, in its order."""
     found: dict[str, tuple[int, ...]] = {}
-    for layer in weighted_layers(spec):
+    parts = ("encoder", "trunk", "decoder")
+    for layer in sorted(weighted_layers(spec), key=lambda one: parts.index(one.name.split(".")[0])):
         found[f"{layer.name}.weight"] = layer.weight_shape
         found[f"{layer.name}.bias"] = (layer.outputs,)
     return found | _scene_shapes(spec)
@@ -259,10 +262,10 @@ def _scene_shapes(spec: GeneratorSpec) -> dict[str, tuple[int, ...]]:
         found[f"scene.{2 * number}.bias"] = (outputs,)
         channels = outputs
     readers = {"code": (spec.code, channels)}
-    readers["colour"] = (spec.out_channels * (spec.in_channels + 1), spec.code)
     for layer in weighted_layers(spec):
         if layer.scene:
             readers[film_name(layer)] = (2 * layer.outputs, spec.code)
+    readers["colour"] = (spec.out_channels * (spec.in_channels + 1), spec.code)
     for name, (outputs, inputs) in readers.items():
         found[f"{name}.weight"], found[f"{name}.bias"] = (outputs, inputs), (outputs,)
     return found
@@ -272,6 +275,11 @@ def film_name(layer: Layer) -> str:
     """The linear layer that makes scales and shifts for ``layer`` of the code."""
     block = layer.name.split(".")[1]
     return f"films.{block}"
+
+
+def source_channels(spec: GeneratorSpec) -> int:
+    """Channels that the first layer reads: the picture's, and the grain where it lies beside it."""
+    return spec.in_channels + (1 if spec.code > 0 else 0)
 
 
 def reduction(spec: GeneratorSpec) -> int:

@@ -93,11 +93,13 @@ class Generator(nn.Module):
         parts = layers(spec)
         trunks = [part for part in parts if isinstance(part, Trunk)]
         single = [part for part in parts if isinstance(part, Layer)]
-        self.encoder, self.decoder = (
-            nn.Sequential(*(_module(p) for p in single if p.name.startswith(name)))
+        parts_of = {
+            name: [_module(part) for part in single if part.name.startswith(name)]
             for name in ("encoder", "decoder")
-        )
+        }
+        self.encoder = nn.Sequential(*parts_of["encoder"])
         self.trunk = nn.Sequential(*(ResidualBlock(b) for trunk in trunks for b in trunk.blocks))
+        self.decoder = nn.Sequential(*parts_of["decoder"])
         if spec.code > 0:
             self._add_scene(spec, [layer for t in trunks for b in t.blocks for layer in b])
 
@@ -118,7 +120,7 @@ class Generator(nn.Module):
         )
         self.colour = nn.Linear(spec.code, spec.out_channels * (spec.in_channels + 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
         """Translate a batch.
 
         x: float, N×in_channels×H×W in [−1, 1], H and W multiples of 4 and at least 16 (smaller or
@@ -126,10 +128,11 @@ class Generator(nn.Module):
         ``spec.residual``, x plus that, in (−2, 2): whoever shows it clips it.
 
         Where ``spec.code`` > 0, x has the grain as one more channel, H and W are multiples of 8,
-        and the result is float32, near [−1, 1] but not bound to it.
+        and the result is float32, up to 1 away from the recoloured picture, not bound to [−1, 1].
+        ``code``: that of the scenes, N×code; None: that of x (``scene_code``).
         """
         if self.spec.code > 0:
-            return self._conditioned(x)
+            return self._conditioned(x, code)
         y = cast(Tensor, self.decoder(self.trunk(self.encoder(x))))
         return x + y if self.spec.residual else y
 
@@ -138,9 +141,9 @@ class Generator(nn.Module):
         small = functional.adaptive_avg_pool2d(picture, THUMBNAIL)
         return functional.relu(self.code(self.scene(small).mean((2, 3))))
 
-    def _conditioned(self, x: Tensor) -> Tensor:
-        picture = x[:, : self.spec.in_channels].float()
-        code = self.scene_code(picture)
+    def _conditioned(self, x: Tensor, code: Tensor | None) -> Tensor:
+        picture = _wide(x[:, : self.spec.in_channels])
+        code = self.scene_code(picture) if code is None else code
         h = _channels_last(x)
         saved: dict[str, Tensor] = {}
         single = {"encoder": iter(self.encoder), "decoder": iter(self.decoder)}
@@ -157,7 +160,7 @@ class Generator(nn.Module):
                 h = h + saved.pop(part.slot)
             else:
                 h = module(h)
-        return self._recoloured(picture, code) + h.float()
+        return self._recoloured(picture, code) + _wide(h)
 
     def _branch(
         self, block: ResidualBlock, branch: tuple[Layer, ...], h: Tensor, code: Tensor
@@ -176,12 +179,16 @@ class Generator(nn.Module):
         Each entry by less than 1: unbounded ones do not learn.
         """
         inputs, outputs = self.spec.in_channels, self.spec.out_channels
-        matrix = torch.tanh(self.colour(code).float()).view(-1, outputs, inputs + 1)
+        matrix = torch.tanh(_wide(self.colour(code))).view(-1, outputs, inputs + 1)
         shown = picture
         for channel in range(inputs):
             column = matrix[:, :, channel, None, None]
             shown = shown + column * picture[:, channel : channel + 1]
         return shown + matrix[:, :, inputs, None, None]
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ Resize = Literal["keep", "distort"]
 Publish = Literal["last", "best"]
 Upsample = Literal["transpose", "resize"]
 Norm = Literal["instance", "none"]
-DiscriminatorKind = Literal["patchgan", "twoscale"]
+DiscriminatorKind = Literal["patchgan", "twoscale", "projected"]
 
 
 def _is_grain(value: object) -> bool:
@@ -49,7 +49,10 @@ class GeneratorSpec:
     nearest-neighbour enlargement before a convolution. ``norm``: the paper's InstanceNorm, or
     none, so that a pixel depends only on its surroundings. ``residual``: what the layers give is
     added to the input, so that an untrained generator is nearly the identity. ``grain``: the
-    deviation of the noise that a picture gets before it (``engine.grain``), in [−1, 1].
+    deviation of the noise that a picture gets before it (``engine.grain``), in [−1, 1]. ``code``:
+    the length of the code that a thumbnail of the whole picture is given; it scales and shifts
+    channels in the blocks and sets a colour matrix. Where it is above 0, the generator is a U-Net
+    with blocks at an eighth of the resolution, and the grain is a channel beside the picture.
     """
 
     name: str = "resnet9"
@@ -60,6 +63,7 @@ class GeneratorSpec:
     norm: Norm = "instance"
     residual: bool = False
     grain: float = 0.0
+    code: int = 0
     in_channels: int = 3
     out_channels: int = 3
 
@@ -68,6 +72,7 @@ class GeneratorSpec:
         bounds = {
             "blocks": (0, 64),
             "width": (1, 512),
+            "code": (0, 1024),
             "in_channels": (1, 4),
             "out_channels": (1, 4),
         }
@@ -81,11 +86,16 @@ class GeneratorSpec:
             or self.norm not in get_args(Norm)
             or (self.residual and self.in_channels != self.out_channels)
             or not _is_grain(self.grain)
+            or (self.code > 0 and not self._suits_a_code())
         ):
             raise WeightsError("This generator is of a kind that this version cannot build.")
         # The name is printed: a file's must not carry control codes to the terminal.
         if not isinstance(self.name, str) or not re.fullmatch(r"[\w .+-]{1,100}", self.name):
             raise WeightsError(f"A generator cannot be named {self.name!r:.100}.")
+
+    def _suits_a_code(self) -> bool:
+        plain = not self.separable and self.upsample == "resize" and self.norm == "none"
+        return plain and self.residual and self.in_channels in (1, 3)
 
     @classmethod
     def named(cls, name: str) -> GeneratorSpec:
@@ -123,6 +133,16 @@ GENERATORS: dict[str, GeneratorSpec] = {
         norm="none",
         residual=True,
         grain=0.03,
+    ),
+    "scene": GeneratorSpec(
+        name="scene",
+        blocks=5,
+        width=16,
+        upsample="resize",
+        norm="none",
+        residual=True,
+        grain=0.1,
+        code=64,
     ),
 }
 
@@ -187,7 +207,12 @@ class TrainSettings:
     distance of patches (see ``engine.losses``), ``lambda_self`` the L1 distance of output and
     input at a quarter of the size (Shrivastava et al., CVPR 2017, section 2.1),
     ``lambda_structure`` how little of the input's light and dark is left
-    (``engine.losses.structure_loss``). ``replay``: pictures of the history, and as many real
+    (``engine.losses.structure_loss``). ``lambda_feature``, ``lambda_content``: losses in the
+    features of a frozen network (``engine.features``); ``lambda_chroma``: how much of the colours
+    at a sixteenth of the size is lost. ``clip``: the largest norm of the gradient of an optimiser's
+    parameters; 0: any. ``crop_range``: LOW..HIGH, the side of the square, of a picture whose short
+    side is ``load_size``, that is resized to ``crop_size``; None: ``crop_size``. ``replay``:
+    pictures of the history, and as many real
     ones, that a discriminator learns from at each step; 0: the paper's exchange. ``noise_d``: the
     deviation of the noise through which the discriminators see. ``ema``: how much of the
     generators' running mean stays at each step, the mean being what is shown, measured and
@@ -204,12 +229,17 @@ class TrainSettings:
     lr: float = 2e-4
     lr_d: float | None = None
     beta1: float = 0.5
+    beta2: float = 0.999
+    clip: float = 0.0
     lambda_cycle: float = 10.0
     lambda_identity: float = 0.5
     lambda_gan: float = 1.0
     lambda_patch: float = 0.0
     lambda_self: float = 0.0
     lambda_structure: float = 0.0
+    lambda_feature: float = 0.0
+    lambda_content: float = 0.0
+    lambda_chroma: float = 0.0
     ema: float = 0.0
     init: str | None = None
     history: int = 50
@@ -219,6 +249,7 @@ class TrainSettings:
     noise_d: float = 0.0
     load_size: int = 286
     crop_size: int = 256
+    crop_range: str | None = None
     resize: Resize = "keep"
     flip: bool = True
     seed: int = 0
@@ -250,6 +281,8 @@ class TrainSettings:
             own is None or (math.isfinite(own) and own >= 0), "--lr-d must be a number from 0 up"
         )
         _require(0 <= self.beta1 < 1, "--beta1 must lie in [0, 1)")
+        _require(0 <= self.beta2 < 1, "--beta2 must lie in [0, 1)")
+        _require(math.isfinite(self.clip) and self.clip >= 0, "--clip must be a number from 0 up")
         for name in (
             "lambda_cycle",
             "lambda_identity",
@@ -257,6 +290,9 @@ class TrainSettings:
             "lambda_patch",
             "lambda_self",
             "lambda_structure",
+            "lambda_feature",
+            "lambda_content",
+            "lambda_chroma",
         ):
             value = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
@@ -282,7 +318,7 @@ class TrainSettings:
         _require(0 <= self.noise_d <= 1, "--noise-d must lie between 0 and 1")
         _require(
             self.discriminator in get_args(DiscriminatorKind),
-            "--discriminator must be patchgan or twoscale",
+            "--discriminator must be patchgan, twoscale or projected",
         )
         _require(self.gan in get_args(GanLoss), "--gan must be lsgan, vanilla or hinge")
         _require(
@@ -290,10 +326,25 @@ class TrainSettings:
         )
         _require(self.resize in get_args(Resize), "--resize must be keep or distort")
         _require(self.crop_size >= 32, "--crop-size must be at least 32")
+        stride = 8 if self.generator.code else 4
         _require(
-            self.crop_size % 4 == 0, "--crop-size must be a multiple of 4 (the generator's stride)"
+            self.crop_size % stride == 0,
+            f"--crop-size must be a multiple of {stride} (the generator's stride)",
         )
-        _require(self.load_size >= self.crop_size, "--load-size must be at least --crop-size")
+        low, high = self.crop_sides
+        _require(
+            32 <= low <= high,
+            "--crop-range must be LOW..HIGH, two numbers of pixels from 32 up, such as 160..420",
+        )
+        _require(
+            self.load_size >= high,
+            "--load-size must be at least --crop-size, or the end of --crop-range",
+        )
+        _require(
+            not self.needs_features or self.crop_size >= 96,
+            "--discriminator projected, --lambda-feature and --lambda-content need a --crop-size "
+            "of at least 96",
+        )
         _require(0 <= self.seed < 2**63, "--seed must be a whole number from 0 up")
         _require(self.max_steps is None or self.max_steps >= 1, "--max-steps must be at least 1")
         _require(self.workers >= 0, "--workers must be 0 or more")
@@ -305,6 +356,20 @@ class TrainSettings:
             Interval.parse(text)
         if self.evaluate_every != "never":
             Interval.parse(self.evaluate_every)
+
+    @property
+    def crop_sides(self) -> tuple[int, int]:
+        """The least and the largest side of a crop, before it is resized; (0, 0): unreadable."""
+        if self.crop_range is None:
+            return self.crop_size, self.crop_size
+        match = re.fullmatch(r"\s*(\d{1,6})\s*\.\.\s*(\d{1,6})\s*", self.crop_range)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the frozen network of ``engine.features`` takes part."""
+        wanted = self.lambda_feature > 0 or self.lambda_content > 0
+        return wanted or self.discriminator == "projected"
 
     @property
     def knee(self) -> int:

@@ -92,6 +92,10 @@ def train(
         float | None, typer.Option(help="That of D_X and D_Y. Default: the same.")
     ] = None,
     beta1: Annotated[float, typer.Option(help="Adam's first decay.")] = _D.beta1,
+    beta2: Annotated[float, typer.Option(help="Adam's second decay.")] = _D.beta2,
+    clip: Annotated[
+        float, typer.Option(help="Largest norm of a gradient, e.g. 1; 0: any.")
+    ] = _D.clip,
     lambda_cycle: Annotated[
         float, typer.Option(help="Weight of the cycle loss.")
     ] = _D.lambda_cycle,
@@ -111,6 +115,15 @@ def train(
     lambda_structure: Annotated[
         float, typer.Option(help="Weight of keeping light and dark; 0: none.")
     ] = _D.lambda_structure,
+    lambda_feature: Annotated[
+        float, typer.Option(help="Weight of the distance of features; 0: none.")
+    ] = _D.lambda_feature,
+    lambda_content: Annotated[
+        float, typer.Option(help="Weight of keeping what is shown; 0: none.")
+    ] = _D.lambda_content,
+    lambda_chroma: Annotated[
+        float, typer.Option(help="Weight of keeping colours; 0: none.")
+    ] = _D.lambda_chroma,
     init: Annotated[
         str | None, typer.Option(metavar="STYLE", help="Start from a style's weights.")
     ] = None,
@@ -122,7 +135,7 @@ def train(
         float, typer.Option(help="Publish a running mean, e.g. 0.998; 0: none.")
     ] = _D.ema,
     discriminator: Annotated[
-        str, typer.Option(help="patchgan, or twoscale: for few steps.")
+        str, typer.Option(help="patchgan, twoscale or projected (on frozen features).")
     ] = _D.discriminator,
     noise_d: Annotated[
         float, typer.Option(help="Noise through which D sees, e.g. 0.05; 0: none.")
@@ -134,6 +147,10 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = _D.seed,
     load_size: Annotated[int, typer.Option(help="Short side before the crop.")] = _D.load_size,
     crop_size: Annotated[int, typer.Option(help="Side of what is trained on.")] = _D.crop_size,
+    crop_range: Annotated[
+        str | None,
+        typer.Option(metavar="LOW..HIGH", help="Sides of crops, resized to --crop-size."),
+    ] = None,
     resize: Annotated[
         str,
         typer.Option(help="keep the aspect, or distort as the paper."),

@@ -9,16 +9,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from cyclegan_cli.engine import features
 from cyclegan_cli.engine.distributed import ALONE, Group
 from cyclegan_cli.engine.fast.modules import quick
+from cyclegan_cli.engine.features import DISCRIMINATORS, Perception, chroma_loss
 from cyclegan_cli.engine.grain import canvas, drawn
 from cyclegan_cli.engine.history import History
 from cyclegan_cli.engine.losses import (
+    BEGIN,
     REMEMBERED,
     PatchLoss,
     coarse_l1,
@@ -27,7 +30,7 @@ from cyclegan_cli.engine.losses import (
     l1,
     structure_loss,
 )
-from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise
+from cyclegan_cli.engine.networks import Generator, initialise
 from cyclegan_cli.errors import CheckpointError
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings
@@ -35,7 +38,10 @@ from cyclegan_cli.shares import shares
 
 __all__ = ["CycleGAN"]
 
-BETA2 = 0.999  # Adam's second decay, as in the public implementation
+_RANGE = 5.0  # weight of values outside of [−1, 1], where a generator's output is not bound to it
+
+
+_VIEWS = {"G": "G(x)", "F": "F(y)"}  # names of the pictures that are judged
 
 
 class CycleGAN:
@@ -86,11 +92,13 @@ class CycleGAN:
         if settings.lambda_patch > 0:
             channels = {"X": spec.in_channels, "Y": spec.out_channels}
             self.patches = {d: PatchLoss(seed, d, n, self.device) for d, n in channels.items()}
+        self.perception = Perception(settings, self.device) if settings.needs_features else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
     def _adam(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
         s = self.settings
-        return torch.optim.Adam(parameters, lr=s.lr, betas=(s.beta1, BETA2))
+        learnt = [parameter for parameter in parameters if parameter.requires_grad]
+        return torch.optim.Adam(learnt, lr=s.lr, betas=(s.beta1, s.beta2))
 
     @property
     def shown_G(self) -> Generator:
@@ -106,19 +114,32 @@ class CycleGAN:
         """The four networks by the paper's names."""
         return {"G": self.G, "F": self.F, "D_X": self.D_X, "D_Y": self.D_Y}
 
+    @property
+    def begins_with(self) -> int:
+        """How many pictures of each domain ``begin`` wants to see."""
+        if self.patches:
+            return BEGIN
+        return features.BEGIN * self.settings.batch_size if self.perception else 0
+
     @torch.no_grad()
     def begin(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Show pictures to what must know some before the first step: the patch losses.
+        """Show pictures to what must know some before the first step.
 
         batches: x and y, as ``step`` takes them.
         """
+        pairs = list(batches)
+        few = pairs[:: -(-len(pairs) // REMEMBERED)]
+        made_x = [self._painted(self.F, y, f"begin-F-{i}")[0] for i, (_, y) in enumerate(few)]
+        made_y = [self._painted(self.G, x, f"begin-G-{i}")[0] for i, (x, _) in enumerate(few)]
         if self.patches:
-            pairs = list(batches)
-            few = pairs[:: -(-len(pairs) // REMEMBERED)]
-            made_x = [self._with_grain(self.F, y, f"begin-F-{i}") for i, (_, y) in enumerate(few)]
-            made_y = [self._with_grain(self.G, x, f"begin-G-{i}") for i, (x, _) in enumerate(few)]
             self.patches["X"].begin([x for x, _ in pairs], made_x)
             self.patches["Y"].begin([y for _, y in pairs], made_y)
+        if self.perception:
+            quads = [(x, y, f, g) for (x, y), f, g in zip(few, made_x, made_y, strict=True)]
+            scales = self.perception.begin(quads[: features.BEGIN])
+            for domain, D in (("X", self.D_X), ("Y", self.D_Y)):
+                if isinstance(D, features.ProjectedDiscriminator):
+                    D.scales.copy_(scales[domain])
 
     def start_from(self, letter: str, network: Generator) -> None:
         """Give G or F the weights of ``network``, a generator of the same spec."""
@@ -128,7 +149,26 @@ class CycleGAN:
 
     def _with_grain(self, network: Callable[[Tensor], Tensor], x: Tensor, name: str) -> Tensor:
         """``network`` of ``x`` under fresh grain, where the generators take any."""
-        return network(self._noisy(x, self.settings.generator.grain, "grain", name))
+        return self._painted(network, x, name)[0]
+
+    def _painted(
+        self, network: Callable[[Tensor], Tensor], x: Tensor, name: str
+    ) -> tuple[Tensor, Tensor]:
+        """``network`` of ``x`` under fresh grain, and how far it leaves [−1, 1], a scalar.
+
+        What leaves it is clipped, as in a painting; the gradient passes as if it were not.
+        """
+        spec, seed = (
+            self.settings.generator,
+            stream_seed(self.settings.seed, "grain", name, self.steps),
+        )
+        if spec.code == 0:
+            return network(self._noisy(x, spec.grain, "grain", name)), x.new_zeros(())
+        seed = stream_seed(self.settings.seed, "grain", name, self.steps)
+        painted = network(torch.cat([x, spec.grain * drawn(x[:, :1], seed)], dim=1))
+        clipped = painted.clamp(-1, 1)
+        outside = (painted - clipped).abs().mean()
+        return painted + (clipped - painted).detach(), outside
 
     def _noisy(self, x: Tensor, strength: float, kind: str, name: str) -> Tensor:
         """``x`` under noise of that deviation, drawn for this step, kind and name."""
@@ -158,6 +198,8 @@ class CycleGAN:
         for optimiser, rate in ((self.optimiser_G, learning_rate), (self.optimiser_D, rate_D)):
             for group in optimiser.param_groups:
                 group["lr"] = rate
+        if self.perception:
+            self.perception.next_step(self.steps)
         losses, fake_x, fake_y = self._step_generators(x, y, (count, whole))
         if self.settings.lambda_gan > 0:
             losses |= self._step_discriminators(x, y, fake_x, fake_y, (count, whole))
@@ -172,9 +214,11 @@ class CycleGAN:
         s = self.settings
         self._freeze_discriminators(True)
         with self._autocast():
-            fake_y = self._with_grain(self._G, x, "G(x)")
-            fake_x = self._with_grain(self._F, y, "F(y)")
+            fake_y, outside_Y = self._painted(self._G, x, "G(x)")
+            fake_x, outside_X = self._painted(self._F, y, "F(y)")
             losses = self._adversarial(fake_x, fake_y)
+            if s.generator.code > 0:
+                losses |= {"range_X": _RANGE * outside_X, "range_Y": _RANGE * outside_Y}
             if s.lambda_cycle > 0:
                 back_x = self._with_grain(self._F, fake_y, "F(G(x))")
                 back_y = self._with_grain(self._G, fake_x, "G(F(y))")
@@ -201,6 +245,11 @@ class CycleGAN:
         if s.lambda_structure > 0:
             losses["structure_X"] = s.lambda_structure * structure_loss(fake_x, y)
             losses["structure_Y"] = s.lambda_structure * structure_loss(fake_y, x)
+        if self.perception:
+            losses |= self.perception.losses(x, y, fake_x, fake_y)
+        if s.lambda_chroma > 0:
+            losses["chroma_X"] = s.lambda_chroma * chroma_loss(fake_x, y)
+            losses["chroma_Y"] = s.lambda_chroma * chroma_loss(fake_y, x)
         return losses
 
     def _adversarial(self, fake_x: Tensor, fake_y: Tensor) -> dict[str, Tensor]:
@@ -247,6 +296,9 @@ class CycleGAN:
         It hides faint patterns that give a generator away at once and teach it nothing of painting
         (instance noise: Sønderby et al., ICLR 2017).
         """
+        if self.perception and self.settings.discriminator == "projected":
+            views: Callable[[Any], Tensor] = D
+            return views(self.perception.view(pictures, _VIEWS.get(name, name)))
         return D(self._noisy(pictures, self.settings.noise_d, "noise", name))
 
     def _exchange(self, history: History, fakes: Tensor, batch: tuple[int, int]) -> Tensor:
@@ -278,6 +330,9 @@ class CycleGAN:
         gradients = [p.grad for p in parameters if p.grad is not None]
         values = {name: loss.detach() for name, loss in losses.items()}
         means = self.group.average(gradients, values, count, whole)
+        if self.settings.clip > 0:
+            self.scaler.unscale_(optimiser)
+            nn.utils.clip_grad_norm_(parameters, self.settings.clip)
         self.scaler.step(optimiser)
         return means
 
@@ -317,12 +372,16 @@ class CycleGAN:
 
     def _on_canvas(self, network: Generator, pictures: Tensor) -> Tensor:
         """``network`` of ``pictures`` under the grain that a painting gets."""
-        strength = self.settings.generator.grain
-        if strength > 0:
-            grain = canvas(0, pictures.shape[2], pictures.shape[3], pictures.shape[1])
-            pictures = pictures + strength * torch.from_numpy(grain).to(pictures.device)
-        painted: Tensor = network(pictures)
-        return painted
+        spec = self.settings.generator
+        strength, channels = spec.grain, 1 if spec.code > 0 else pictures.shape[1]
+        if strength > 0 or spec.code > 0:
+            drawn_grain = canvas(0, pictures.shape[2], pictures.shape[3], channels)
+            grain = strength * torch.from_numpy(drawn_grain).to(pictures.device)
+            if spec.code > 0:
+                beside = grain.expand(len(pictures), -1, -1, -1)
+                return cast(Tensor, network(torch.cat([pictures, beside], dim=1))).clamp(-1, 1)
+            pictures = pictures + grain
+        return cast(Tensor, network(pictures))
 
     @torch.no_grad()
     def paint(self, network: Generator, pictures: Tensor) -> Tensor:
@@ -346,11 +405,11 @@ class CycleGAN:
         for name, history in self._histories().items():
             for index, image in enumerate(history.state()):
                 tensors[f"{name}.{index:04}"] = image
-        for domain, patches in self.patches.items():
-            for key, tensor in patches.state().items():
-                tensors[f"patches_{domain}.{key}"] = tensor
+        for name, memory in self._memories().items():
+            for key, tensor in memory.state().items():
+                tensors[f"{name}.{key}"] = tensor
         plain: dict[str, Any] = {"scaler": self.scaler.state_dict(), "steps": self.steps}
-        plain |= {f"patches_{d}.steps": patches.steps for d, patches in self.patches.items()}
+        plain |= {f"{name}.steps": memory.steps for name, memory in self._memories().items()}
         plain |= {f"{name}.seen": history.seen for name, history in self._histories().items()}
         return tensors, plain
 
@@ -369,9 +428,8 @@ class CycleGAN:
                 held = sorted(_below(tensors, name).items())
                 images = [image.to(self.device, copy=True) for _, image in held]
                 history.load_state(images, int(plain[f"{name}.seen"]))
-            for domain, patches in self.patches.items():
-                kept = _below(tensors, f"patches_{domain}")
-                patches.load_state(kept, int(plain[f"patches_{domain}.steps"]))
+            for name, memory in self._memories().items():
+                memory.load_state(_below(tensors, name), int(plain[f"{name}.steps"]))
             self.steps = int(plain.get("steps", 0))  # of runs from before, nothing depends on it
             if plain["scaler"]:
                 self.scaler.load_state_dict(plain["scaler"])
@@ -380,6 +438,13 @@ class CycleGAN:
 
     def _optimisers(self) -> dict[str, torch.optim.Adam]:
         return {"optimiser_G": self.optimiser_G, "optimiser_D": self.optimiser_D}
+
+    def _memories(self) -> dict[str, PatchLoss | features.FeatureDistance]:
+        found: dict[str, PatchLoss | features.FeatureDistance] = {
+            f"patches_{domain}": patches for domain, patches in self.patches.items()
+        }
+        distances = self.perception.distances if self.perception else {}
+        return found | {f"features_{domain}": distance for domain, distance in distances.items()}
 
     def _histories(self) -> dict[str, History]:
         histories = {"history_X": self.history_X, "history_Y": self.history_Y}

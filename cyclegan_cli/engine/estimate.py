@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, count_parameters
+from cyclegan_cli.engine.features import DISCRIMINATORS
+from cyclegan_cli.engine.networks import Generator, count_parameters
 from cyclegan_cli.settings import TrainSettings
 
 __all__ = ["Needs", "training_needs"]

@@ -15,7 +15,20 @@ from typing import Any, Literal, TypeAlias
 
 from cyclegan_cli.settings import GeneratorSpec
 
-__all__ = ["EPS", "Kind", "Layer", "Trunk", "layers", "reduction", "shapes", "weighted_layers"]
+__all__ = [
+    "EPS",
+    "SCENE_WIDTHS",
+    "THUMBNAIL",
+    "Kind",
+    "Layer",
+    "Trunk",
+    "film_name",
+    "layers",
+    "reduction",
+    "shapes",
+    "source_channels",
+    "weighted_layers",
+]
 
 Kind: TypeAlias = Literal[
     "reflect",
@@ -31,6 +44,10 @@ Kind: TypeAlias = Literal[
 ]
 
 EPS = 1e-5  # of InstanceNorm
+SLOPE = 0.1  # of a scene generator's leaky ReLUs
+QUARTER_BLOCKS = 2  # of a scene generator, at a quarter of the resolution
+SCENE_WIDTHS = (32, 64, 64)  # of the convolutions that read the thumbnail, each of stride 2
+THUMBNAIL = 32  # pixels along a side of it
 
 
 @dataclass(frozen=True)
@@ -41,7 +58,8 @@ class Layer:
     ``padding``: pixels on each side, by reflection ("reflect") or zeros (convolutions).
     ``slope``: of a leaky ReLU. ``slot``: "save" keeps its input under that name; "add" adds what
     was kept to its input (a skip connection). "upsample": twice the size, by the nearest pixel.
-    "instance_norm": over height and width, without parameters, biased variance.
+    "instance_norm": over height and width, without parameters, biased variance. ``scene``: the
+    scene's code scales and shifts the output's channels (FiLM: Perez et al., AAAI 2018).
     """
 
     kind: Kind
@@ -54,6 +72,7 @@ class Layer:
     groups: int = 1
     slope: float = 0.0
     slot: str = ""
+    scene: bool = False
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -138,6 +157,12 @@ class _Chain:
         self.add("reflect", padding=3)
         self.add("conv", outputs, kernel=7)
 
+    def leak(self, slot: str = "", kind: Kind = "save") -> None:
+        """A leaky ReLU; where ``slot`` is given, its output is saved there or added to it."""
+        self.add("leaky_relu", slope=SLOPE)
+        if slot:
+            self.add(kind, slot=slot)
+
 
 @lru_cache(maxsize=64)
 def layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
@@ -145,6 +170,8 @@ def layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
 
     Its parts are named ``encoder.N``, ``trunk.BLOCK.branch.N`` and ``decoder.N``.
     """
+    if spec.code > 0:
+        return _scene_layers(spec)
     encoder = _Chain("encoder", spec.in_channels, spec)
     encoder.convolve7(spec.width)
     encoder.activate()
@@ -166,6 +193,47 @@ def layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
     return (*encoder.found, Trunk(tuple(blocks)), *decoder.found)
 
 
+def _scene_layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
+    """A U-Net (Ronneberger et al., MICCAI 2015) down to an eighth of the resolution.
+
+    Residual blocks at an eighth and at a quarter of it, in which the scene's code acts.
+    """
+    w = spec.width
+    encoder = _Chain("encoder", source_channels(spec), spec)
+    encoder.convolve7(w)
+    encoder.leak("full")
+    for outputs, slot in ((2 * w, "half"), (4 * w, "quarter"), (8 * w, "")):
+        encoder.add("reflect", padding=1)
+        encoder.add("conv", outputs, kernel=3, stride=2)
+        encoder.leak(slot)
+    eighth = tuple(_scene_block(spec, number, 8 * w) for number in range(spec.blocks))
+    numbers = range(spec.blocks, spec.blocks + QUARTER_BLOCKS)
+    quarter = tuple(_scene_block(spec, number, 4 * w) for number in numbers)
+    decoder = _Chain("decoder", 8 * w, spec)
+    found: list[Layer | Trunk] = [*encoder.found, Trunk(eighth)]
+    for outputs, slot in ((4 * w, "quarter"), (2 * w, "half"), (w, "full")):
+        first = len(decoder.found)
+        decoder.add("upsample")
+        decoder.convolve3(outputs)
+        decoder.leak(slot, "add")
+        found += decoder.found[first:]
+        if slot == "quarter":
+            found.append(Trunk(quarter))
+    first = len(decoder.found)
+    decoder.convolve7(spec.out_channels)
+    decoder.add("tanh")
+    return (*found, *decoder.found[first:])
+
+
+def _scene_block(spec: GeneratorSpec, number: int, channels: int) -> tuple[Layer, ...]:
+    branch = _Chain(f"trunk.{number}.branch", channels, spec)
+    branch.add("reflect", padding=1)
+    branch.add("conv", kernel=3, scene=True)
+    branch.leak()
+    branch.convolve3(channels)
+    return tuple(branch.found)
+
+
 def weighted_layers(spec: GeneratorSpec) -> Iterator[Layer]:
     """The layers that have a weight and a bias, in order."""
     for part in layers(spec):
@@ -176,10 +244,42 @@ def weighted_layers(spec: GeneratorSpec) -> Iterator[Layer]:
 def shapes(spec: GeneratorSpec) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the generator's state_dict, in its order."""
     found: dict[str, tuple[int, ...]] = {}
-    for layer in weighted_layers(spec):
+    parts = ("encoder", "trunk", "decoder")
+    for layer in sorted(weighted_layers(spec), key=lambda one: parts.index(one.name.split(".")[0])):
         found[f"{layer.name}.weight"] = layer.weight_shape
         found[f"{layer.name}.bias"] = (layer.outputs,)
+    return found | _scene_shapes(spec)
+
+
+def _scene_shapes(spec: GeneratorSpec) -> dict[str, tuple[int, ...]]:
+    """Of what makes a code of the thumbnail, and of what reads the code."""
+    if spec.code == 0:
+        return {}
+    found: dict[str, tuple[int, ...]] = {}
+    channels = spec.in_channels
+    for number, outputs in enumerate(SCENE_WIDTHS):
+        found[f"scene.{2 * number}.weight"] = (outputs, channels, 3, 3)
+        found[f"scene.{2 * number}.bias"] = (outputs,)
+        channels = outputs
+    readers = {"code": (spec.code, channels)}
+    for layer in weighted_layers(spec):
+        if layer.scene:
+            readers[film_name(layer)] = (2 * layer.outputs, spec.code)
+    readers["colour"] = (spec.out_channels * (spec.in_channels + 1), spec.code)
+    for name, (outputs, inputs) in readers.items():
+        found[f"{name}.weight"], found[f"{name}.bias"] = (outputs, inputs), (outputs,)
     return found
+
+
+def film_name(layer: Layer) -> str:
+    """The linear layer that makes scales and shifts for ``layer`` of the code."""
+    block = layer.name.split(".")[1]
+    return f"films.{block}"
+
+
+def source_channels(spec: GeneratorSpec) -> int:
+    """Channels that the first layer reads: the picture's, and the grain where it lies beside it."""
+    return spec.in_channels + (1 if spec.code > 0 else 0)
 
 
 def reduction(spec: GeneratorSpec) -> int:

@@ -5,7 +5,9 @@ ECCV 2016, the discriminator the 70×70 PatchGAN of Isola et al., CVPR 2017. ``m
 3×3 convolutions of the blocks by depthwise-separable ones, as Li et al. do in GAN Compression
 (CVPR 2020), and the transposed convolutions by resize-convolutions (Odena et al., Distill 2016),
 which leave no checkerboard. ``brush`` is ``mobile`` without InstanceNorm, which paints its change
-onto the input: whatever lies elsewhere in a picture leaves a pixel as it is.
+onto the input: whatever lies elsewhere in a picture leaves a pixel as it is. ``scene`` is a U-Net
+that sees a thumbnail of the whole picture besides, whose code conditions its blocks as in FiLM
+(Perez et al., AAAI 2018).
 """
 
 from __future__ import annotations
@@ -18,11 +20,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cyclegan_cli.engine.layers import EPS, Layer, Trunk, layers
-from cyclegan_cli.settings import DiscriminatorKind, GeneratorSpec
+from cyclegan_cli.engine.layers import (
+    EPS,
+    SCENE_WIDTHS,
+    THUMBNAIL,
+    Layer,
+    Trunk,
+    film_name,
+    layers,
+)
+from cyclegan_cli.settings import GeneratorSpec
 
 __all__ = [
-    "DISCRIMINATORS",
     "Discriminator",
     "Generator",
     "ResidualBlock",
@@ -54,6 +63,8 @@ def _module(layer: Layer) -> nn.Module:
         "leaky_relu": lambda: nn.LeakyReLU(layer.slope),
         "upsample": lambda: nn.Upsample(scale_factor=2, mode="nearest"),
         "tanh": nn.Tanh,
+        "save": nn.Identity,  # what they do is done in forward
+        "add": nn.Identity,
     }
     return make[layer.kind]()
 
@@ -71,7 +82,7 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """G or F, of ``layers``: an encoder to a quarter of the resolution, residual blocks, a decoder.
+    """G or F, of ``layers``: an encoder, residual blocks at a lower resolution, and a decoder.
 
     ``spec`` says which; a ``Generator`` is rebuilt from it and a state_dict, with nothing else.
     """
@@ -80,24 +91,108 @@ class Generator(nn.Module):
         super().__init__()
         self.spec = spec
         parts = layers(spec)
-        middle = next(i for i, part in enumerate(parts) if isinstance(part, Trunk))
-        trunk = parts[middle]
-        assert isinstance(trunk, Trunk)
-        self.encoder = nn.Sequential(*(_module(p) for p in parts[:middle] if isinstance(p, Layer)))
-        self.trunk = nn.Sequential(*map(ResidualBlock, trunk.blocks))
-        self.decoder = nn.Sequential(
-            *(_module(p) for p in parts[middle + 1 :] if isinstance(p, Layer))
-        )
+        trunks = [part for part in parts if isinstance(part, Trunk)]
+        single = [part for part in parts if isinstance(part, Layer)]
+        parts_of = {
+            name: [_module(part) for part in single if part.name.startswith(name)]
+            for name in ("encoder", "decoder")
+        }
+        self.encoder = nn.Sequential(*parts_of["encoder"])
+        self.trunk = nn.Sequential(*(ResidualBlock(b) for trunk in trunks for b in trunk.blocks))
+        self.decoder = nn.Sequential(*parts_of["decoder"])
+        if spec.code > 0:
+            self._add_scene(spec, [layer for t in trunks for b in t.blocks for layer in b])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _add_scene(self, spec: GeneratorSpec, inner: list[Layer]) -> None:
+        reads: list[nn.Module] = []
+        channels = spec.in_channels
+        for outputs in SCENE_WIDTHS:
+            reads += [nn.Conv2d(channels, outputs, 3, stride=2, padding=1), nn.ReLU()]
+            channels = outputs
+        self.scene = nn.Sequential(*reads)
+        self.code = nn.Linear(channels, spec.code)
+        self.films = nn.ModuleDict(
+            {
+                film_name(layer).split(".")[1]: nn.Linear(spec.code, 2 * layer.outputs)
+                for layer in inner
+                if layer.scene
+            }
+        )
+        self.colour = nn.Linear(spec.code, spec.out_channels * (spec.in_channels + 1))
+
+    def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
         """Translate a batch.
 
         x: float, N×in_channels×H×W in [−1, 1], H and W multiples of 4 and at least 16 (smaller or
         odd pictures are padded by ``painting``). Returns N×out_channels×H×W in (−1, 1), or, where
         ``spec.residual``, x plus that, in (−2, 2): whoever shows it clips it.
+
+        Where ``spec.code`` > 0, x has the grain as one more channel, H and W are multiples of 8,
+        and the result is float32, up to 1 away from the recoloured picture, not bound to [−1, 1].
+        ``code``: that of the scenes, N×code; None: that of x (``scene_code``).
         """
+        if self.spec.code > 0:
+            return self._conditioned(x, code)
         y = cast(Tensor, self.decoder(self.trunk(self.encoder(x))))
         return x + y if self.spec.residual else y
+
+    def scene_code(self, picture: Tensor) -> Tensor:
+        """N×in_channels×H×W in [−1, 1] -> N×code: what a thumbnail tells of the whole picture."""
+        small = functional.adaptive_avg_pool2d(picture, THUMBNAIL)
+        return functional.relu(self.code(self.scene(small).mean((2, 3))))
+
+    def _conditioned(self, x: Tensor, code: Tensor | None) -> Tensor:
+        picture = _wide(x[:, : self.spec.in_channels])
+        code = self.scene_code(picture) if code is None else code
+        h = _channels_last(x)
+        saved: dict[str, Tensor] = {}
+        single = {"encoder": iter(self.encoder), "decoder": iter(self.decoder)}
+        blocks = iter(self.trunk)
+        for part in layers(self.spec):
+            if isinstance(part, Trunk):
+                for branch in part.blocks:
+                    h = h + self._branch(cast(ResidualBlock, next(blocks)), branch, h, code)
+                continue
+            module = next(single[part.name.split(".")[0]])
+            if part.kind == "save":
+                saved[part.slot] = h
+            elif part.kind == "add":
+                h = h + saved.pop(part.slot)
+            else:
+                h = module(h)
+        return self._recoloured(picture, code) + _wide(h)
+
+    def _branch(
+        self, block: ResidualBlock, branch: tuple[Layer, ...], h: Tensor, code: Tensor
+    ) -> Tensor:
+        for layer, module in zip(branch, block.branch, strict=True):
+            h = module(h)
+            if layer.scene:
+                film = self.films[film_name(layer).split(".")[1]]
+                scale, shift = torch.tanh(film(code))[:, :, None, None].chunk(2, 1)
+                h = h * (1 + scale) + shift
+        return h
+
+    def _recoloured(self, picture: Tensor, code: Tensor) -> Tensor:
+        """The picture by a colour matrix with offset, which the code moves away from the identity.
+
+        Each entry by less than 1: unbounded ones do not learn.
+        """
+        inputs, outputs = self.spec.in_channels, self.spec.out_channels
+        matrix = torch.tanh(_wide(self.colour(code))).view(-1, outputs, inputs + 1)
+        shown = picture
+        for channel in range(inputs):
+            column = matrix[:, :, channel, None, None]
+            shown = shown + column * picture[:, channel : channel + 1]
+        return shown + matrix[:, :, inputs, None, None]
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 class Discriminator(nn.Module):
@@ -159,12 +254,6 @@ class TwoScaleDiscriminator(nn.Module):
         return torch.cat([fine, functional.interpolate(coarse, size=fine.shape[2:])], dim=1)
 
 
-DISCRIMINATORS: dict[DiscriminatorKind, type[Discriminator] | type[TwoScaleDiscriminator]] = {
-    "patchgan": Discriminator,
-    "twoscale": TwoScaleDiscriminator,
-}
-
-
 def _with_detail(x: Tensor, half: Tensor) -> Tensor:
     """``x`` and its fine detail as further channels; ``half``: ``x`` at half its size."""
     smooth = functional.interpolate(half, size=x.shape[2:], mode="bilinear", align_corners=False)
@@ -179,10 +268,10 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     deviation is √(2/fan-in) (He et al., ICCV 2015; √(1/fan-in) where depthwise), the last
     convolution of a block a fifth and that of the generator a fiftieth of it, so that every block,
     and a residual generator as a whole, starts near the identity (Zhang et al., ICLR 2019).
-    ``TwoScaleDiscriminator`` has no normalisation either, and He's deviation for its LeakyReLU.
+    A discriminator without normalisation has He's deviation for its LeakyReLU.
     """
     free = isinstance(network, Generator) and network.spec.norm == "none"
-    leaky = isinstance(network, TwoScaleDiscriminator)
+    leaky = not isinstance(network, Generator | Discriminator)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             deviation = 0.02
@@ -196,6 +285,18 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
         for block in network.trunk:
             _last_convolution(block).weight.mul_(0.2)
         _last_convolution(network.decoder).weight.mul_(0.02)
+        if network.spec.code > 0:
+            _initialise_scene(network, generator)
+
+
+def _initialise_scene(network: Generator, generator: torch.Generator) -> None:
+    """What reads the code begins at 0: nothing is scaled, shifted or recoloured."""
+    weight = network.code.weight
+    weight.normal_(0.0, math.sqrt(2 / weight.shape[1]), generator=generator)
+    network.code.bias.zero_()
+    for reader in (*network.films.values(), network.colour):
+        for parameter in reader.parameters():
+            parameter.zero_()
 
 
 def _last_convolution(network: nn.Module) -> nn.Conv2d:

@@ -22,7 +22,6 @@ from cyclegan_cli.engine import checkpoint
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.distributed import Group
 from cyclegan_cli.engine.evaluation import Evaluation, Evaluator
-from cyclegan_cli.engine.losses import BEGIN
 from cyclegan_cli.engine.run import Place
 from cyclegan_cli.engine.watchdogs import Finding, Watchdogs
 from cyclegan_cli.errors import CycleganError, NonFiniteLossError
@@ -143,8 +142,8 @@ def train(
     watchdogs = Watchdogs(s, place.step, int(min(last_step, s.epochs * pictures.steps_per_epoch)))
     done = place.epoch >= s.epochs or place.step >= last_step
     stopped = False
-    if place.step == 0 and model.patches:
-        first = islice(pictures.batches(0), -(-BEGIN // s.batch_size))
+    if place.step == 0 and model.begins_with:
+        first = islice(pictures.batches(0), -(-model.begins_with // s.batch_size))
         model.begin((x.to(model.device), y.to(model.device)) for x, y in first)
     while not (done or stopped):
         learning_rate = s.learning_rate(place.epoch)

@@ -159,10 +159,11 @@ class UnpairedPictures:
     def _view(self, domain: str, pixels: Pixels, epoch: int, position: int) -> Tensor:
         """A random crop, flipped half of the time."""
         choice = choices(self.settings.seed, "crop", domain, epoch, position)
-        crop = self.settings.crop_size
+        low, high = self.settings.crop_sides
+        crop = low if low == high else choice.randint(low, high)
         top = choice.randint(0, pixels.shape[0] - crop)
         left = choice.randint(0, pixels.shape[1] - crop)
-        pixels = pixels[top : top + crop, left : left + crop]
+        pixels = _square(pixels[top : top + crop, left : left + crop], self.settings.crop_size)
         if self.settings.flip and choice.random() < 0.5:
             pixels = pixels[:, ::-1]
         return to_tensor(pixels)
@@ -176,7 +177,15 @@ def whole_views(files: Sequence[Path], settings: TrainSettings) -> Tensor:
     views = []
     for file in files:
         pixels = _resize(read_rgb(file), settings)
-        crop = settings.crop_size
+        crop = settings.crop_sides[1]
         top, left = (pixels.shape[0] - crop) // 2, (pixels.shape[1] - crop) // 2
-        views.append(to_tensor(pixels[top : top + crop, left : left + crop]))
+        square = pixels[top : top + crop, left : left + crop]
+        views.append(to_tensor(_square(square, settings.crop_size)))
     return torch.stack(views)
+
+
+def _square(pixels: Pixels, side: int) -> Pixels:
+    """A square at ``side`` pixels, bicubic and antialiased."""
+    if pixels.shape[0] == side:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))

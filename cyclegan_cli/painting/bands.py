@@ -18,6 +18,7 @@ from cyclegan_cli.engine.distributed import Group
 from cyclegan_cli.errors import CycleganError, PictureError, ProcessesError
 from cyclegan_cli.painting.painter import Painter
 from cyclegan_cli.painting.pixels import Pixels, check
+from cyclegan_cli.painting.scene import Array
 from cyclegan_cli.painting.statistics import Moments, OverrideStats
 from cyclegan_cli.painting.strips import Plan
 from cyclegan_cli.shares import shares
@@ -40,6 +41,7 @@ class _Task:
     overridden: bool  # the first process decides the statistics
     origin: tuple[int, int]  # of the canvas
     deep: bool | None
+    code: Array | None  # of the scene, which no band sees whole
 
     @property
     def nbytes(self) -> int:
@@ -131,10 +133,11 @@ class BandPainter:
         if self._broken is not None:
             raise self._broken
         size = self._painter.padded_size(pixels.shape)
-        backend = self._painter.backend_for(pixels, deep)
+        code = self._painter.scene_code(pixels, override_stats)
+        backend = self._painter.backend_for(pixels, deep, code)
         plans = self._painter.plans(backend, pixels.shape, pixels.nbytes)
         overridden = override_stats is not None
-        task = _Task(pixels.shape, str(pixels.dtype), size, plans, overridden, origin, deep)
+        task = _Task(pixels.shape, str(pixels.dtype), size, plans, overridden, origin, deep, code)
         try:
             return self._paint_all(task, pixels, override_stats)
         except PictureError:  # agreed on by all: they wait for the next picture
@@ -195,7 +198,7 @@ def _paint_band(
     override: OverrideStats | None,
 ) -> Pixels:
     """This process's rows of the result. ``pixels``: what ``_needed`` says of the picture."""
-    backend = painter.backend_for(pixels, task.deep)
+    backend = painter.backend_for(pixels, task.deep, task.code)
     plan = _agreed(painter, backend, group, task)
     return painter.paint_rows(
         *(backend, pixels, task.shape[0], plan, _shown(band, group.rank, task)),

@@ -23,6 +23,7 @@ from cyclegan_cli.engine.fast.arrays import Array, Strip
 from cyclegan_cli.engine.layers import Layer
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
+from cyclegan_cli.painting.scene import RECOLOUR, recoloured
 from cyclegan_cli.painting.statistics import Moments, factors
 from cyclegan_cli.painting.strips import Place, Rows, Scratch, needed
 
@@ -120,6 +121,9 @@ class KernelBackend:
     def with_grain(self, values: Array, grain: Array) -> Array:
         values += grain
         return values
+
+    def with_channel(self, values: Array, grain: Array) -> Array:
+        return np.concatenate([values, grain])
 
     def to_pixels(self, strip: Array, dtype: np.dtype[Any]) -> Pixels:
         return from_planes(strip, dtype)
@@ -273,8 +277,9 @@ class KernelBackend:
         buffer[:, start : start + strip.shape[1]] = strip
 
     def finish(self, strip: Array, source: Array | None) -> Array:
+        matrix = self._tensors.get(RECOLOUR)
         if source is not None:
-            strip += source
+            strip += source if matrix is None else recoloured(matrix, source)
         return strip
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 from cyclegan_cli.engine.layers import EPS, Layer
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
+from cyclegan_cli.painting.scene import RECOLOUR
 from cyclegan_cli.painting.statistics import Moments, factors, is_alive
 from cyclegan_cli.painting.strips import Place, Rows, Scratch
 from cyclegan_cli.settings import Precision
@@ -48,6 +49,8 @@ class TorchBackend:
             name: torch.from_numpy(array).to(self.device, self.dtype)
             for name, array in weights.tensors.items()
         }
+        matrix = weights.tensors.get(RECOLOUR)
+        self._recolour = None if matrix is None else torch.from_numpy(matrix).to(self.device)
 
     @staticmethod
     def session() -> AbstractContextManager[object]:
@@ -69,6 +72,9 @@ class TorchBackend:
 
     def with_grain(self, values: Tensor, grain: Any) -> Tensor:
         return values + torch.from_numpy(grain).to(self.device)
+
+    def with_channel(self, values: Tensor, grain: Any) -> Tensor:
+        return torch.cat([values, torch.from_numpy(grain[None]).to(self.device)], dim=1)
 
     def to_pixels(self, strip: Tensor, dtype: np.dtype[Any]) -> Pixels:
         return to_pixels(strip, dtype)
@@ -175,7 +181,11 @@ class TorchBackend:
 
     def finish(self, strip: Tensor, source: Tensor | None) -> Tensor:
         strip = strip.float()
-        return strip if source is None else strip.add_(source)
+        if source is None or self._recolour is None:
+            return strip if source is None else strip.add_(source)
+        inputs = self._recolour.shape[1] - 1
+        colours = torch.tensordot(self._recolour[:, :inputs], source[0, :inputs], dims=1)
+        return strip.add_(colours).add_(self._recolour[:, inputs, None, None])
 
 
 def _each(function: Callable[[Tensor], Tensor], source: Rows[Tensor]) -> Read:

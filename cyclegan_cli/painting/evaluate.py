@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from cyclegan_cli.engine.fast.arrays import uses_winograd, winograd_workspace
-from cyclegan_cli.engine.layers import Layer, Trunk, layers
+from cyclegan_cli.engine.layers import Layer, Trunk, layers, source_channels
 from cyclegan_cli.painting.statistics import Moments, OverrideStats
 from cyclegan_cli.painting.strips import WORKSPACE, Cost, Place, Plan, Rows, Scratch
 from cyclegan_cli.settings import GeneratorSpec
@@ -60,7 +60,10 @@ class Backend(Protocol[T]):
         """Write ``strip`` into ``buffer`` from row ``start`` on."""
 
     def finish(self, strip: T, source: T | None) -> T:
-        """The result of a strip: float32, with the picture it is added to, if any."""
+        """The result of a strip: float32, with the picture it is added to, if any.
+
+        That picture goes through the colour matrix of its scene first, where there is one.
+        """
 
 
 class Band(Protocol):
@@ -85,7 +88,8 @@ def evaluate(
 ) -> None:
     """The generator ``spec``, computed by ``backend``, of the whole of ``source``, in strips.
 
-    source: in_channels×H×W in [−1, 1], float32, H and W multiples of 4 and at least 16.
+    source: float32, in_channels×H×W in [−1, 1], or one more channel of grain where ``spec.code`` is
+    above 0; H and W padded (``pixels.padded``).
     ``write(row, strip)`` is called in order with strips of the result from row ``row`` on, float32.
     ``override_stats``: decides the statistics of each InstanceNorm. ``band``: other processes
     evaluate the rest; then only its rows are written, and measured before ``override_stats``.
@@ -105,8 +109,9 @@ def estimate(
     """
     sizes = _Sizes(itemsize, threads)
     rehearsal: _Evaluation[Any] = _Evaluation(spec, sizes, plan, rehearse=True)
-    row = spec.in_channels * width * itemsize
-    source: Rows[Any] = Rows(spec.in_channels, height, width, itemsize, cost=row, fresh=True)
+    channels = source_channels(spec)
+    row = channels * width * itemsize
+    source: Rows[Any] = Rows(channels, height, width, itemsize, cost=row, fresh=True)
     rehearsal.run(source, lambda _row, _strip: None)
     strips = int(rehearsal.widest * WORKSPACE) + sizes.workspace
     return Cost(strips, rehearsal.peak, tuple(rehearsal.sizes), rehearsal.middle)

@@ -12,18 +12,21 @@ import numpy as np
 from cyclegan_cli.engine.fast import arrays as kernels
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.grain import canvas
-from cyclegan_cli.engine.layers import reduction
+from cyclegan_cli.engine.layers import reduction, source_channels
 from cyclegan_cli.engine.weights import Weights, load_weights
 from cyclegan_cli.errors import UsageError, WeightsError
 from cyclegan_cli.machine import may_have_accelerator
 from cyclegan_cli.painting.evaluate import Band, evaluate
 from cyclegan_cli.painting.memory import SHORT, choose, too_small
 from cyclegan_cli.painting.pixels import Pixels, check, padded, padded_rows
-from cyclegan_cli.painting.statistics import OverrideStats
+from cyclegan_cli.painting.scene import Array, conditioned, scene_code, thumbnail
+from cyclegan_cli.painting.statistics import Moments, OverrideStats
 from cyclegan_cli.painting.strips import Plan, Rows
 from cyclegan_cli.settings import Precision
 
 __all__ = ["Painter", "open_painter"]
+
+_SCENE = -1  # the code's number among the statistics, which are counted from 0
 
 
 def open_painter(
@@ -137,7 +140,7 @@ class Painter:
         """
         check(pixels)
         self.notes = []
-        backend = self.backend_for(pixels, deep)
+        backend = self.backend_for(pixels, deep, self.scene_code(pixels, override_stats))
         for plan in self.plans(backend, pixels.shape, pixels.nbytes):
             try:
                 return self.paint_rows(
@@ -152,10 +155,25 @@ class Painter:
             self.notes = [SHORT]
         raise too_small(self.device, pixels)
 
-    def backend_for(self, pixels: Pixels, deep: bool | None = None) -> Any:
-        """What computes the layers for such a picture."""
+    def backend_for(
+        self, pixels: Pixels, deep: bool | None = None, code: Array | None = None
+    ) -> Any:
+        """What computes the layers for such a picture. ``code``: that of its scene, if any."""
         deep = pixels.dtype == np.uint16 if deep is None else deep
-        return self._backend("fp32" if deep else self._precision)
+        return self._backend("fp32" if deep else self._precision, code)
+
+    def scene_code(self, pixels: Pixels, override_stats: OverrideStats | None) -> Array | None:
+        """What the generator sees of the whole picture; None where it sees but pixels.
+
+        ``override_stats`` may blend it with that of other frames, as it does with statistics.
+        """
+        if self.spec.code == 0:
+            return None
+        code = scene_code(self._weights, thumbnail(pixels, self.spec.in_channels))
+        if override_stats is not None:
+            found = override_stats(_SCENE, Moments(1, code, np.zeros_like(code)))
+            code = np.asarray(found.mean, np.float32)
+        return code
 
     def plans(self, backend: Any, shape: tuple[int, ...], extra: int) -> list[Plan]:
         """How a picture of H×W×3 can be painted, best first; ``extra``: bytes taken besides."""
@@ -219,22 +237,30 @@ class Painter:
 
         def read(start: int, stop: int) -> Any:
             values = backend.from_pixels(around(start, stop), channels)
+            if spec.code > 0:
+                grain = canvas(start, stop, size[1], 1, origin)
+                return backend.with_channel(values, np.float32(spec.grain) * grain)
             if spec.grain > 0:
                 grain = canvas(start, stop, size[1], channels, origin)
                 values = backend.with_grain(values, np.float32(spec.grain) * grain)
             return values
 
         # float32 pixels, and what they were before: wider than the values that come of them.
-        return Rows(channels, *size, backend.itemsize, 3 * size[1] * 4, read=read, fresh=True)
+        cost = max(3, source_channels(spec)) * size[1] * 4
+        return Rows(source_channels(spec), *size, backend.itemsize, cost, read=read, fresh=True)
 
-    def _backend(self, precision: Precision) -> Any:
+    def _backend(self, precision: Precision, code: Array | None = None) -> Any:
+        if code is not None:  # its weights are those of one picture, and others may be under way
+            return self._made(precision, conditioned(self._weights, code))
         if precision not in self._backends:
-            if precision == "fp32" and self._by_kernels:
-                from cyclegan_cli.painting.by_kernels import KernelBackend
-
-                self._backends[precision] = KernelBackend(self._weights)
-            else:
-                from cyclegan_cli.painting.by_torch import TorchBackend
-
-                self._backends[precision] = TorchBackend(self._weights, self.device, precision)
+            self._backends[precision] = self._made(precision, self._weights)
         return self._backends[precision]
+
+    def _made(self, precision: Precision, weights: Weights) -> Any:
+        if precision == "fp32" and self._by_kernels:
+            from cyclegan_cli.painting.by_kernels import KernelBackend
+
+            return KernelBackend(weights)
+        from cyclegan_cli.painting.by_torch import TorchBackend
+
+        return TorchBackend(weights, self.device, precision)

@@ -37,7 +37,7 @@ def export_onnx(network: Generator, path: Path, about: dict[str, object]) -> Non
 
     Input ``picture``: float32, N×in_channels×H×W in [−1, 1], any H and W from 1 up. Output
     ``painting``: float32, N×out_channels×H×W in [−1, 1]. ``about`` becomes the model's metadata.
-    Raises UsageError where the package ``onnx`` is not installed, OSError.
+    Raises UsageError where the package ``onnx`` is not installed, or for a ``scene`` generator; OSError.
     """
     try:
         import onnx
@@ -46,9 +46,14 @@ def export_onnx(network: Generator, path: Path, about: dict[str, object]) -> Non
             "The export to ONNX needs the package onnx, which is not installed.",
             hint="pip install 'cyclegan[onnx]'",
         ) from error
+    spec, any_size = network.spec, ["batch", None, "height", "width"]
+    if spec.code > 0:
+        raise UsageError(
+            f"A {spec.name} generator cannot be exported as ONNX yet.",
+            hint="Export it as .safetensors.",
+        )
     graph = _Graph()
     _write_generator(graph, network)
-    spec, any_size = network.spec, ["batch", None, "height", "width"]
     value = onnx.helper.make_tensor_value_info
     model = onnx.helper.make_model(
         onnx.helper.make_graph(

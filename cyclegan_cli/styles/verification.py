@@ -75,6 +75,8 @@ def check_generator(path: Path) -> None:
     )
     channels = network.spec.in_channels
     x = picture.repeat(2, 1, 1)[None, :channels]
+    if network.spec.code > 0:  # which paints on a further channel, the grain
+        x = torch.cat([x, torch.zeros_like(x[:, :1])], 1)
     with torch.inference_mode():
         result = network(x)
     if not bool(torch.isfinite(result).all()):

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import weights_of
 from cyclegan_cli.painting.by_kernels import KernelBackend
 from cyclegan_cli.painting.by_torch import TorchBackend
 from cyclegan_cli.painting.evaluate import evaluate
 from cyclegan_cli.painting.painter import Painter
+from cyclegan_cli.painting.scene import conditioned, scene_code, thumbnail
 from cyclegan_cli.painting.strips import Plan, Rows
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec
 
@@ -77,7 +79,10 @@ def streamed(
         assert row == sum(done.shape[-2] for done in strips)
         strips.append(strip.clone() if isinstance(strip, Tensor) else strip.copy())
 
-    weights = weights_of(generator)
+    weights, x = weights_of(generator), with_grain(generator.spec, x)
+    if generator.spec.code > 0:
+        picture = x[0, :-1].permute(1, 2, 0).numpy()
+        weights = conditioned(weights, scene_code(weights, thumbnail(picture, picture.shape[2])))
     backend: Any = KernelBackend(weights) if kernels else TorchBackend(weights, "cpu", "fp32")
     source = rows_of(x[0].numpy() if kernels else x)
     with torch.inference_mode():
@@ -90,4 +95,12 @@ def streamed(
 def whole(generator: Generator, x: Tensor) -> Tensor:
     """The whole-picture result."""
     with torch.inference_mode():
-        return generator(x)
+        return generator(with_grain(generator.spec, x))
+
+
+def with_grain(spec: GeneratorSpec, x: Tensor) -> Tensor:
+    """1×C×H×W, and beside it the canvas where the generator reads it as a channel."""
+    if spec.code == 0:
+        return x
+    grain = spec.grain * torch.from_numpy(canvas(0, x.shape[2], x.shape[3], 1))
+    return torch.cat([x, grain[None]], dim=1)

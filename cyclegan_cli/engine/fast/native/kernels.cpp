@@ -48,6 +48,7 @@ extern "C" int version() { return 2; }
 #endif
 
 #include "backward.h"
+#include "bf16.h"
 #include "depthwise.h"
 
 extern "C" {

@@ -283,6 +283,19 @@ struct Layout {
     }
 };
 
+// A transposed convolution of stride 2 is four convolutions, one for each kind of output pixel: an even row
+// takes the first row of weights here and the third from above, an odd row the second; columns likewise.
+inline std::vector<long> transposed_taps(long part) {
+    std::vector<long> taps;
+    for (long y = part / 2; y < 3; y += 2)
+        for (long x = part % 2; x < 3; x += 2) taps.push_back(3 * y + x);
+    return taps;
+}
+
+inline PackedWords transposed_part(long outputs, long channels, long part, float* memory) {
+    return PackedWords(outputs, transposed_taps(part).size(), channels, memory);
+}
+
 extern "C" {
 
 // Floats that `bf16_weights` fills.
@@ -339,6 +352,67 @@ void convolve_bf16(const Source* s, long row, long count, long outputs, long ker
                     else
                         for (long x = 0; x < wide; x++) sum[x] += part[x];
                 }
+    });
+}
+
+// Floats that `bf16_transposed_weights` fills.
+long bf16_transposed_size(long outputs, long channels) {
+    long size = 0;
+    for (long part = 0; part < 4; part++) size += transposed_part(outputs, channels, part, nullptr).size();
+    return size;
+}
+
+// The weights of `conv_transpose_bf16`: channels x outputs x 3 x 3; `bias` may be null.
+void bf16_transposed_weights(const float* weight, const float* bias, long outputs, long channels, float* out,
+                             long threads) {
+    for (long part = 0; part < 4; part++) {
+        const PackedWords packed = transposed_part(outputs, channels, part, out);
+        const std::vector<long> taps = transposed_taps(part);
+        packed.fill([&](long m, long t, long c) { return weight[(c * outputs + m) * 9 + taps[t]]; },
+                    [&](long m) { return bias ? bias[m] : 0.0f; }, threads);
+        out += packed.size();
+    }
+}
+
+// `spread` in bfloat16: the transposed convolution, 3x3 with stride 2.
+void conv_transpose_bf16(const Source* s, long row, long count, long left, long width, long outputs,
+                         const float* weights, float* out, long plane, long threads) {
+    const long most = std::min(width, kColumns);
+    const Grid grid(count, width, 2 * rows_held(s->channels, most / 2 + 1, 2, 1), most);
+    const Pairs pairs(s->channels, 1, grid.high / 2 + 1, grid.wide / 2 + 1, 2, 2, 1);
+    std::vector<PackedWords> packed;
+    std::vector<long> offsets[4];
+    for (long part = 0; part < 4; part++) {
+        packed.push_back(transposed_part(outputs, s->channels, part, const_cast<float*>(weights)));
+        weights += packed.back().size();
+        for (const long tap : transposed_taps(part)) offsets[part].push_back(pairs.tap(tap / 3 != 2, tap % 3 != 2));
+    }
+    each(grid.count(), threads, [&](long i) {
+        const TileState state;
+        const long top = row + i / grid.across * grid.high, from = left + i % grid.across * grid.wide;
+        const long high = std::min(grid.high, row + count - top), wide = std::min(grid.wide, left + width - from);
+        Word* held = reinterpret_cast<Word*>(scratch<2>(pairs.words()));
+        pairs.fill(*s, top / 2, from / 2, (top + high - 1) / 2 - top / 2 + 1, held);
+        const long half = up(wide / 2 + 1, kSide), all = (high / 2 + 1) * half;
+        float* parts = scratch<3>(2 * outputs * all);
+        for (long y = 0; y < std::min(2L, high); y++) {  // every other row: those of one kind
+            const long kind = (top + y) % 2, rows = (high - y + 1) / 2;
+            for (long odd = 0; odd < 2; odd++) {
+                const long late = odd == 0 && from % 2, columns = (wide + 1 - (from + odd) % 2) / 2;
+                const Word* first = held + ((top + y) / 2 - top / 2) * pairs.step() + late;
+                multiply(packed[2 * kind + odd], first, pairs.step(), offsets[2 * kind + odd].data(), pairs.pair, rows,
+                         columns, parts + odd * outputs * all, half, all);
+            }
+            for (long m = 0; m < outputs; m++)
+                for (long r = 0; r < rows; r++) {
+                    const float* __restrict even = parts + m * all + r * half;
+                    const float* __restrict odd = even + outputs * all;
+                    float* __restrict to = out + m * plane + (top - row + y + 2 * r) * width + from - left;
+                    const float *a = from % 2 ? odd : even, *b = from % 2 ? even : odd;
+                    for (long x = 0; x < wide / 2; x++) to[2 * x] = a[x], to[2 * x + 1] = b[x];
+                    if (wide % 2) to[wide - 1] = a[wide / 2];
+                }
+        }
     });
 }
 

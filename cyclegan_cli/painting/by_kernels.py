@@ -90,8 +90,11 @@ class KernelBackend:
 
     itemsize = 4
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, *, bf16: bool = False) -> None:
+        """``bf16``: convolutions in bfloat16, but for depthwise ones and those behind them."""
         self._tensors = weights.tensors
+        self._bf16 = bf16
+        self._packed: dict[str, Array] = {}  # weights in bfloat16
         self._transformed: dict[str, Array] = {}  # of Winograd's filtering
         self._last = _LastMeasured()
         keep_freed_memory()
@@ -160,6 +163,10 @@ class KernelBackend:
             return dataclasses.replace(
                 behind, deferred=dataclasses.replace(waiting, depthwise=layer)
             )
+        if self._bf16 and not layer.is_pointwise:
+            return dataclasses.replace(
+                behind, read=self._convolution_bf16(layer, waiting, behind.width)
+            )
         if kernels.uses_winograd(layer):
             return dataclasses.replace(behind, read=self._winograd(layer, waiting, behind.width))
         return dataclasses.replace(behind, read=self._convolution(layer, waiting, behind.width))
@@ -171,6 +178,20 @@ class KernelBackend:
             strip = waiting.strip(start * stride, (stop - 1) * stride + kernel)
             out = kernels.empty(layer.outputs, stop - start, width)
             kernels.convolve(strip, start, weights, stride, out)
+            return out
+
+        return read
+
+    def _convolution_bf16(self, layer: Layer, waiting: _Deferred, width: int) -> Read:
+        kernel, stride = layer.kernel, layer.stride
+        if layer.name not in self._packed:
+            self._packed[layer.name] = kernels.bf16_weights(self._weights(layer), stride)
+        weights = self._packed[layer.name]
+
+        def read(start: int, stop: int) -> Array:
+            strip = waiting.strip(start * stride, (stop - 1) * stride + kernel)
+            out = kernels.empty(layer.outputs, stop - start, width)
+            kernels.convolve_bf16(strip, start, weights, kernel, stride, out)
             return out
 
         return read
@@ -214,13 +235,18 @@ class KernelBackend:
 
     def _conv_transpose(self, layer: Layer, waiting: _Deferred) -> Read:
         waiting, weights = dataclasses.replace(waiting, pad=1), self._weights(layer)
+        if self._bf16 and layer.name not in self._packed:
+            self._packed[layer.name] = kernels.bf16_transposed_weights(weights)
 
         def read(start: int, stop: int) -> Array:
             # Row r is row r + 1 of the whole output, which comes of two rows at most.
             strip = waiting.strip((start + 1) // 2, stop // 2 + 2)
             width = 2 * waiting.source.width
             out = kernels.empty(layer.outputs, stop - start, width)
-            kernels.conv_transpose(strip, start + 1, 1, weights, out)
+            if self._bf16:
+                kernels.conv_transpose_bf16(strip, start + 1, 1, self._packed[layer.name], out)
+            else:
+                kernels.conv_transpose(strip, start + 1, 1, weights, out)
             return out
 
         return read

@@ -47,10 +47,13 @@ def open_painter(
     damaged file.
     """
     loaded = load_weights(weights)
-    plain = precision in ("auto", "fp32") and not exact_reference and library() is not None
+    by_kernels = precision in ("auto", "fp32") or (precision == "bf16" and kernels.has_bf16())
+    plain = by_kernels and not exact_reference and library() is not None
     on_cpu = gpu == "cpu" or (gpu == "auto" and not _may_use_gpu())
     if plain and on_cpu and sys.platform == "linux":
-        return Painter(loaded, max_memory=max_memory)
+        return Painter(
+            loaded, precision="bf16" if precision == "bf16" else "fp32", max_memory=max_memory
+        )
     from cyclegan_cli.engine.device import resolve, resolve_precision
 
     devices = resolve(gpu)
@@ -257,10 +260,11 @@ class Painter:
         return self._backends[precision]
 
     def _made(self, precision: Precision, weights: Weights) -> Any:
-        if precision == "fp32" and self._by_kernels:
+        bf16 = precision == "bf16" and kernels.has_bf16()
+        if self._by_kernels and (bf16 or precision == "fp32"):
             from cyclegan_cli.painting.by_kernels import KernelBackend
 
-            return KernelBackend(weights)
+            return KernelBackend(weights, bf16=bf16)
         from cyclegan_cli.painting.by_torch import TorchBackend
 
         return TorchBackend(weights, self.device, precision)

@@ -106,6 +106,54 @@ def conv_transpose(strip: Strip, row: int, column: int, pair: Pair, out: Array) 
     _call("spread", strip, *size, *pair, out, _plane(out))
 
 
+def has_bf16() -> bool:
+    """Whether the kernels can multiply bfloat16 here: by AMX or AVX512-BF16."""
+    found = library()
+    return found is not None and int(found.bf16_unit()) > 0
+
+
+def bf16_weights(pair: Pair, stride: int) -> Array:
+    """The weights of ``convolve_bf16``, in the unit's own order, of O×C×K×K and O."""
+    weight, bias = pair
+    outputs, channels, kernel = weight.shape[:3]
+    out = empty(_size("bf16_size", outputs, channels, kernel, stride))
+    _call("bf16_weights", weight, bias, outputs, channels, kernel, stride, 0, out)
+    return out
+
+
+def convolve_bf16(
+    strip: Strip, row: int, weights: Array, kernel: int, stride: int, out: Array
+) -> None:
+    """``convolve`` with values and weights rounded to bfloat16; sums and results are float32."""
+    size = (row, out.shape[1], out.shape[0], kernel, stride)
+    _call("convolve_bf16", strip, *size, weights, out, _plane(out))
+
+
+def bf16_transposed_weights(pair: Pair) -> Array:
+    """The weights of ``conv_transpose_bf16``, of C×O×3×3 and O."""
+    weight, bias = pair
+    channels, outputs = weight.shape[:2]
+    out = empty(_size("bf16_transposed_size", outputs, channels))
+    _call("bf16_transposed_weights", weight, bias, outputs, channels, out)
+    return out
+
+
+def conv_transpose_bf16(strip: Strip, row: int, column: int, weights: Array, out: Array) -> None:
+    """``conv_transpose`` with values and weights rounded to bfloat16."""
+    outputs, count, width = out.shape
+    size = (row, count, column, width, outputs)
+    _call("conv_transpose_bf16", strip, *size, weights, out, _plane(out))
+
+
+def _size(name: str, *sizes: int) -> int:
+    """Floats that packed weights take."""
+    found = library()
+    assert found is not None
+    function = {"bf16_size": found.bf16_size}.get(name) or found.bf16_transposed_size
+    function.restype = LONG
+    return int(function(*map(LONG, sizes)))
+
+
 def separable(strip: Strip, row: int, depth: Pair, point: Pair, out: Array) -> None:
     """Rows from ``row`` on of a depthwise 3×3 convolution and a pointwise one behind it.
 

@@ -304,8 +304,8 @@ long bf16_size(long outputs, long channels, long kernel, long stride) {
 }
 
 // The weights of `convolve_bf16`; `turned` as in `convolve`; `bias` may be null.
-void bf16_weights(const float* weight, const float* bias, long outputs, long channels, long kernel,
-                  long stride, long turned, float* out, long threads) {
+int bf16_weights(const float* weight, const float* bias, long outputs, long channels, long kernel,
+                  long stride, long turned, float* out, long threads) try {
     const Layout l(outputs, channels, kernel, stride);
     const long taps = kernel * kernel;
     l.packed(out).fill(
@@ -315,11 +315,14 @@ void bf16_weights(const float* weight, const float* bias, long outputs, long cha
             return turned ? weight[(c * outputs + o) * taps + taps - 1 - tap] : weight[(o * channels + c) * taps + tap];
         },
         [&](long m) { return bias && m % l.outer == 0 ? bias[m / l.outer] : 0.0f; }, threads);
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 // `convolve` in bfloat16; `weights`: those of `bf16_weights`.
-void convolve_bf16(const Source* s, long row, long count, long outputs, long kernel, long stride,
-                   const float* weights, float* out, long plane, long threads) {
+int convolve_bf16(const Source* s, long row, long count, long outputs, long kernel, long stride,
+                   const float* weights, float* out, long plane, long threads) try {
     const Layout l(outputs, s->channels, kernel, stride);
     const PackedWords packed = l.packed(const_cast<float*>(weights));
     const long width = (s->width + 2 * s->pad - kernel) / stride + 1, most = std::min(width, kColumns);
@@ -353,6 +356,9 @@ void convolve_bf16(const Source* s, long row, long count, long outputs, long ker
                         for (long x = 0; x < wide; x++) sum[x] += part[x];
                 }
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 // Floats that `bf16_transposed_weights` fills.
@@ -363,8 +369,8 @@ long bf16_transposed_size(long outputs, long channels) {
 }
 
 // The weights of `conv_transpose_bf16`: channels x outputs x 3 x 3; `bias` may be null.
-void bf16_transposed_weights(const float* weight, const float* bias, long outputs, long channels, float* out,
-                             long threads) {
+int bf16_transposed_weights(const float* weight, const float* bias, long outputs, long channels, float* out,
+                             long threads) try {
     for (long part = 0; part < 4; part++) {
         const PackedWords packed = transposed_part(outputs, channels, part, out);
         const std::vector<long> taps = transposed_taps(part);
@@ -372,11 +378,14 @@ void bf16_transposed_weights(const float* weight, const float* bias, long output
                     [&](long m) { return bias ? bias[m] : 0.0f; }, threads);
         out += packed.size();
     }
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 // `spread` in bfloat16: the transposed convolution, 3x3 with stride 2.
-void conv_transpose_bf16(const Source* s, long row, long count, long left, long width, long outputs,
-                         const float* weights, float* out, long plane, long threads) {
+int conv_transpose_bf16(const Source* s, long row, long count, long left, long width, long outputs,
+                         const float* weights, float* out, long plane, long threads) try {
     const long most = std::min(width, kColumns);
     const Grid grid(count, width, 2 * rows_held(s->channels, most / 2 + 1, 2, 1), most);
     const Pairs pairs(s->channels, 1, grid.high / 2 + 1, grid.wide / 2 + 1, 2, 2, 1);
@@ -414,6 +423,9 @@ void conv_transpose_bf16(const Source* s, long row, long count, long left, long 
                 }
         }
     });
+    return kDone;
+} catch (...) {
+    return failure();
 }
 
 }  // extern "C"

@@ -157,7 +157,7 @@ WITHOUT_TORCH = [
 ]
 WITH_TORCH = [
     ["translate", "a.png", "-s", "monet", "--gpu", "0", "-o", "b.png"],
-    ["translate", "a.png", "-s", "monet", "--precision", "bf16", "-o", "b.png"],
+    ["translate", "a.png", "-s", "monet", "--exact-reference", "-o", "b.png"],
     ["train", "x", "y"],
     ["evaluate", "monet", "x", "y"],
     ["pretrained", "verify", "monet"],

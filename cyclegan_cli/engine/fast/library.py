@@ -10,7 +10,7 @@ from typing import ClassVar
 __all__ = ["LONG", "Source", "call", "library"]
 
 LONG = ctypes.c_long
-_VERSION = 2  # of what the functions take and return: that of native/kernels.cpp
+_VERSION = 3  # of what the functions take and return: that of native/kernels.cpp
 _NO_MEMORY = 1  # the enum Status of native/common.h; 0: done
 
 

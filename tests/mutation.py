@@ -30,10 +30,11 @@ ROOMS = ("cyclegan_cli/engine", "cyclegan_cli/media", "cyclegan_cli/styles")
 TESTS = {
     "engine/estimate": "cli/test_train.py",
     "engine/evaluation": "cli/test_evaluate.py",
-    "engine/generatorfile": "engine/test_arrays.py engine/test_weights.py",
+    "engine/layers": "engine/test_layers.py engine/test_weights.py painting/test_evaluate.py",
+    "engine/losses": "engine/test_losses.py engine/test_patches.py",
+    "engine/measures": "engine/test_measures.py cli/test_evaluate.py",
     "engine/run": "engine/test_checkpoint.py cli/test_resume.py cli/test_report.py",
     "engine/training": "engine/test_watchdogs.py cli/test_train.py cli/test_resume.py",
-    "engine/twosample": "engine/test_measures.py cli/test_evaluate.py",
     "media/ffmpeg": "media/test_motion.py",
     "media/folders": "media/test_plan.py media/test_diagnosis.py",
     "media/formats": "media/test_plan.py media/test_pictures.py",

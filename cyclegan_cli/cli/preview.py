@@ -136,11 +136,10 @@ def _plan(
 
 
 def _styles(given: list[str] | None, reverse: bool) -> list[Style]:
-    from cyclegan_cli.styles.store import find_style, list_styles, weights_file
+    from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
 
     if given is not None:
-        names = [name.strip() for text in given for name in text.split(",") if name.strip()]
-        found = [find_style(name) for name in dict.fromkeys(names)]
+        found = find_styles(given)
         for style in found:
             weights_file(style, reverse)  # raises where that direction is not here
         return found

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -29,14 +30,15 @@ from cyclegan_cli.cli.liveview import VideoPace
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.cli.sharing import check_shareable, own_share, paint_together, painter
 from cyclegan_cli.errors import CycleganError, UsageError
-from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, parse_list, read_list
+from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, merged, parse_list, read_list
 from cyclegan_cli.settings import Precision, TranslateSettings
 from cyclegan_cli.styles.catalogue import obtainable
-from cyclegan_cli.styles.store import find_style, list_styles, weights_file
+from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
 
 if TYPE_CHECKING:
     from cyclegan_cli.painting.pipeline import Done, Event, Failed
     from cyclegan_cli.painting.video import PaintFrame
+    from cyclegan_cli.styles.cards import Style
 
 __all__ = ["translate"]
 
@@ -58,7 +60,7 @@ def translate(
             "--style",
             "-s",
             metavar="STYLE",
-            help="A style's name, or the path to its file.",
+            help="Names, or paths to files; repeat it or use commas to paint with each.",
             autocompletion=complete_style,
         ),
     ] = None,
@@ -154,7 +156,7 @@ def translate(
     \b
     Examples:
       cyclegan translate img.jpg --style monet
-      cyclegan translate photos/ --style monet -o paintings/
+      cyclegan translate photos/ --style monet,vangogh -o paintings/
       cyclegan translate painting.png --style monet --reverse -o photo.png
       cyclegan translate '*.tif' --style monet --resolution 1024 --compare
       cyclegan translate film.mp4 --style monet -o film-by-monet.mp4
@@ -181,26 +183,26 @@ def translate(
         exact_reference=exact_reference,
         max_pixels=_amount("--max-pixels", max_pixels, 1000),
     )
-    found = find_style(_one_style(style or []))
-    if resolution == "auto":
-        settings = dataclasses.replace(settings, at_most=found.resolution)
-    weights = None
-    if not obtainable(found, "yx" if reverse else "xy"):
-        weights = weights_file(found, reverse)  # what is missing is said before any work
-    for hidden in found.hides:
-        console.note(f"'{found.name}' is your {found.origin} style; it hides the {hidden} one.")
-    plan = make_plan(
-        inputs or [],
-        style=found.name,
-        reverse=reverse,
-        styles=_known_styles(),
-        include_paintings=include_paintings,
-        listed=_listed(from_file, null, inputs or []),
-        output=output,
-        file_format=format,
-        existing=_existing(overwrite, skip_existing),
-        share=None if together else own_share,
-    )
+    styles = find_styles(style or [])
+    weights = [_local_weights(console, one, reverse) for one in styles]
+    listed = _listed(from_file, null, inputs or [])
+    plans = [
+        make_plan(
+            inputs or [],
+            style=one.name,
+            reverse=reverse,
+            one_of_several=len(styles) > 1,
+            styles=[known.name for known in styles] + _known_styles(),
+            include_paintings=include_paintings,
+            listed=listed,
+            output=output,
+            file_format=format,
+            existing=_existing(overwrite, skip_existing),
+            share=None if together else own_share,
+        )
+        for one in styles
+    ]
+    plan = merged(plans)
     if dry_run:
         _print_plan(console, plan)
         return
@@ -211,36 +213,41 @@ def translate(
         check_shareable(plan, from_file)
     if count > 1 and plan.jobs:
         launch(arguments(), count)
-    if plan.jobs or together:
-        if weights is None:
-            from cyclegan_cli.cli.downloading import ensure_weights
-
-            weights = ensure_weights(console, found, reverse)
+    work = _Work(console, len(plan.jobs), unreadable=plan.unreadable)
+    for one, local, own in zip(styles, weights, plans, strict=True):
+        if not (own.jobs or together):
+            continue
+        file = local or _downloaded(console, one, reverse)
+        chosen = settings
+        if resolution == "auto":
+            chosen = dataclasses.replace(settings, at_most=one.resolution)
         if together:
             paint_together(
-                *(console, weights, settings, gpu),
-                lambda paint: _run(console, plan, paint, settings),
+                *(console, file, chosen, gpu), partial(work.run, own.jobs, settings=chosen)
             )
         else:
-            _run(console, plan, painter(console, weights, settings, gpu), settings)
+            work.run(own.jobs, painter(console, file, chosen, gpu), chosen)
+    work.end()
     wait_for_others()
 
 
 # -- from options to a plan ------------------------------------------------------------------
 
 
-def _one_style(given: list[str]) -> str:
-    names = list(dict.fromkeys(given))
-    if not names:
-        raise UsageError(
-            "No style was named.", hint="--style NAME; cyclegan pretrained list shows the names."
-        )
-    if len(names) > 1:
-        raise UsageError(
-            f"--style was given for {len(names)} styles: {', '.join(names)}. One is painted with.",
-            hint="One command for each: outputs are named after their style.",
-        )
-    return names[0]
+def _local_weights(console: Console, style: Style, reverse: bool) -> Path | None:
+    """The style's weights on this machine; None where they must be downloaded first.
+
+    Raises UsageError where the style has no such direction.
+    """
+    for hidden in style.hides:
+        console.note(f"'{style.name}' is your {style.origin} style; it hides the {hidden} one.")
+    return None if obtainable(style, "yx" if reverse else "xy") else weights_file(style, reverse)
+
+
+def _downloaded(console: Console, style: Style, reverse: bool) -> Path:
+    from cyclegan_cli.cli.downloading import ensure_weights
+
+    return ensure_weights(console, style, reverse)
 
 
 def _precision(text: str) -> Precision:
@@ -337,46 +344,58 @@ def _say_left_out(console: Console, plan: Plan) -> None:
 # -- the work --------------------------------------------------------------------------------
 
 
-def _run(console: Console, plan: Plan, paint: PaintFrame, settings: TranslateSettings) -> None:
-    """Do the plan and render its events. Raises typer.Exit(1) at its end where some failed."""
-    with importing():
-        from cyclegan_cli.painting.pipeline import Done
-        from cyclegan_cli.painting.video import FramePainted, Sounds, translate_media
+class _Work:
+    """All jobs of a command, style by style: what is done, and what failed."""
 
-    stdin = b""
-    if any(job.source is None for job in plan.jobs):
-        stdin = sys.stdin.buffer.read()
-    failures: list[Failed] = []
-    done = 0
-    events = translate_media(plan.jobs, paint, settings, stdin=stdin, stdout=sys.stdout.buffer)
-    pace = VideoPace()
-    total = len(plan.jobs)
-    try:
-        with contextlib.closing(events), console.progress("Translating", total) as bar:
-            for event in events:
-                if isinstance(event, FramePainted):
-                    bar.advance(0, pace.text(event))
-                    continue
-                if isinstance(event, Sounds):
-                    console.note(f"{_source(event.job)}: its sound becomes {event.codec}.")
-                    continue
-                if isinstance(event, Done):
-                    done += 1
-                else:
-                    failures.append(event)
-                _report(console, event)
-                bar.advance(text=f"{len(failures)} failed" if failures else "")
-    except BrokenPipeError:
-        raise Stopped(SIGPIPE) from None  # the reader of -o - has what it wanted
-    except Stopped as stop:
-        if stop.signum != SIGPIPE:
-            console.note(f"{done} of {total} were done; --skip-existing goes on from there.")
-        raise
-    if failures or plan.unreadable:
-        if failures and total > 1:
-            console.warn(f"{len(failures)} of {total} failed; the others are done:")
-        for error in [*(failure.error for failure in failures), *plan.unreadable]:
-            console.error(error)
+    def __init__(self, console: Console, total: int, unreadable: list[UsageError]) -> None:
+        self.console = console
+        self.total = total
+        self.unreadable = unreadable
+        self.done = 0
+        self.failures: list[Failed] = []
+
+    def run(self, jobs: list[Job], paint: PaintFrame, settings: TranslateSettings) -> None:
+        """Do the jobs of one style and render their events."""
+        with importing():
+            from cyclegan_cli.painting.pipeline import Done
+            from cyclegan_cli.painting.video import FramePainted, Sounds, translate_media
+
+        console, stdin = self.console, b""
+        if any(job.source is None for job in jobs):
+            stdin = sys.stdin.buffer.read()
+        events = translate_media(jobs, paint, settings, stdin=stdin, stdout=sys.stdout.buffer)
+        pace = VideoPace()
+        try:
+            with contextlib.closing(events), console.progress("Translating", len(jobs)) as bar:
+                for event in events:
+                    if isinstance(event, FramePainted):
+                        bar.advance(0, pace.text(event))
+                        continue
+                    if isinstance(event, Sounds):
+                        console.note(f"{_source(event.job)}: its sound becomes {event.codec}.")
+                        continue
+                    if isinstance(event, Done):
+                        self.done += 1
+                    else:
+                        self.failures.append(event)
+                    _report(console, event)
+                    bar.advance(text=f"{len(self.failures)} failed" if self.failures else "")
+        except BrokenPipeError:
+            raise Stopped(SIGPIPE) from None  # the reader of -o - has what it wanted
+        except Stopped as stop:
+            if stop.signum != SIGPIPE:
+                console.note(f"{self.done} of {self.total} done; --skip-existing does the others.")
+            raise
+
+    def end(self) -> None:
+        """List what failed. Raises typer.Exit(1) where something did."""
+        if not (self.failures or self.unreadable):
+            return
+        if self.failures and self.total > 1:
+            count = len(self.failures)
+            self.console.warn(f"{count} of {self.total} failed; the others are done:")
+        for error in [*(failure.error for failure in self.failures), *self.unreadable]:
+            self.console.error(error)
         wait_for_others()
         raise typer.Exit(1)
 

@@ -45,6 +45,7 @@ __all__ = [
     "Plan",
     "find_pictures",
     "make_plan",
+    "merged",
     "parse_list",
     "read_list",
 ]
@@ -101,6 +102,7 @@ def make_plan(
     *,
     style: str,
     reverse: bool = False,
+    one_of_several: bool = False,
     styles: Iterable[str] = (),
     include_paintings: bool = False,
     listed: Iterable[Path] = (),
@@ -114,8 +116,9 @@ def make_plan(
     ``inputs``: files, folders, patterns, ``@list.txt``, ``-`` for stdin. ``listed``: paths that are
     taken literally. ``output``: a file, a folder, ``-`` for stdout, or None: beside the input, as
     ``<stem>_<style>.<ext>`` (``<stem>_<style>-reverse.<ext>`` with ``reverse``). Beneath an output
-    folder, a folder's tree is mirrored with its names. ``file_format`` speaks of pictures: videos
-    keep their kind, or get that of ``output``.
+    folder, a folder's tree is mirrored with its names; where the style is ``one_of_several``, as
+    ``<stem>_<style>.<ext>``, and ``output`` cannot be a file. ``file_format`` speaks of pictures:
+    videos keep their kind, or get that of ``output``.
 
     Inputs of one folder whose outputs would have one name get names of their own: see
     ``_distinct``. Outputs of this program are left out of folders and patterns, unless
@@ -133,7 +136,11 @@ def make_plan(
     tokens = [*inputs, *(Verbatim(str(path)) for path in listed)]
     if not tokens:
         raise UsageError("Nothing to translate was named.", hint="cyclegan translate --help")
+    if one_of_several and (output == "-" or ("-" in inputs and output is None)):
+        raise UsageError("stdout takes one picture, not one of each style.", hint="-o FOLDER")
     if "-" in inputs:
+        if one_of_several:
+            raise UsageError("stdin has no name: paint it with one style, -o FILE.")
         return _plan_stdin(tokens, output, wanted, existing)
     unreadable: list[UsageError] = []
     folder = Path(output) if output not in (None, "-") else None
@@ -152,10 +159,29 @@ def make_plan(
             raise UsageError("A video cannot be written to stdout.", hint="-o FILE")
         return Plan([Job(found[0].path, None, wanted)], [], ignored)
     label = style + _REVERSE if reverse else style
-    jobs = _targets(found, label, output, wanted, many)
+    jobs = _targets(found, label, output, wanted, many=many, one_of_several=one_of_several)
     plan = _checked(jobs, existing, share)
     plan = replace(plan, ignored_files=ignored, paintings=len(paintings))
     return replace(plan, unreadable=unreadable)
+
+
+def merged(plans: Sequence[Plan]) -> Plan:
+    """One plan of the same inputs with several styles, style by style.
+
+    Raises UsageError where two would write one output.
+    """
+    if len(plans) == 1:
+        return plans[0]
+    jobs = [job for plan in plans for job in plan.jobs]
+    keys = PlaceKeys()
+    outputs: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        if job.target is not None and outputs.setdefault(keys.key(job.target), job) is not job:
+            raise UsageError(
+                f"Two styles would write {job.target}.", hint="Paint with them one after the other."
+            )
+    there = [job for plan in plans for job in plan.there_already]
+    return replace(plans[0], jobs=jobs, there_already=there)
 
 
 def _plan_stdin(
@@ -228,8 +254,16 @@ def _is_named_after(path: Path, stem: str, endings: set[str], originals: set[Pat
 
 
 def _targets(
-    found: list[_Found], label: str, output: str | None, file_format: str | None, many: bool
+    found: list[_Found],
+    label: str,
+    output: str | None,
+    file_format: str | None,
+    *,
+    many: bool,
+    one_of_several: bool,
 ) -> list[Job]:
+    if output is not None and one_of_several and not _means_folder(output):
+        raise UsageError(f"-o {output} is a file: several styles need a folder.", hint="-o FOLDER")
     if output is not None and not many and not _means_folder(output):
         source, target = found[0].path, Path(output)
         _refuse_other_kind(source, target)
@@ -240,10 +274,11 @@ def _targets(
         _refuse_file(Path(output))
 
     def place(item: _Found, stem: str) -> Path:
-        extension = _extension(item.path, file_format)
-        if output is None:
-            return item.path.with_name(fitting(stem, f"_{label}{extension}"))
-        return (Path(output) / (item.below or item.path.name)).with_name(fitting(stem, extension))
+        ending = _extension(item.path, file_format)
+        if output is None or one_of_several:
+            ending = f"_{label}{ending}"
+        path = item.path if output is None else Path(output) / (item.below or item.path.name)
+        return path.with_name(fitting(stem, ending))
 
     targets = _distinct(found, place)
     jobs = [Job(f.path, t, file_format) for f, t in zip(found, targets, strict=True)]

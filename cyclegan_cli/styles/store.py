@@ -15,7 +15,7 @@ import shlex
 import shutil
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +110,30 @@ def find_style(name_or_path: str) -> Style:
     if name_or_path in known:
         return known[name_or_path]
     raise UnknownNameError("style", name_or_path, known, hint=_LIST_HINT)
+
+
+def find_styles(given: Sequence[str]) -> list[Style]:
+    """The styles of names or paths, each of which may be several with commas between; each once.
+
+    A path that exists is taken whole, commas and all. Raises UsageError where none is given or two
+    have one name, and what :func:`find_style` raises.
+    """
+    names: list[str] = []
+    for text in given:
+        whole = Path(text).expanduser().exists()
+        names += [text] if whole else [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise UsageError("Missing option --style.", hint=_LIST_HINT)
+    styles: dict[str, Style] = {}
+    for name in dict.fromkeys(names):
+        style = find_style(name)
+        other = styles.setdefault(style.name, style)
+        if (other.folder, other.directions) != (style.folder, style.directions):
+            raise UsageError(
+                f"--style: two styles are named {style.name}; outputs are named after their style.",
+                hint="Paint with them one after the other, each with a folder of its own after -o.",
+            )
+    return list(styles.values())
 
 
 def weights_file(style: Style, reverse: bool) -> Path:

@@ -230,6 +230,46 @@ def test_a_folder_is_painted_in_two_styles_one_after_the_other(
     assert user.types("mixed/holiday.png", "-s", "other", "-q") == 0  # named, so painted
 
 
+def test_several_styles_are_all_painted(user: User, weights: dict[str, Path]) -> None:
+    add_style("other", x="x", y="y", origin="trained", weights={"xy": weights["b"]}, card={})
+    assert user.types("a.png", "-s", "monet, other,monet") == 0
+    assert user.out.splitlines() == ["a_monet.png", "a_other.png"]
+    for name, way in (("a_monet.png", "a"), ("a_other.png", "b")):
+        assert np.array_equal(user.pixels(name), painted(user.pixels("a.png"), weights[way]))
+    # Below a folder, too, the names tell which is which; earlier outputs of either are no inputs.
+    assert user.types(".", "-s", "monet", "-s", "other", "-o", "out", "--json") == 0
+    records = [json.loads(line) for line in user.out.splitlines()]
+    names = ("a", "photos/b", "photos/deep/c")
+    assert [r["output"] for r in records] == [
+        f"out/{name}_{style}.png" for style in ("monet", "other") for name in names
+    ]
+    assert {r["status"] for r in records} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a.png", "-s", "monet,other", "-o", "b.png"], "-o b.png is a file: several styles need"),
+        (["a.png", "-s", "monet,other", "-o", "-"], "stdout takes one picture"),
+        (["-", "-s", "monet,other", "-o", "out"], "stdin has no name"),
+        (["a.png", "-s", "monet,othr"], "othr"),
+        (["a.png", "-s", ","], "Missing option --style"),
+        (["a.png", "-s", "monet,other", "--reverse"], "other"),
+        (["a.png", "-s", "monet,x/monet.safetensors"], "two styles are named monet"),
+    ],
+)
+def test_several_styles_are_refused_before_any_work(
+    user: User, weights: dict[str, Path], arguments: list[str], said: str
+) -> None:
+    add_style("other", x="x", y="y", origin="trained", weights={"xy": weights["b"]}, card={})
+    Path("x").mkdir()
+    Path("x/monet.safetensors").write_bytes(weights["a"].read_bytes())
+    before = user.files()
+    assert user.types(*arguments) == 2
+    assert said in user.err
+    assert user.files() == before
+
+
 def test_photographs_of_a_phone(user: User) -> None:
     """One moment as HEIC and as JPEG, and a file that is neither."""
     with Image.open("a.png") as image:

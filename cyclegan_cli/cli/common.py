@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from cyclegan_cli.cli.completion import complete_gpu
+from cyclegan_cli.cli.completion import complete_gpu, complete_run
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.settings import normal_gpu
 
@@ -25,6 +25,7 @@ __all__ = [
     "Json",
     "Processes",
     "Quiet",
+    "RunName",
     "Stopped",
     "Tensorboard",
     "Verbose",
@@ -132,6 +133,10 @@ def _set_debug(value: bool) -> bool:
     return value
 
 
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run's name or folder.", autocompletion=complete_run),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="One JSON object per line on stdout."),

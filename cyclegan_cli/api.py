@@ -9,16 +9,19 @@ painted = [monet(photo, resolution=1024) for photo in photos]
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from cyclegan_cli.errors import PictureError, UsageError
+from cyclegan_cli.errors import CycleganError, PictureError, UsageError, did_you_mean
 from cyclegan_cli.media.colour import deep_grey, is_deep_grey, to_srgb
 from cyclegan_cli.media.pictures import to_8_bits
 from cyclegan_cli.painting.effects import paint_picture
@@ -34,6 +37,47 @@ __all__ = ["LoadedStyle", "load_style", "translate"]
 Array = NDArray[Any]
 AnyImage = TypeVar("AnyImage", Image.Image, Array, "torch.Tensor")
 Number = TypeVar("Number", int, float, "int | None")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# An option in a message, with its value where one follows.
+_OPTION = re.compile(
+    r"--([a-z][a-z-]*)(?: (\d[\w,]*|(?:auto|cpu|cuda|mps|native|fp16|fp32|bf16)\b(?:,\w+)*))?"
+)
+
+
+def _speaks_python(function: Callable[P, T]) -> Callable[P, T]:
+    """``function`` with errors that name arguments (``max_memory``) instead of options.
+
+    An argument that it does not have gets a did-you-mean, as Python 3.13 gives.
+    """
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name in kwargs:
+            if name not in known:
+                near = did_you_mean(name, known)
+                raise TypeError(
+                    f"{function.__name__}() got an unexpected keyword argument '{name}'.{near}"
+                )
+        try:
+            return function(*args, **kwargs)
+        except CycleganError as error:
+            error.args = (_OPTION.sub(_argument, str(error)),)
+            if error.hint and "cyclegan " not in error.hint:  # a command is typed in a shell
+                error.hint = _OPTION.sub(_argument, error.hint)
+            raise
+
+    return called
+
+
+def _argument(option: re.Match[str]) -> str:
+    """``max_memory`` for ``--max-memory``, ``gpu="0"`` for ``--gpu 0``."""
+    name, value = option[1].replace("-", "_"), option[2]
+    if value is None:
+        return name
+    return f"{name}={value}" if value.isdigit() and name != "gpu" else f'{name}="{value}"'
 
 
 class LoadedStyle:
@@ -59,6 +103,7 @@ class LoadedStyle:
     def __repr__(self) -> str:
         return f"<style {self.name}: {self.source} → {self.target}>"
 
+    @_speaks_python
     def __call__(
         self,
         image: AnyImage,
@@ -190,6 +235,7 @@ def _plain(value: Number) -> Number:
     return value.item() if isinstance(value, np.generic) else value
 
 
+@_speaks_python
 def load_style(
     style: str | PathLike[str],
     *,
@@ -200,8 +246,9 @@ def load_style(
 ) -> LoadedStyle:
     """The style of that name, or of that path, loaded and on its device.
 
-    ``reverse``: Y→X instead of X→Y. ``gpu``: ``auto``, ``cpu``, ``mps`` or a CUDA device's number.
-    ``max_memory``: bytes that painting may take, None for what is free.
+    ``reverse``: Y→X instead of X→Y. ``gpu``: ``auto``, ``cpu``, ``mps``, ``cuda``, or a CUDA
+    device as ``0`` or ``cuda:0``. ``max_memory``: bytes that painting may take, None for what is
+    free.
 
     Raises UsageError for a style, direction or device that is not there, StoreError and
     WeightsError for files that are damaged.
@@ -214,6 +261,7 @@ def load_style(
     return LoadedStyle(found.name, source, target, painter, found.resolution)
 
 
+@_speaks_python
 def translate(
     image: AnyImage,
     style: str | PathLike[str] | LoadedStyle,

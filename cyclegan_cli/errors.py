@@ -41,6 +41,8 @@ __all__ = [
     "UsageError",
     "WeightsError",
     "command_line",
+    "counted",
+    "did_you_mean",
 ]
 
 
@@ -54,6 +56,23 @@ def command_line(*words: str | os.PathLike[str]) -> str:
         for word in words
     ]
     return shlex.join(["cyclegan", *texts])
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean lambda-cycle?`` for a name that is close to a known one, else nothing."""
+    names = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), names, n=3)
+    near = [names[one] for one in close if _alike(name, one) > _alike(name, close[0]) - 0.1]
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _alike(name: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, other, name.lower()).ratio()
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 picture``, ``2 pictures``, ``1,000 pictures``; ``plural`` where it is not noun + s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 class CycleganError(Exception):
@@ -76,8 +95,7 @@ class UnknownNameError(UsageError):
     """A name that stands for nothing; close names are offered."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str) -> None:
-        close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-        question = f" Did you mean {' or '.join(close)}?" if close else ""
+        question = did_you_mean(name, known)
         super().__init__(f"There is no {kind} named '{name}'.{question}", hint=hint)
 
 

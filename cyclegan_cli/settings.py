@@ -6,6 +6,7 @@ using Cycle-Consistent Adversarial Networks", ICCV 2017 (section 4 and appendix)
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from cyclegan_cli.errors import UsageError, WeightsError
+from cyclegan_cli.errors import UsageError, WeightsError, did_you_mean
 
 __all__ = [
     "GENERATORS",
@@ -24,6 +25,9 @@ __all__ = [
     "Precision",
     "TrainSettings",
     "TranslateSettings",
+    "normal_gpu",
+    "share",
+    "wrong_kind",
 ]
 
 GanLoss = Literal["lsgan", "vanilla", "hinge"]
@@ -102,7 +106,8 @@ class GeneratorSpec:
         """The generator that ``--generator NAME`` means. Raises UsageError for an unknown name."""
         if name not in GENERATORS:
             raise UsageError(
-                f"There is no generator '{name}'.", hint=f"Choose one of: {', '.join(GENERATORS)}."
+                f"There is no generator '{name}'.{did_you_mean(name, GENERATORS)}",
+                hint=f"Choose one of: {', '.join(GENERATORS)}.",
             )
         return GENERATORS[name]
 
@@ -280,8 +285,8 @@ class TrainSettings:
         _require(
             own is None or (math.isfinite(own) and own >= 0), "--lr-d must be a number from 0 up"
         )
-        _require(0 <= self.beta1 < 1, "--beta1 must lie in [0, 1)")
-        _require(0 <= self.beta2 < 1, "--beta2 must lie in [0, 1)")
+        for name in ("beta1", "beta2", "ema"):
+            share(f"--{name}", vars(self)[name], below=True)
         _require(math.isfinite(self.clip) and self.clip >= 0, "--clip must be a number from 0 up")
         for name in (
             "lambda_cycle",
@@ -314,8 +319,7 @@ class TrainSettings:
         _require(self.history >= 0, "--history must be 0 (none) or more")
         _require(self.replay >= 0, "--replay must be 0 (none) or more")
         _require(self.replay == 0 or self.history > 0, "--replay needs a --history")
-        _require(0 <= self.ema < 1, "--ema must lie in [0, 1)")
-        _require(0 <= self.noise_d <= 1, "--noise-d must lie between 0 and 1")
+        share("--noise-d", self.noise_d)
         _require(
             self.discriminator in get_args(DiscriminatorKind),
             "--discriminator must be patchgan, twoscale or projected",
@@ -395,7 +399,8 @@ class TrainSettings:
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
-            raise UsageError(f"Unknown settings: {', '.join(unknown)}.")
+            close = did_you_mean(unknown[0], known)
+            raise UsageError(f"Unknown settings: {', '.join(unknown)}.{close}")
         values = dict(data)
         if "generator" in values:
             values["generator"] = GeneratorSpec.from_json(values["generator"])
@@ -440,7 +445,7 @@ class TranslateSettings:
             self.resolution is None or self.resolution >= 16, "--resolution must be at least 16"
         )
         _require(self.at_most is None or self.at_most >= 16, "at_most must be at least 16")
-        _require(0 <= self.strength <= 1, "--strength must lie between 0 and 1")
+        share("--strength", self.strength)
         _require(self.quality is None or 1 <= self.quality <= 100, "--quality must lie in 1..100")
         _require(self.max_pixels >= 1, "--max-pixels must be at least 1")
         _require(
@@ -448,29 +453,63 @@ class TranslateSettings:
         )
 
 
+def normal_gpu(text: str) -> str:
+    """``--gpu`` as the rest of the program reads it: ``CUDA:1`` and ``cuda:1`` are ``1``.
+
+    ``cuda`` alone stays: it is the CUDA device with the most free memory.
+    """
+    names = (re.sub(r"\s+", "", name).lower() for name in text.split(","))
+    return ",".join(re.sub(r"^(?:cuda|gpu):(?=\d)|(?<=^cpu|^mps):0$", "", name) for name in names)
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message + ".")
 
 
-_NONE = type(None)
+def share(option: str, given: float | str, *, below: bool = False) -> float:
+    """A number from 0 to 1, which ``option`` takes; ``below``: 1 itself is too much.
+
+    Raises UsageError for any other; of 70, 70% and 0,7 it says that 0.7 may be meant.
+    """
+    text = (f"{given:g}" if isinstance(given, float) else str(given)).strip()
+    question = ""
+    with contextlib.suppress(ValueError):
+        number = float(text.rstrip("%").replace(",", "."))
+        meant = number / 100 if text.endswith("%") or number >= 2 else number
+        if 0 <= meant < 1 or (meant == 1 and not below):
+            if meant == number and "," not in text:
+                return number
+            question = f" Did you mean {meant:g}?"
+    bounds = "from 0 to below 1" if below else "from 0 to 1"
+    raise UsageError(f"{option} must be a number {bounds}, not {text}.{question}")
+
+
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
-    "int | None": ((int, _NONE), "a whole number"),
     "float": ((int, float), "a number"),
-    "float | None": ((int, float, _NONE), "a number"),
     "bool": ((bool,), "true or false"),
     "str": ((str,), "text"),
-    "str | None": ((str, _NONE), "text"),
     "GeneratorSpec": ((GeneratorSpec,), "a generator"),
 }
 
 
+def wrong_kind(kind: str, value: object) -> str:
+    """``must be a whole number, not 'many'``, or "" where ``value`` is of that kind.
+
+    ``kind``: an annotation such as ``int`` or ``str | None``. Values from TOML and JSON files are
+    of any kind: ``flip = "no"`` must not mean yes.
+    """
+    parts = kind.split(" | ")
+    if (value is None and "None" in parts) or parts[0] not in _KINDS:
+        return ""
+    kinds = {one for part in parts if part in _KINDS for one in _KINDS[part][0]}
+    if isinstance(value, tuple(kinds)) and (bool in kinds or not isinstance(value, bool)):
+        return ""
+    return f"must be {_KINDS[parts[0]][1]}, not {value!r}"
+
+
 def _check_kinds(settings: TrainSettings | TranslateSettings) -> None:
-    """Values from a TOML or JSON file are of any kind: ``flip = "no"`` must not mean yes."""
     for setting in dataclasses.fields(settings):
-        value = vars(settings)[setting.name]
-        kinds, words = _KINDS.get(str(setting.type), ((object,), ""))
-        wrong = isinstance(value, bool) and bool not in kinds and object not in kinds
-        option = "--" + setting.name.replace("_", "-")
-        _require(isinstance(value, kinds) and not wrong, f"{option} must be {words}, not {value!r}")
+        wrong = wrong_kind(str(setting.type), vars(settings)[setting.name])
+        _require(not wrong, f"--{setting.name.replace('_', '-')} {wrong}")

@@ -345,3 +345,44 @@ def test_impossible_places_and_precisions(weights: Path) -> None:
         load_style(str(weights), gpu="77")
     with pytest.raises(UsageError, match="precision"):
         load_style(str(weights), gpu="cpu", precision="fp8")  # type: ignore[arg-type]
+
+
+def test_errors_speak_of_arguments(
+    style: LoadedStyle, weights: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of options; also in the hints that say what helps."""
+    calls: dict[str, Any] = {
+        "strength must be .* not 70. Did you mean 0.7": lambda: style(pixels, strength=70.0),
+        "resolution must be at least 16": lambda: style(pixels, resolution=3),
+        "keep_color must be true or false": lambda: style(pixels, keep_color=1),  # type: ignore[arg-type]
+        "max_memory must be a whole": lambda: load_style(weights, max_memory="4G"),  # type: ignore[arg-type]
+        "max_memory must be at least": lambda: translate(pixels, weights, max_memory=1),
+        "no device '77'": lambda: translate(pixels, weights, gpu="cuda:77"),
+        "no direction": lambda: load_style(weights, reverse=True),
+        "precision must be": lambda: load_style(weights, precision="fp8"),  # type: ignore[arg-type]
+        'precision="fp16" needs': lambda: load_style(weights, gpu="cpu", precision="fp16"),
+        'gpu="cpu,mps"|no device': lambda: load_style(weights, gpu="cpu,mps"),
+    }
+    for words, call in calls.items():
+        with pytest.raises(UsageError, match=words) as caught:
+            call()
+        assert "--" not in f"{caught.value} {caught.value.hint}"
+    assert np.array_equal(load_style(weights, gpu="CPU")(pixels), style(pixels))
+    with pytest.raises(UsageError) as found:  # what is typed in a shell stays
+        translate(pixels, "cezanne")
+    assert found.value.hint == "cyclegan pretrained download cezanne"
+
+
+@pytest.mark.parametrize(
+    ("call", "meant"),
+    [
+        (lambda pixels, style: style(pixels, strenght=0.5), "strength"),
+        (lambda pixels, style: translate(pixels, style, keep_colour=True), "keep_color"),
+        (lambda _, __: load_style("monet", max_memry=3), "max_memory"),
+    ],
+)
+def test_an_unknown_argument_gets_a_did_you_mean(
+    style: LoadedStyle, pixels: np.ndarray, call: Any, meant: str
+) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument .* Did you mean {meant}"):
+        call(pixels, style)

@@ -21,6 +21,8 @@ from cyclegan_cli.settings import (
     Interval,
     TrainSettings,
     TranslateSettings,
+    normal_gpu,
+    share,
 )
 
 # -- the schedule ----------------------------------------------------------------------------------
@@ -148,6 +150,44 @@ def test_a_bound_names_the_option() -> None:
         TrainSettings(epochs=10, decay_from=11)
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        *(("70", "0.7"), ("70%", "0.7"), ("0,7", "0.7"), (" 5 ", "0.05"), ("100", "1")),
+        *((70.0, "0.7"), ("-1", None), ("nan", None), ("1.5", None), ("most", None), ("300", None)),
+    ],
+)
+def test_what_is_no_share_is_told_what_may_be_meant(given: Any, meant: str | None) -> None:
+    with pytest.raises(UsageError, match="--strength must be a number from 0 to 1") as caught:
+        share("--strength", given)
+    assert str(caught.value).endswith("?") == (meant is not None)
+    assert meant is None or f"Did you mean {meant}?" in str(caught.value)
+
+
+def test_shares_and_their_ends() -> None:
+    assert [share("--x", one) for one in ("0", "1", ".5", 1, 0.25)] == [0, 1, 0.5, 1, 0.25]
+    for one in (1.0, "100"):
+        with pytest.raises(UsageError, match=r"from 0 to below 1, not 1\d*\.$"):
+            share("--x", one, below=True)
+    for name in ("beta1", "beta2", "ema"):
+        with pytest.raises(UsageError, match=f"--{name} .* Did you mean 0.9"):
+            TrainSettings(**{name: 99.0})
+    with pytest.raises(UsageError, match=r"--noise-d .* Did you mean 0.05\?"):
+        TrainSettings(noise_d=5)
+
+
+@pytest.mark.parametrize(
+    ("given", "normal"),
+    [
+        *(("cuda:0", "0"), ("CUDA:1", "1"), ("gpu:2", "2"), ("cuda:0, cuda:1", "0,1")),
+        *(("cuda", "cuda"), ("CUDA", "cuda"), ("CPU", "cpu"), ("cpu:0", "cpu"), ("MPS:0", "mps")),
+        *(("Auto", "auto"), (" 0 , 1 ", "0,1"), ("cuda:x", "cuda:x"), ("nonsense", "nonsense")),
+    ],
+)
+def test_devices_as_people_spell_them(given: str, normal: str) -> None:
+    assert normal_gpu(given) == normal
+
+
 def test_defaults_are_the_papers() -> None:
     chosen = TrainSettings()
     assert chosen.generator == GENERATORS["resnet9"] == GeneratorSpec()
@@ -180,7 +220,7 @@ def test_training_settings_travel_as_json(
 
 
 def test_unknown_settings_are_named() -> None:
-    with pytest.raises(UsageError, match="epoks, rate"):
+    with pytest.raises(UsageError, match=r"epoks, rate\. Did you mean epochs\?"):
         TrainSettings.from_json({"rate": 1, "epoks": 2, "epochs": 3})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pkgutil
+import re
 import shlex
 import sys
 import threading
@@ -21,7 +22,7 @@ from typer.core import TyperCommand
 from cyclegan_cli.cli.common import Debug, Stopped, debugging, remember, stop_on_signals
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
 from cyclegan_cli.cli.processes import may_speak, member
-from cyclegan_cli.errors import CycleganError, UsageError
+from cyclegan_cli.errors import CycleganError, UsageError, did_you_mean
 from cyclegan_cli.version import __version__
 
 __all__ = ["build_app", "main"]
@@ -45,25 +46,39 @@ _COMMANDS = (
 )
 # Unknown options reach resume, which can say why they are refused.
 _PARSER_ERROR = typer.BadParameter.__mro__[2]  # base of the errors of a command line
+_COLUMN = 30  # characters of a help page's first column, at most
+_WHOLE = {ord(" "): "\xa0", ord("-"): "\u2011"}  # what a line is not broken at
 _SETTINGS: dict[str, dict[str, Any]] = {
     "resume": {"allow_extra_args": True, "ignore_unknown_options": True}
 }
 
 
 class _GroupedHelp(TyperCommand):
-    """A command whose help shows options under headings: ``rich_help_panel`` names each one's."""
+    """A command whose help shows options under headings: ``rich_help_panel`` names each one's.
+
+    A short help needs none: of fewer than three, all is under "Options".
+    """
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
+        found = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
-                heading = vars(parameter).get("rich_help_panel") or usual
-                groups.setdefault(heading, []).append(record)
+                found.append((vars(parameter).get("rich_help_panel"), usual, *record))
+        few = len({panel for panel, *_ in found if panel}) < 3
+        # All second columns begin at one place; a default stays on one line with its brackets.
+        width = max((len(names) for _, _, names, _ in found if len(names) <= _COLUMN), default=0)
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for panel, usual, names, text in found:
+            kept = re.sub(r" *(\[.*|Default: .*)", lambda m: f" {m[1].translate(_WHOLE)}", text)
+            heading = usual if few else panel or usual
+            groups.setdefault(heading, []).append((names.ljust(width), kept))
         for heading, records in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+        back = {there: chr(here) for here, there in _WHOLE.items()}
+        formatter.buffer[:] = [text.translate(str.maketrans(back)) for text in formatter.buffer]
 
 
 def build_app(arguments: list[str]) -> typer.Typer:
@@ -166,7 +181,11 @@ def _told(error: Exception, given: list[str]) -> CycleganError:
     if isinstance(error, _PARSER_ERROR):
         wrong: Any = error
         path = wrong.ctx.command_path if getattr(wrong, "ctx", None) else "cyclegan"
-        error = UsageError(wrong.format_message(), hint=f"{path} --help")
+        message = wrong.format_message()
+        if getattr(wrong, "possibilities", None):
+            near = did_you_mean(wrong.option_name, wrong.possibilities)
+            message = f"No such option: {wrong.option_name}.{near}"
+        error = UsageError(message, hint=f"{path} --help")
     if isinstance(error, UsageError):
         error.hint = _meant(given) or error.hint
         return error

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from cyclegan_cli.cli.completion import complete_gpu, complete_run
 from cyclegan_cli.errors import UsageError
+from cyclegan_cli.settings import normal_gpu
 
 if TYPE_CHECKING:
     from cyclegan_cli.engine.device import Device
@@ -23,6 +25,7 @@ __all__ = [
     "Json",
     "Processes",
     "Quiet",
+    "RunName",
     "Stopped",
     "Tensorboard",
     "Verbose",
@@ -130,6 +133,10 @@ def _set_debug(value: bool) -> bool:
     return value
 
 
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run's name or folder.", autocompletion=complete_run),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="One JSON object per line on stdout."),
@@ -150,17 +157,29 @@ Debug = Annotated[
 ]
 Tensorboard = Annotated[
     bool,
-    typer.Option("--tensorboard", help="Also write TensorBoard's files."),
+    typer.Option(
+        "--tensorboard",
+        rich_help_panel="Saving and watching",
+        help="Also write TensorBoard's files.",
+    ),
 ]
 Processes = Annotated[
     int,
-    typer.Option("--processes", metavar="COUNT", help="Processes on the CPU; a GPU has one."),
+    typer.Option(
+        "--processes",
+        metavar="COUNT",
+        rich_help_panel="Device",
+        help="Processes on the CPU; a GPU has one.",
+    ),
 ]
 Gpu = Annotated[
     str,
     typer.Option(
         "--gpu",
         metavar="WHICH",
-        help="auto, cpu, mps, a CUDA device's number, or several: 0,1.",
+        rich_help_panel="Device",
+        help="auto, cpu, cuda, mps, or CUDA devices by number: 0 or 0,1.",
+        callback=normal_gpu,
+        autocompletion=complete_gpu,
     ),
 ]

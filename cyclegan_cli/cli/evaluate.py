@@ -38,9 +38,14 @@ def evaluate(
     x_dir: Annotated[Path, typer.Argument(metavar="X_DIR", help="Pictures of domain X.")],
     y_dir: Annotated[Path, typer.Argument(metavar="Y_DIR", help="Pictures of domain Y.")],
     reverse: Annotated[bool, typer.Option("--reverse", help="Only the direction Y → X.")] = False,
-    limit: Annotated[int, typer.Option(min=LEAST, help="Pictures in each set, at most.")] = 50,
+    limit: Annotated[
+        int, typer.Option(min=LEAST, metavar="COUNT", help="Pictures in each set, at most.")
+    ] = 50,
     size: Annotated[
-        int, typer.Option(min=32, max=1024, help="Side of the middle that is measured.")
+        int,
+        typer.Option(
+            min=32, max=1024, metavar="PIXELS", help="Side of the middle that is measured."
+        ),
     ] = 256,
     fid: Annotated[
         bool, typer.Option("--fid", help="FID and KID too: pip install 'cyclegan[metrics]'.")

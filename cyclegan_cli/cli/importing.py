@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cyclegan_cli.cli.common import Debug, Json, Quiet
+from cyclegan_cli.cli.completion import complete_run, one_of
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.styleview import record_of
 from cyclegan_cli.errors import CheckpointError, UsageError, command_line
@@ -34,11 +35,17 @@ def import_command(
     ] = None,
     run: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Instead of FILE: a run of yours."),
+        typer.Option(
+            metavar="RUN", help="Instead of FILE: a run of yours.", autocompletion=complete_run
+        ),
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(metavar="best|last|FILE", help="Of the run. Default: last."),
+        typer.Option(
+            metavar="best|last|FILE",
+            help="Of the run. Default: last.",
+            autocompletion=one_of(("best", "last")),
+        ),
     ] = None,
     x: Annotated[
         str | None, typer.Option("--x", metavar="WORD", help="What goes in: photo.")

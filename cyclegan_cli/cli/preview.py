@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,10 +13,12 @@ from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet
 from cyclegan_cli.cli.completion import complete_local_style
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.errors import PictureError, UsageError
+from cyclegan_cli.settings import TranslateSettings, share
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from cyclegan_cli.painting.painter import Painter
     from cyclegan_cli.styles.cards import Style
 
 __all__ = ["preview"]
@@ -125,11 +128,11 @@ def _plan(
     cells = []
     for style in styles:
         for side in resolutions:
-            for share in strengths:
+            for value in strengths:
                 words = [style.name]
-                words += [f"strength {share:g}"] if len(strengths) > 1 else []
+                words += [f"strength {value:g}"] if len(strengths) > 1 else []
                 words += [f"resolution {side}"] if len(resolutions) > 1 else []
-                cells.append(_Cell(style.name, reverse, share, side, ", ".join(words)))
+                cells.append(_Cell(style.name, reverse, value, side, ", ".join(words)))
     if len(strengths) > 1:
         return cells, len(strengths)
     return cells, len(resolutions) if len(resolutions) > 1 else _COLUMNS
@@ -151,13 +154,8 @@ def _styles(given: list[str] | None, reverse: bool) -> list[Style]:
 
 
 def _strengths(text: str | None) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in (text or "").split(",") if part.strip())
-    except ValueError as error:
-        raise UsageError(f"--strength {text}: numbers from 0 to 1, such as 0.3,0.6,1.") from error
-    if not all(0 <= value <= 1 for value in values):
-        raise UsageError(f"--strength {text}: each must lie between 0 and 1.")
-    return values
+    parts = (text or "").split(",")
+    return tuple(share("--strength", part) for part in parts if part.strip())
 
 
 def _resolutions(text: str | None) -> tuple[Resolution, ...]:
@@ -186,16 +184,27 @@ def _read(path: Path) -> Image.Image:
 
 
 def _painted(photo: Image.Image, cell: _Cell, gpu: str) -> Image.Image:
-    from cyclegan_cli.api import translate
+    import numpy as np
+    from PIL import Image
 
-    return translate(
-        photo,
-        cell.style,
-        reverse=cell.reverse,
-        gpu=gpu,
+    from cyclegan_cli.painting.effects import paint_picture
+    from cyclegan_cli.styles.store import find_style, weights_file
+
+    style, chosen = find_style(cell.style), cell.resolution
+    settings = TranslateSettings(
+        resolution=None if isinstance(chosen, str) else chosen,
+        at_most=style.resolution if chosen == "auto" else None,
         strength=cell.strength,
-        resolution=cell.resolution,
     )
+    painter = _painter(weights_file(style, cell.reverse), gpu)
+    return Image.fromarray(paint_picture(painter, np.asarray(photo), settings))
+
+
+@lru_cache(maxsize=1)
+def _painter(weights: Path, gpu: str) -> Painter:
+    from cyclegan_cli.painting.painter import open_painter
+
+    return open_painter(weights, gpu)
 
 
 def _shown(picture: Image.Image, size: int, *, crop: bool) -> Image.Image:

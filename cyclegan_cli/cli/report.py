@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from cyclegan_cli.cli.common import Debug, Json, Quiet
+from cyclegan_cli.cli.common import Debug, Json, Quiet, RunName
 from cyclegan_cli.cli.console import Console
 
 __all__ = ["report"]
 
 
 def report(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
+    run: RunName,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -20,6 +20,7 @@ from cyclegan_cli.cli.common import (
     check_tensorboard,
     one_device,
 )
+from cyclegan_cli.cli.completion import complete_run, one_of
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.preflight import folders
 from cyclegan_cli.cli.processes import (
@@ -44,13 +45,21 @@ def resume(
     ctx: typer.Context,
     run: Annotated[
         str | None,
-        typer.Argument(help="A run's name or folder. Without it: the list of runs."),
+        typer.Argument(
+            metavar="RUN",
+            help="A run's name or folder. Without it: the list of runs.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Train longer: epochs in all.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps in all.")] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(metavar="FILE|best", help="Go on from an earlier checkpoint."),
+        typer.Option(
+            metavar="FILE|best",
+            help="Continue from an earlier checkpoint.",
+            autocompletion=one_of(("best",)),
+        ),
     ] = None,
     x_dir: Annotated[Path | None, typer.Option(help="Where X's pictures are now.")] = None,
     y_dir: Annotated[Path | None, typer.Option(help="Where Y's pictures are now.")] = None,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Json, Quiet
+from cyclegan_cli.cli.common import Debug, Json, Quiet, RunName
 from cyclegan_cli.cli.completion import complete_run
 from cyclegan_cli.cli.console import Console, printable
 from cyclegan_cli.cli.styleview import options_text, size_text
@@ -25,11 +25,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     short_help="List, show, open and remove trainings.",
 )
-
-RunName = Annotated[
-    str,
-    typer.Argument(metavar="RUN", help="A run's name or folder.", autocompletion=complete_run),
-]
 
 
 @app.callback()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Json, Quiet
+from cyclegan_cli.cli.common import Debug, Json, Quiet, RunName
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.errors import PictureError, UsageError
 
@@ -23,7 +23,7 @@ _LINGER = 2.0  # seconds that the last frame stays
 
 
 def timelapse(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
+    run: RunName,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="A gif, webp, png, mp4, mov, mkv, webm or avi."),

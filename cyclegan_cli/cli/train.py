@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -20,6 +21,7 @@ from cyclegan_cli.cli.common import (
     arguments,
     check_tensorboard,
 )
+from cyclegan_cli.cli.completion import complete_local_style, one_of
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.preflight import (
     default_name,
@@ -38,10 +40,20 @@ from cyclegan_cli.cli.processes import (
     refuse_unshareable,
     team,
 )
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.errors import UsageError, did_you_mean
 from cyclegan_cli.files import read_toml
 from cyclegan_cli.places import check_name, runs_dir
-from cyclegan_cli.settings import GENERATORS, GeneratorSpec, TrainSettings
+from cyclegan_cli.settings import (
+    GENERATORS,
+    DiscriminatorKind,
+    GanLoss,
+    GeneratorSpec,
+    Precision,
+    Publish,
+    Resize,
+    TrainSettings,
+    wrong_kind,
+)
 
 if TYPE_CHECKING:
     from cyclegan_cli.engine.run import Run
@@ -49,6 +61,34 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 _D = TrainSettings()
+# What a --config file can set, and of what kind: the settings of a run, and some options besides.
+_FIELDS = {field.name: str(field.type) for field in dataclasses.fields(TrainSettings)}
+_IN_FILES = _FIELDS | {"generator": "str", "name": "str", "gpu": "str | int", "processes": "int"}
+_IN_FILES |= {"tensorboard": "bool", "strict": "bool"}
+# What --print-config shows, commented out, for an option that has no value.
+_EXAMPLES = {"max_steps": 1000, "crop_range": "160..280", "init": "monet"}
+
+_pictures = partial(typer.Option, rich_help_panel="Pictures")
+_length = partial(typer.Option, rich_help_panel="Length and learning rate")
+_losses = partial(typer.Option, rich_help_panel="Losses", metavar="WEIGHT")
+_networks = partial(typer.Option, rich_help_panel="Networks", metavar="NAME")
+_device = partial(typer.Option, rich_help_panel="Device")
+_saving = partial(typer.Option, rich_help_panel="Saving and watching")
+_research = partial(typer.Option, rich_help_panel="Research")
+
+
+def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Make the options in a TOML file the defaults of this command line."""
+    if path is not None:
+        ctx.default_map = _from_toml(path)
+    return path
+
+
+def _without_folders(ctx: typer.Context, value: bool) -> bool:
+    """--print-config needs no pictures."""
+    for parameter in ctx.command.params if value else ():
+        parameter.required = False
+    return value
 
 
 def train(
@@ -60,127 +100,178 @@ def train(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the run and its style. Default: <X>2<Y>."),
+        typer.Option(metavar="NAME", help="Name of the run and its style. Default: <X>2<Y>."),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="Options from TOML; the command line wins."),
+        typer.Option(
+            metavar="FILE",
+            help="Options from TOML; the command line wins.",
+            is_eager=True,
+            callback=_read_config,
+        ),
     ] = None,
     print_config: Annotated[
         bool,
-        typer.Option("--print-config", help="Print the options as TOML."),
+        typer.Option(
+            "--print-config",
+            help="Print all options as TOML, for --config.",
+            is_eager=True,
+            callback=_without_folders,
+        ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="All checks, no training.")] = False,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Refuse unreadable pictures."),
-    ] = False,
-    epochs: Annotated[int, typer.Option(help="Passes over the pictures, in all.")] = _D.epochs,
-    decay_from: Annotated[
-        int | None,
-        typer.Option(
-            metavar="EPOCH",
-            help="From here the learning rate falls to 0. Default: half.",
-        ),
-    ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
-    batch_size: Annotated[
-        int, typer.Option(help="Pictures of each domain a step and process.")
-    ] = _D.batch_size,
-    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = _D.lr,
-    lr_d: Annotated[
-        float | None, typer.Option(help="That of D_X and D_Y. Default: the same.")
-    ] = None,
-    beta1: Annotated[float, typer.Option(help="Adam's first decay.")] = _D.beta1,
-    beta2: Annotated[float, typer.Option(help="Adam's second decay.")] = _D.beta2,
-    clip: Annotated[
-        float, typer.Option(help="Largest norm of a gradient, e.g. 1; 0: any.")
-    ] = _D.clip,
-    lambda_cycle: Annotated[
-        float, typer.Option(help="Weight of the cycle loss.")
-    ] = _D.lambda_cycle,
-    lambda_identity: Annotated[
-        float,
-        typer.Option(help="Identity loss, times lambda-cycle."),
-    ] = _D.lambda_identity,
-    lambda_gan: Annotated[
-        float, typer.Option(help="Weight of the adversarial loss.")
-    ] = _D.lambda_gan,
-    lambda_patch: Annotated[
-        float, typer.Option(help="Weight of the distance of patches; 0: none.")
-    ] = _D.lambda_patch,
-    lambda_self: Annotated[
-        float, typer.Option(help="Weight of staying near the input; 0: none.")
-    ] = _D.lambda_self,
-    lambda_structure: Annotated[
-        float, typer.Option(help="Weight of keeping light and dark; 0: none.")
-    ] = _D.lambda_structure,
-    lambda_feature: Annotated[
-        float, typer.Option(help="Weight of the distance of features; 0: none.")
-    ] = _D.lambda_feature,
-    lambda_content: Annotated[
-        float, typer.Option(help="Weight of keeping what is shown; 0: none.")
-    ] = _D.lambda_content,
-    lambda_chroma: Annotated[
-        float, typer.Option(help="Weight of keeping colours; 0: none.")
-    ] = _D.lambda_chroma,
-    init: Annotated[
-        str | None, typer.Option(metavar="STYLE", help="Start from a style's weights.")
-    ] = None,
-    history: Annotated[int, typer.Option(help="Generated images kept for each D.")] = _D.history,
-    replay: Annotated[
-        int, typer.Option(help="Of them, shown to D at each step; 0: as the paper.")
-    ] = _D.replay,
-    ema: Annotated[
-        float, typer.Option(help="Publish a running mean, e.g. 0.998; 0: none.")
-    ] = _D.ema,
-    discriminator: Annotated[
-        str, typer.Option(help="patchgan, twoscale or projected (on frozen features).")
-    ] = _D.discriminator,
-    noise_d: Annotated[
-        float, typer.Option(help="Noise through which D sees, e.g. 0.05; 0: none.")
-    ] = _D.noise_d,
-    gan: Annotated[str, typer.Option(help="lsgan, vanilla or hinge.")] = _D.gan,
-    generator: Annotated[
-        str, typer.Option(help=f"One of: {', '.join(GENERATORS)}.")
-    ] = _D.generator.name,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = _D.seed,
-    load_size: Annotated[int, typer.Option(help="Short side before the crop.")] = _D.load_size,
-    crop_size: Annotated[int, typer.Option(help="Side of what is trained on.")] = _D.crop_size,
-    crop_range: Annotated[
-        str | None,
-        typer.Option(metavar="LOW..HIGH", help="Sides of crops, resized to --crop-size."),
-    ] = None,
+    # -- pictures
+    crop_size: Annotated[
+        int, _pictures(metavar="PIXELS", help="Side of the squares to train on.")
+    ] = _D.crop_size,
+    load_size: Annotated[
+        int, _pictures(metavar="PIXELS", help="Short side before the crop.")
+    ] = _D.load_size,
+    flip: Annotated[bool, _pictures(help="Mirror half of the pictures.")] = _D.flip,
+    strict: Annotated[bool, _pictures("--strict", help="Refuse unreadable pictures.")] = False,
     resize: Annotated[
         str,
-        typer.Option(help="keep the aspect, or distort as the paper."),
+        _pictures(
+            metavar="HOW",
+            help="Aspect: keep, or distort as the paper does.",
+            autocompletion=one_of(get_args(Resize)),
+        ),
     ] = _D.resize,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the pictures.")] = _D.flip,
+    crop_range: Annotated[
+        str | None,
+        _pictures(metavar="LOW..HIGH", help="Sides of crops, resized to --crop-size."),
+    ] = None,
+    # -- length and learning rate
+    epochs: Annotated[
+        int, _length(metavar="COUNT", help="Passes over the pictures, in all.")
+    ] = _D.epochs,
+    max_steps: Annotated[
+        int | None, _length(metavar="COUNT", help="Stop after this many steps.")
+    ] = None,
+    batch_size: Annotated[
+        int, _length(metavar="COUNT", help="Pictures of each domain per step and process.")
+    ] = _D.batch_size,
+    lr: Annotated[float, _length(metavar="RATE", help="Adam's learning rate.")] = _D.lr,
+    decay_from: Annotated[
+        int | None,
+        _length(metavar="EPOCH", help="Where its decay to 0 begins. Default: half."),
+    ] = None,
+    # -- losses
+    lambda_cycle: Annotated[float, _losses(help="Cycle-consistency loss.")] = _D.lambda_cycle,
+    lambda_identity: Annotated[
+        float, _losses(help="Identity loss, times --lambda-cycle.")
+    ] = _D.lambda_identity,
+    lambda_gan: Annotated[float, _losses(help="Adversarial loss.")] = _D.lambda_gan,
+    gan: Annotated[
+        str,
+        _losses(
+            metavar="KIND",
+            help="Adversarial loss: lsgan, vanilla or hinge.",
+            autocompletion=one_of(get_args(GanLoss)),
+        ),
+    ] = _D.gan,
+    lambda_patch: Annotated[float, _losses(help="Distance of patches.")] = _D.lambda_patch,
+    lambda_structure: Annotated[float, _losses(help="Keep light and dark.")] = _D.lambda_structure,
+    lambda_self: Annotated[float, _losses(help="Stay near the input.")] = _D.lambda_self,
+    lambda_feature: Annotated[float, _losses(help="Distance of features.")] = _D.lambda_feature,
+    lambda_content: Annotated[float, _losses(help="Keep the content.")] = _D.lambda_content,
+    lambda_chroma: Annotated[float, _losses(help="Keep the colours.")] = _D.lambda_chroma,
+    # -- networks
+    generator: Annotated[
+        str,
+        _networks(help=f"One of {', '.join(GENERATORS)}.", autocompletion=one_of(GENERATORS)),
+    ] = _D.generator.name,
+    init: Annotated[
+        str | None,
+        _networks(
+            metavar="STYLE",
+            help="Start from a style's weights.",
+            autocompletion=complete_local_style,
+        ),
+    ] = None,
+    discriminator: Annotated[
+        str,
+        _networks(
+            help="patchgan, twoscale or projected.",
+            autocompletion=one_of(get_args(DiscriminatorKind)),
+        ),
+    ] = _D.discriminator,
+    # -- device
     gpu: Gpu = "auto",
+    precision: Annotated[
+        str,
+        _device(
+            metavar="TYPE",
+            help="auto, fp32, bf16 or fp16.",
+            autocompletion=one_of(get_args(Precision)),
+        ),
+    ] = _D.precision,
+    workers: Annotated[
+        int, _device(metavar="COUNT", help="Threads that prepare pictures.")
+    ] = _D.workers,
     processes: Processes = 1,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = _D.precision,
-    compile: Annotated[bool, typer.Option(help="Compile the networks first.")] = _D.compile,
-    exact_reference: Annotated[
-        bool, typer.Option("--exact-reference", help="Plain PyTorch layers, slower.")
-    ] = False,
-    workers: Annotated[int, typer.Option(help="Threads that prepare pictures.")] = _D.workers,
+    compile: Annotated[bool, _device(help="Compile the networks first.")] = _D.compile,
+    # -- saving and watching
     checkpoint_every: Annotated[
-        str, typer.Option(help="1epoch, 500steps or 10min.")
+        str, _saving(metavar="INTERVAL", help="Save the state: 1epoch, 500steps, 10min.")
     ] = _D.checkpoint_every,
-    keep: Annotated[int, typer.Option(help="Checkpoints that stay.")] = _D.keep,
-    sample_every: Annotated[str, typer.Option(help="Sample sheets, likewise.")] = _D.sample_every,
-    samples: Annotated[int, typer.Option(help="Held-out pictures shown each time.")] = _D.samples,
-    log_every: Annotated[str, typer.Option(help="Lines in metrics.jsonl.")] = _D.log_every,
-    tensorboard: Tensorboard = False,
-    hold_out: Annotated[
-        int, typer.Option(help="Pictures kept out to measure on. Default: 50, a tenth at most.")
-    ] = _D.hold_out,
+    keep: Annotated[int, _saving(metavar="COUNT", help="Checkpoints to keep.")] = _D.keep,
+    sample_every: Annotated[
+        str, _saving(metavar="INTERVAL", help="Write a sheet of samples.")
+    ] = _D.sample_every,
+    samples: Annotated[
+        int, _saving(metavar="COUNT", help="Held-out pictures on each sheet.")
+    ] = _D.samples,
+    log_every: Annotated[str, _saving(metavar="INTERVAL", help="Log the losses.")] = _D.log_every,
     evaluate_every: Annotated[
-        str, typer.Option(help="Measure on them; an interval, or never.")
+        str,
+        _saving(
+            metavar="INTERVAL",
+            help="Measure on held-out pictures, or never.",
+            autocompletion=one_of(("never",)),
+        ),
     ] = _D.evaluate_every,
+    hold_out: Annotated[
+        int,
+        _saving(metavar="COUNT", help="Pictures held out; by default a tenth at most."),
+    ] = _D.hold_out,
     publish: Annotated[
-        str, typer.Option(help="What becomes the style: last or best.")
+        str,
+        _saving(
+            metavar="WHICH",
+            help="Checkpoint that becomes the style: last or best.",
+            autocompletion=one_of(get_args(Publish)),
+        ),
     ] = _D.publish,
+    tensorboard: Tensorboard = False,
+    # -- research
+    seed: Annotated[
+        int, _research(metavar="NUMBER", help="Seed of every random choice.")
+    ] = _D.seed,
+    history: Annotated[
+        int, _research(metavar="COUNT", help="Generated images kept for each discriminator.")
+    ] = _D.history,
+    ema: Annotated[
+        float, _research(metavar="0..1", help="Publish a running mean, e.g. 0.998.")
+    ] = _D.ema,
+    replay: Annotated[
+        int, _research(metavar="COUNT", help="Kept images that D sees at each step.")
+    ] = _D.replay,
+    noise_d: Annotated[
+        float, _research(metavar="0..1", help="Noise on what D sees, e.g. 0.05.")
+    ] = _D.noise_d,
+    lr_d: Annotated[
+        float | None, _research(metavar="RATE", help="D's learning rate. Default: --lr.")
+    ] = None,
+    beta1: Annotated[float, _research(metavar="0..1", help="Adam's first decay.")] = _D.beta1,
+    beta2: Annotated[float, _research(metavar="0..1", help="Adam's second decay.")] = _D.beta2,
+    clip: Annotated[
+        float, _research(metavar="NORM", help="Largest norm of gradients; 0: any.")
+    ] = _D.clip,
+    exact_reference: Annotated[
+        bool, _research("--exact-reference", help="Plain PyTorch layers, slower.")
+    ] = False,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -198,9 +289,9 @@ def train(
       cyclegan train photos monet --dry-run
     """
     console = Console(as_json=json_, quiet=quiet, verbose=verbose, silent=not leading())
-    settings = _settings(ctx, config)
+    settings = _settings(ctx)
     if print_config:
-        console.document(_to_toml(settings), settings.to_json())
+        console.document(_to_toml(ctx, settings), settings.to_json())
         return
     x_dir, y_dir = folders(x_dir, y_dir)
     name = check_name(name or default_name(x_dir, y_dir))
@@ -261,39 +352,53 @@ def newest(run: Run) -> Path | None:
 # -- settings ----------------------------------------------------------------------------------
 
 
-def _settings(ctx: typer.Context, config: Path | None) -> TrainSettings:
-    """The command line over the config file over the defaults."""
-    names = {field.name for field in dataclasses.fields(TrainSettings)}
-    values = {name: value for name, value in ctx.params.items() if name in names}
-    for name, value in (_from_toml(config) if config else {}).items():
-        if name not in names:
-            raise UsageError(f"{config}: '{name}' is not an option of train that a file can set.")
-        if not _is_given(ctx, name):
-            values[name] = value
-    generator = values["generator"]
-    if not isinstance(generator, str):
-        raise UsageError(f"{config}: 'generator' must be one of: {', '.join(GENERATORS)}.")
-    return TrainSettings.from_json(
-        {**values, "generator": GeneratorSpec.named(generator).to_json()}
-    )
+def _settings(ctx: typer.Context) -> TrainSettings:
+    values = {name: ctx.params[name] for name in _FIELDS}
+    generator = GeneratorSpec.named(values["generator"])
+    return TrainSettings.from_json({**values, "generator": generator.to_json()})
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:
-    """Whether the command line names that option."""
+    """Whether the command line or the config file names that option."""
     source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+    return source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP")
 
 
 def _from_toml(path: Path) -> dict[str, Any]:
-    return {key.replace("-", "_"): value for key, value in read_toml(path).items()}
+    """The options in a file, each of its kind; their names are spelled with - or with _."""
+    found: dict[str, Any] = {}
+    for key, value in read_toml(path).items():
+        name = key.replace("-", "_")
+        if name not in _IN_FILES:
+            known = [one if "_" in key else one.replace("_", "-") for one in _IN_FILES]
+            raise UsageError(
+                f"{path}: there is no option '{key}'.{did_you_mean(key, known)}",
+                hint="Options stand at the top of the file, in no [table]."
+                if isinstance(value, dict)
+                else "cyclegan train --print-config   lists them all.",
+            )
+        if name in found:
+            raise UsageError(f"{path}: {key} is given twice, with - and with _.")
+        wrong = wrong_kind(_IN_FILES[name], value)
+        if wrong:
+            raise UsageError(f"{path}: {key} {wrong}.")
+        found[name] = value
+    return found
 
 
-def _to_toml(settings: TrainSettings) -> str:
-    """One line an option, in the form that --config reads; JSON scalars are TOML scalars."""
-    values = {**settings.to_json(), "generator": settings.generator.name}
-    lines = [
-        f"{key.replace('_', '-')} = {json.dumps(value)}"
-        for key, value in values.items()
-        if value is not None
-    ]
+def _to_toml(ctx: typer.Context, settings: TrainSettings) -> str:
+    """Every option under its help, as --config reads it; those without a value commented out."""
+    unset = _EXAMPLES | {"decay_from": settings.knee, "lr_d": settings.lr, "name": "photos2monet"}
+    lines = ["# Options of cyclegan train, for --config FILE."]
+    heading = ""
+    for option in ctx.command.params:
+        name, panel = option.name or "", vars(option).get("rich_help_panel") or ""
+        if name not in _IN_FILES:
+            continue
+        if panel != heading:
+            heading = panel
+            lines += ["", f"# ---- {panel} ----"]
+        value = ctx.params[name]
+        line = f"{name.replace('_', '-')} = {json.dumps(unset[name] if value is None else value)}"
+        lines += ["", f"# {vars(option)['help']}", f"# {line}" if value is None else line]
     return "\n".join(lines)

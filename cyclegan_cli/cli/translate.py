@@ -24,14 +24,14 @@ from cyclegan_cli.cli.common import (
     arguments,
     importing,
 )
-from cyclegan_cli.cli.completion import complete_style
+from cyclegan_cli.cli.completion import complete_style, one_of
 from cyclegan_cli.cli.console import SIGPIPE, Console
 from cyclegan_cli.cli.liveview import VideoPace
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.cli.sharing import check_shareable, own_share, paint_together, painter
 from cyclegan_cli.errors import CycleganError, UsageError
 from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, merged, parse_list, read_list
-from cyclegan_cli.settings import Precision, TranslateSettings
+from cyclegan_cli.settings import Precision, TranslateSettings, share
 from cyclegan_cli.styles.catalogue import obtainable
 from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
 
@@ -43,6 +43,16 @@ if TYPE_CHECKING:
 __all__ = ["translate"]
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+def _strength(text: str | float) -> float:
+    return share("--strength", text)
+
+
+_painting = partial(typer.Option, rich_help_panel="Painting")
+_inputs = partial(typer.Option, rich_help_panel="Inputs")
+_outputs = partial(typer.Option, rich_help_panel="Outputs")
+_device = partial(typer.Option, rich_help_panel="Device")
 
 
 def translate(
@@ -64,7 +74,6 @@ def translate(
             autocompletion=complete_style,
         ),
     ] = None,
-    reverse: Annotated[bool, typer.Option("--reverse", help="Y → X instead of X → Y.")] = False,
     output: Annotated[
         str | None,
         typer.Option(
@@ -74,75 +83,92 @@ def translate(
             help="A file, a folder, or - for stdout. Default: <stem>_<style>.<ext> beside it.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write outputs that exist anew.")
+    reverse: Annotated[bool, typer.Option("--reverse", help="Y → X instead of X → Y.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, write nothing.")
     ] = False,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out inputs whose output exists.")
+    # -- painting
+    strength: Annotated[
+        float,
+        _painting(metavar="0..1", help="1: the painting; 0: the original.", parser=_strength),
+    ] = 1.0,
+    resolution: Annotated[
+        str,
+        _painting(
+            metavar="WHICH",
+            help="Long side to paint at: auto (the style's), native, or pixels. "
+            "The output keeps the input's size.",
+            autocompletion=one_of(("auto", "native")),
+        ),
+    ] = "auto",
+    keep_color: Annotated[
+        bool, _painting("--keep-color", help="Only the brushwork, in the photo's colours.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, do nothing.")] = False,
+    compare: Annotated[
+        bool, _painting("--compare", help="Original and result side by side.")
+    ] = False,
+    steady: Annotated[
+        bool, _painting("--steady/--no-steady", help="Keep videos from flickering.")
+    ] = True,
+    # -- inputs
     from_file: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="A file that lists inputs, one a line; - is stdin."),
+        _inputs(metavar="LIST", help="A file that lists inputs, one per line; - is stdin."),
     ] = None,
     null: Annotated[
         bool,
-        typer.Option("--null", "-0", help="LIST ends paths by NUL; without LIST, as --print0."),
-    ] = False,
-    print0: Annotated[
-        bool, typer.Option("--print0", help="End each path on stdout by NUL (xargs -0).")
+        _inputs("--null", "-0", help="LIST ends paths by NUL; without LIST, as --print0."),
     ] = False,
     include_paintings: Annotated[
         bool,
-        typer.Option("--include-paintings", help="Of folders, take earlier outputs as inputs."),
+        _inputs("--include-paintings", help="Do not skip earlier outputs in folders."),
     ] = False,
-    resolution: Annotated[
-        str,
-        typer.Option(
-            metavar="WHICH",
-            help="Long side to paint at: auto (the style's), native, or pixels. The size stays.",
-        ),
-    ] = "auto",
-    strength: Annotated[
-        float, typer.Option(metavar="0..1", help="1: the painting; 0: the original.")
-    ] = 1.0,
-    keep_color: Annotated[
-        bool, typer.Option("--keep-color", help="Only the brushwork, in the photo's colours.")
+    max_pixels: Annotated[
+        str, _inputs(metavar="COUNT", help="Refuse larger pictures, e.g. 100M.")
+    ] = "1000M",
+    # -- outputs
+    overwrite: Annotated[bool, _outputs("--overwrite", help="Overwrite existing files.")] = False,
+    skip_existing: Annotated[
+        bool, _outputs("--skip-existing", help="Skip inputs whose output exists.")
     ] = False,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Original and result side by side.")
-    ] = False,
-    steady: Annotated[
-        bool,
-        typer.Option("--steady/--no-steady", help="Keep videos from flickering, frame to frame."),
-    ] = True,
     format: Annotated[
-        str | None, typer.Option(metavar="EXT", help="jpg, png, webp, tif, gif, avif...")
+        str | None,
+        _outputs(
+            metavar="EXT",
+            help="jpg, png, webp, tif, gif, avif...",
+            autocompletion=one_of(("jpg", "png", "webp", "tif", "gif", "avif", "jp2", "bmp")),
+        ),
     ] = None,
     quality: Annotated[
-        int | None, typer.Option(metavar="1..100", help="Of JPEG and WebP (95), AVIF (90).")
+        int | None, _outputs(metavar="1..100", help="Of JPEG and WebP (95), AVIF (90).")
     ] = None,
     strip_metadata: Annotated[
-        bool, typer.Option("--strip-metadata", help="Leave out EXIF, XMP, GPS and resolution.")
+        bool, _outputs("--strip-metadata", help="Leave out EXIF, XMP, GPS and resolution.")
     ] = False,
+    print0: Annotated[
+        bool, _outputs("--print0", help="End each path on stdout by NUL (xargs -0).")
+    ] = False,
+    # -- device
     gpu: Gpu = "auto",
+    precision: Annotated[
+        str,
+        _device(
+            metavar="TYPE",
+            help="auto, fp32, bf16 or fp16.",
+            autocompletion=one_of(get_args(Precision)),
+        ),
+    ] = "auto",
+    max_memory: Annotated[
+        str | None, _device(metavar="SIZE", help="Such as 4G. Default: what is free.")
+    ] = None,
     processes: Processes = 1,
     together: Annotated[
         bool,
-        typer.Option("--together", help="Processes paint each picture together, for huge ones."),
+        _device("--together", help="Processes share each picture, for huge ones."),
     ] = False,
-    precision: Annotated[
-        str, typer.Option(metavar="WHICH", help="auto, fp32, bf16 or fp16.")
-    ] = "auto",
-    max_memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Such as 4G. Default: what is free.")
-    ] = None,
     exact_reference: Annotated[
-        bool, typer.Option("--exact-reference", help="Plain PyTorch layers, slower.")
+        bool, _device("--exact-reference", help="Plain PyTorch layers, slower.")
     ] = False,
-    max_pixels: Annotated[
-        str, typer.Option(metavar="COUNT", help="Refuse larger pictures: 100M.")
-    ] = "1000M",
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from cyclegan_cli.errors import DeviceError
-from cyclegan_cli.settings import Precision
+from cyclegan_cli.errors import DeviceError, counted
+from cyclegan_cli.settings import Precision, normal_gpu
 
 __all__ = ["Device", "available", "memory_used", "resolve", "resolve_precision"]
 
@@ -31,7 +31,7 @@ class Device:
 
 def available() -> dict[str, str]:
     """What ``--gpu`` can name on this machine: {name: description}; always at least ``cpu``."""
-    found = {"cpu": f"CPU, {torch.get_num_threads()} threads"}
+    found = {"cpu": f"CPU, {counted(torch.get_num_threads(), 'thread')}"}
     if torch.backends.mps.is_available():
         found["mps"] = "Apple GPU"
     for index in range(torch.cuda.device_count()):
@@ -43,11 +43,14 @@ def resolve(gpu: str) -> list[Device]:
     """The devices that ``--gpu`` means, at least one.
 
     ``auto``: the CUDA device with the most free memory, else MPS, else the CPU; ``cpu``; ``mps``;
-    ``0``; ``0,1``. Raises DeviceError where one that was named is not there: there is no silent
-    fall back.
+    ``cuda``; ``0``; ``0,1``; ``cuda:0``. Raises DeviceError where one that was named is not there:
+    there is no silent fall back.
     """
     found = available()
-    names = _automatic(found) if gpu == "auto" else [name.strip() for name in gpu.split(",")]
+    gpu = normal_gpu(gpu)
+    names = _automatic(found) if gpu == "auto" else gpu.split(",")
+    if gpu == "cuda" and "0" in found:
+        names = _automatic(found)
     for name in names:
         if name not in found:
             there = "; ".join(f"--gpu {key} ({label})" for key, label in found.items())

@@ -14,7 +14,7 @@ from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.layers import reduction, source_channels
 from cyclegan_cli.engine.weights import Weights, load_weights
-from cyclegan_cli.errors import UsageError, WeightsError
+from cyclegan_cli.errors import UsageError, WeightsError, counted
 from cyclegan_cli.machine import may_have_accelerator
 from cyclegan_cli.painting.evaluate import Band, evaluate
 from cyclegan_cli.painting.memory import SHORT, choose, too_small
@@ -22,7 +22,7 @@ from cyclegan_cli.painting.pixels import Pixels, check, padded, padded_rows
 from cyclegan_cli.painting.scene import Array, conditioned, scene_code, thumbnail
 from cyclegan_cli.painting.statistics import Moments, OverrideStats
 from cyclegan_cli.painting.strips import Plan, Rows
-from cyclegan_cli.settings import Precision
+from cyclegan_cli.settings import Precision, normal_gpu
 
 __all__ = ["Painter", "open_painter"]
 
@@ -42,11 +42,12 @@ def open_painter(
     PyTorch is loaded only where it is needed: for a GPU (with ``auto`` only where a driver of one
     is found), another precision than float32, ``exact_reference``, or without the kernels.
 
-    ``gpu``: ``auto``, ``cpu``, ``mps`` or a CUDA device's number. The rest: as for ``Painter``.
+    ``gpu``: ``auto``, ``cpu``, ``mps``, ``cuda`` or a CUDA device's number. The rest: as for
+    ``Painter``.
     Raises DeviceError for a device that is not there, UsageError for several, WeightsError for a
     damaged file.
     """
-    loaded = load_weights(weights)
+    loaded, gpu = load_weights(weights), normal_gpu(gpu)
     by_kernels = precision in ("auto", "fp32") or (precision == "bf16" and kernels.has_bf16())
     plain = by_kernels and not exact_reference and library() is not None
     on_cpu = gpu == "cpu" or (gpu == "auto" and not _may_use_gpu())
@@ -110,7 +111,8 @@ class Painter:
                 )
         self.unit = reduction(self.spec)  # of height and width, which pictures are padded to
         self.device = device
-        self.label = label or (f"CPU, {kernels.threads()} threads" if device == "cpu" else device)
+        threads = counted(kernels.threads(), "thread") if device == "cpu" else ""
+        self.label = label or (f"CPU, {threads}" if threads else device)
         self.max_memory = max_memory
         self.notes: list[str] = []
         self._weights, self._precision = weights, precision

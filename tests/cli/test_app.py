@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -33,6 +34,10 @@ COMMANDS = [
     ("timelapse",),
     ("demo",),
     ("evaluate",),
+    ("preview",),
+    ("doctor",),
+    ("docs",),
+    *(("runs", name) for name in ("list", "show", "open", "remove")),
     ("pretrained",),
     ("datasets",),
     *(("datasets", name) for name in ("list", "show", "download")),
@@ -56,6 +61,41 @@ def test_every_help_page_fits_80_columns_and_has_an_example(
     assert "[bold]" not in output.out
     summaries = output.out.partition("Commands:")[2].splitlines()
     assert not [line for line in summaries if line.endswith("...")], "a cut-off summary"
+
+
+GROUPS = {
+    "train": {
+        "Options": "--name",
+        "Pictures": "--crop-size",
+        "Length and learning rate": "--epochs",
+        "Losses": "--lambda-cycle",
+        "Networks": "--generator",
+        "Device": "--gpu",
+        "Saving and watching": "--checkpoint-every",
+        "Research": "--seed",
+    },
+    "translate": {
+        "Options": "-s, --style",
+        "Painting": "--strength",
+        "Inputs": "--from-file",
+        "Outputs": "--overwrite",
+        "Device": "--gpu",
+    },
+}
+
+
+@pytest.mark.parametrize("command", GROUPS)
+def test_long_help_is_in_groups_each_with_its_usual_options_first(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    pages = re.split(r"\n\n(\w[\w ]*):\n", capsys.readouterr().out.partition("Arguments:")[2])[1:]
+    found = dict(zip(pages[::2], pages[1::2], strict=True))
+    assert list(found) == list(GROUPS[command])
+    for heading, first in GROUPS[command].items():
+        assert found[heading].lstrip().startswith(f"{first} "), heading
+    texts = [re.match(r"  -.*?  +(?=\S)", line) for line in "\n".join(found.values()).splitlines()]
+    assert len({len(text[0]) for text in texts if text}) == 1, "one column of texts"
 
 
 def test_help_version_completion_and_usage_errors_come_without_torch(tmp_path: Path) -> None:
@@ -426,6 +466,7 @@ def test_a_terminal_gets_colour_unless_it_says_no() -> None:
         (["translate", "-odd.jpg", "-s", "monet"], "cyclegan translate ./-odd.jpg -s monet"),
         (["train", "photos"], "Two folders: cyclegan train X_DIR Y_DIR"),
         (["translate", "x.jpg", "--strenght", "1"], "cyclegan translate --help"),
+        (["train", "x", "y", "--lambda_cycle", "1"], "cyclegan train --help"),
     ],
 )
 def test_usage_errors_have_one_form_and_say_what_to_type(

@@ -62,7 +62,7 @@ def test_one_style_is_compared_at_strengths_and_resolutions(
     ("options", "words"),
     [
         (["-s", "monte"], "Did you mean monet"),
-        (["--strength", "70"], "between 0 and 1"),
+        (["--strength", "70"], "Did you mean 0.7?"),
         (["--resolution", "huge"], "native, or pixels"),
         (["--size", "1"], "between 64 and 4096"),
         (["-o", "nowhere/sheet.png"], "No such folder: nowhere"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.engine import cyclegan, watchdogs
 from cyclegan_cli.engine.weights import load_generator
+from cyclegan_cli.settings import TrainSettings
 from tests.program import SMALL, make_pictures
 
 
@@ -297,6 +300,64 @@ def test_the_config_file_is_read_the_line_wins_and_what_is_printed_can_be_read(
     config.write_text(printed)
     assert main(["train", *folders, "--config", str(config), "--print-config"]) == 0
     assert capsys.readouterr().out == printed
+
+
+def test_a_printed_config_has_every_option_with_its_help_and_needs_no_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--print-config"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    options = {field.name for field in dataclasses.fields(TrainSettings)} | {"name", "gpu"}
+    unset = {"name", "max_steps", "decay_from", "lr_d", "init", "crop_range"}
+    for option in options:
+        begin = f"{'# ' * (option in unset)}{option.replace('_', '-')} = "
+        (at,) = [number for number, line in enumerate(lines) if line.startswith(begin)]
+        assert lines[at - 1].startswith("# "), option
+    assert len(options) > 45
+    # Also with all that is commented out, it can be read.
+    whole = tmp_path / "whole.toml"
+    whole.write_text("\n".join(re.sub(r"^# (?=[a-z0-9-]+ = )", "", line) for line in lines))
+    assert main(["train", "--config", str(whole), "--print-config", "--json"]) == 0
+    settings = json.loads(capsys.readouterr().out)
+    assert (settings["max_steps"], settings["init"]) == (1000, "monet")
+    assert None not in settings.values()
+
+
+def test_a_config_file_sets_name_and_device_too(
+    folders: tuple[str, str], tmp_path: Path, home: Path, errors: Callable[[], str]
+) -> None:
+    config = tmp_path / "train.toml"
+    config.write_text('name = "mine"\ngpu = 7\n')
+    assert main(["train", *folders, "--config", str(config), "--dry-run"]) == 2
+    assert "no device '7'" in errors()
+    arguments = ["--config", str(config), "--gpu", "cpu", "--max-steps", "1", "-q"]
+    assert main(["train", *folders, *SMALL, *arguments]) == 0
+    assert (home / "runs" / "mine" / "run.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lamda_cycle = 3", "no option 'lamda_cycle'. Did you mean lambda_cycle?"),
+        ("lamda-cycle = 3", "no option 'lamda-cycle'. Did you mean lambda-cycle?"),
+        ("crop_sise = 64", "Did you mean crop_size?"),
+        ("epoks = 3", "Did you mean epochs?"),
+        ("[train]\nepochs = 3", "in no [table]"),
+        ("crop_size = 64\ncrop-size = 64", "given twice"),
+        ("crop_size = 'a'", "crop_size must be a whole number, not 'a'"),
+        ("flip = 'no'", "flip must be true or false, not 'no'"),
+        ("gpu = true", "gpu must be text"),
+        ("generator = 'resnet'", "Did you mean resnet9 or resnet6?"),
+        ("ema = 99.8", "--ema must be a number from 0 to below 1, not 99.8. Did you mean 0.998?"),
+    ],
+)
+def test_what_is_wrong_in_a_config_file_is_named_as_it_is_spelled(
+    text: str, words: str, tmp_path: Path, errors: Callable[[], str]
+) -> None:
+    config = tmp_path / "train.toml"
+    config.write_text(text)
+    assert main(["train", "--config", str(config), "--print-config"]) == 2
+    assert words in errors()
 
 
 @pytest.mark.parametrize(

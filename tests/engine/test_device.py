@@ -60,14 +60,30 @@ def test_devices_by_name(machine: Machine) -> None:
     assert named("mps") == ["mps"]
     assert named("0,1") == ["cuda:0", "cuda:1"]
     assert named("7, 0,3") == ["cuda:7", "cuda:0", "cuda:3"]
+    assert named("cuda:7") == named("CUDA:7") == ["cuda:7"]
+    assert named("cuda:0,cuda:1") == ["cuda:0", "cuda:1"]
+    assert named("CPU") == ["cpu"]
     assert list(available()) == ["cpu", "mps", *map(str, range(8))]
 
 
 @pytest.mark.parametrize(
     "gpu",
     [
-        *("", " ", ",", "0,", "-1", "8", "00", "01", "0.0", "0x0", "²", "٣", "abc", "cuda"),
-        *("cuda:0", "CPU", "gpu", "all", "auto,0", "0,auto", "0,0", "0,1,0", "0, 0", "cpu,cpu"),
+        *("", " ", ",", "0,", "-1", "8", "00", "01", "0.0", "0x0", "²", "٣", "abc", "cuda:"),
+        *(
+            "cuda:8",
+            "cuda0",
+            "gpu",
+            "all",
+            "auto,0",
+            "cuda,0",
+            "0,cuda:0",
+            "0,auto",
+            "0,0",
+            "0,1,0",
+            "0, 0",
+            "cpu,cpu",
+        ),
         *("cpu,0", "0,mps"),
     ],
 )
@@ -78,12 +94,17 @@ def test_what_is_not_there_is_an_error(machine: Machine, gpu: str) -> None:
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("gpu", ["0", "0,1", "mps", "1"])
+def test_cuda_alone_is_the_card_with_the_most_free_memory(machine: Machine) -> None:
+    machine(FREE, mps=True)
+    assert named("cuda") == named("Cuda") == named("auto") == ["cuda:3"]
+
+
+@pytest.mark.parametrize("gpu", ["0", "0,1", "mps", "1", "cuda", "cuda:0"])
 def test_a_missing_device_never_falls_back_to_the_cpu(machine: Machine, gpu: str) -> None:
     machine([])
     with pytest.raises(DeviceError) as caught:
         resolve(gpu)
-    assert f"'{gpu[0] if gpu[0] == '0' else gpu}'" in str(caught.value)
+    assert f"'{gpu.removeprefix('cuda:').partition(',')[0]}'" in str(caught.value)
     assert "--gpu cpu" in str(caught.value.hint)
     assert "--gpu mps" not in str(caught.value.hint)
 

@@ -4,7 +4,7 @@ from cyclegan_cli import load_style, translate
 
 painted = translate(photo, style="monet")
 monet = load_style("monet", gpu="0")
-painted = [monet(photo, resolution=1024) for photo in photos]
+painted = monet(photos, resolution=1024)  # a list, or an N×H×W×3 array
 """
 
 from __future__ import annotations
@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 __all__ = ["LoadedStyle", "load_style", "translate"]
 
 Array = NDArray[Any]
-AnyImage = TypeVar("AnyImage", Image.Image, Array, "torch.Tensor")
+AnyImage = TypeVar(
+    "AnyImage",
+    Image.Image,
+    Array,
+    "torch.Tensor",
+    list[Image.Image],
+    list[Array],
+    "list[torch.Tensor]",
+)
 Number = TypeVar("Number", int, float, "int | None")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,14 +121,16 @@ class LoadedStyle:
         keep_color: bool = False,
         compare: bool = False,
     ) -> AnyImage:
-        """Paint one picture, or a batch where a tensor has four dimensions.
+        """Paint one picture or several.
 
         ``image`` is one of:
 
         - a PIL image of any mode. Its EXIF orientation and colour profile are applied. Returns RGB,
           or RGBA where it had transparency, 8 bits a channel.
-        - an array, H×W, H×W×3 or H×W×4 (the fourth is alpha): uint8, uint16, or floats in [0, 1].
+        - an array, H×W, H×W×C or N×H×W×C, C = 1, 3 or 4 (the fourth is alpha): uint8, uint16, or
+          floats in [0, 1].
         - a tensor, C×H×W or N×C×H×W, C = 1, 3 or 4: uint8, or floats in [0, 1], on any device.
+        - a list of any of these; returns a list.
 
         Returns a new one of the same kind, height, width, dtype and device. Grey comes back in
         colour (three channels), alpha as it was, values of arrays and tensors are sRGB. The options
@@ -142,8 +152,16 @@ class LoadedStyle:
             compare=compare,
             max_memory=self._painter.max_memory,
         )
+        painted: AnyImage = self._paint(image, settings)
+        return painted
+
+    def _paint(self, image: Any, settings: TranslateSettings) -> Any:
+        if isinstance(image, (list, tuple)):
+            return [self._paint(one, settings) for one in image]
         if isinstance(image, Image.Image):
             return self._paint_image(image, settings)
+        if isinstance(image, np.ndarray) and image.ndim == 4 and len(image):
+            return np.stack([self._paint_array(one, settings) for one in image])
         if isinstance(image, np.ndarray):
             return self._paint_array(image, settings)
         if "torch" in sys.modules:  # else nobody can have made a tensor
@@ -152,7 +170,8 @@ class LoadedStyle:
             if isinstance(image, torch.Tensor):
                 return self._paint_tensor(image, settings)
         raise UsageError(
-            f"A {type(image).__name__} is no picture: a PIL image, an array or a tensor is wanted.",
+            f"A {type(image).__name__} is no picture: a PIL image, an array, a tensor or a list of "
+            "them is wanted.",
             hint="PIL.Image.open(path) opens a file.",
         )
 
@@ -195,9 +214,9 @@ class LoadedStyle:
         values = array[..., None] if array.ndim == 2 else array
         if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or 0 in values.shape:
             raise PictureError(
-                f"An array of shape {array.shape} cannot be painted: H×W, H×W×3 or H×W×4 is "
-                "wanted.",
-                hint="Several pictures: [style(one) for one in pictures].",
+                f"An array of shape {array.shape} cannot be painted: H×W, H×W×C or N×H×W×C is "
+                "wanted, with 1, 3 or 4 channels.",
+                hint="A tensor's N×C×H×W: array.transpose(0, 2, 3, 1).",
             )
         alpha = values[..., 3:]
         colour = values[..., :3] if values.shape[2] >= 3 else np.repeat(values, 3, axis=2)

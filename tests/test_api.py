@@ -192,6 +192,39 @@ def test_tensors_and_batches_of_them(style: LoadedStyle, pixels: np.ndarray) -> 
     assert half.dtype == torch.bfloat16
 
 
+def test_several_pictures_at_once(style: LoadedStyle, pixels: np.ndarray) -> None:
+    mirrored = np.ascontiguousarray(pixels[:, ::-1])
+    batch = style(np.stack([pixels, mirrored]))
+    assert batch.shape == (2, *pixels.shape)
+    assert np.array_equal(batch[0], style(pixels))
+    assert np.array_equal(batch[1], style(mirrored))
+    deep = style(np.stack([pixels, mirrored]).astype(np.uint16) * 257)
+    assert deep.dtype == np.uint16
+    # In a list each has its own kind and size.
+    mixed: Any = [Image.fromarray(pixels), mirrored[:9], torch.from_numpy(pixels).permute(2, 0, 1)]
+    image, array, tensor = style(mixed)
+    assert np.array_equal(np.asarray(image), style(pixels))
+    assert np.array_equal(array, style(mirrored[:9]))
+    assert torch.equal(tensor, style(mixed[2]))
+    assert style([]) == []
+
+
+@pytest.mark.bundled
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example session, with the styles that ship."""
+    script = REPOSITORY / "docs" / "examples" / "notebook.py"
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__file__": str(script)}
+    exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), names)
+    width, height = names["photo"].size
+    assert names["painted"].size == (width, height)
+    assert names["sheet"].size == (3 * width, height)
+    assert names["paintings"].shape == (2, height, width, 3)
+    with Image.open("quiet.png") as quiet:
+        assert quiet.size == (width, height)
+    names["photo"].close()
+
+
 def test_the_input_is_left_as_it_was(style: LoadedStyle, pixels: np.ndarray) -> None:
     before = pixels.copy()
     floats = torch.from_numpy(pixels).permute(2, 0, 1) / 255
@@ -245,7 +278,10 @@ def test_any_mode_any_size(style: LoadedStyle, width: int, height: int, mode: st
     [
         (np.zeros((4, 4, 2), np.uint8), "shape"),
         (np.zeros((0, 4, 3), np.uint8), "shape"),
-        (np.zeros((2, 4, 4, 3), np.uint8), "shape"),
+        (np.zeros((2, 2, 4, 4, 3), np.uint8), "shape"),
+        (np.zeros((0, 4, 4, 3), np.uint8), "shape"),
+        (np.zeros((2, 3, 4, 5), np.uint8), "N×H×W×C"),
+        ([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 2), np.uint8)], "shape"),
         (np.zeros((4, 4, 3), np.int64), "int64"),
         (np.full((4, 4, 3), 1.5), "1.5"),
         (np.full((4, 4, 3), np.nan), "nan"),
@@ -291,7 +327,7 @@ def test_the_example_of_the_guide_runs_as_it_stands(
         (lambda a: a.astype(np.int64), "astype"),
         (lambda a: a.astype(np.float32), "/ 255"),
         (lambda a: a / 127.5 - 1, "+ 1) / 2"),
-        (lambda a: np.stack([a, a]), "for one in"),
+        (lambda a: np.stack([a, a]).transpose(0, 3, 1, 2), "array.transpose(0, 2, 3, 1)"),
         (torch.from_numpy, "permute(2, 0, 1)"),
         (lambda a: torch.from_numpy(a.astype(np.int64)).permute(2, 0, 1), "torch.uint8"),
     ],

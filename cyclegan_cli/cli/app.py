@@ -71,7 +71,9 @@ class _GroupedHelp(TyperCommand):
         width = max((len(names) for _, _, names, _ in found if len(names) <= _COLUMN), default=0)
         groups: dict[str, list[tuple[str, str]]] = {}
         for panel, usual, names, text in found:
-            kept = re.sub(r" *(\[.*|Default: .*)", lambda m: f" {m[1].translate(_WHOLE)}", text)
+            kept = re.sub(
+                r"(?<=\S)(  \[| Default: ).*", lambda m: f" {m[0].strip().translate(_WHOLE)}", text
+            )
             heading = usual if few else panel or usual
             groups.setdefault(heading, []).append((names.ljust(width), kept))
         for heading, records in groups.items():

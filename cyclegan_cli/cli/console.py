@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.text import Text
 
-__all__ = ["Console", "ProgressBar", "draws_live", "encodable", "printable", "safe_streams"]
+__all__ = [
+    "Console",
+    "ProgressBar",
+    "draws_live",
+    "encodable",
+    "printable",
+    "safe_streams",
+    "wrapped",
+]
 
 _JOINERS = "\u200c\u200d"  # in words of some languages, and in emoji
 SIGPIPE = 13  # not every system's signal module has it
@@ -249,7 +257,9 @@ class Console:
             if style and sys.stderr.isatty():
                 from rich.text import Text
 
-                self.rich().print(Text(printable(text), style=style), soft_wrap=True)
+                rich = self.rich()
+                told = "\n".join(wrapped(printable(text), rich.width))
+                rich.print(Text(told, style=style), soft_wrap=True)
             else:
                 sys.stderr.write(encodable(text) + "\n")
                 sys.stderr.flush()
@@ -262,6 +272,23 @@ class Console:
         bar = ProgressBar(self, what, total)
         with bar:
             yield bar
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """``text`` in lines that end between words; what is longer than a line, as a path, stays whole.
+
+    Terminals break lines in the middle of words. ``width``: cells; wide characters take two.
+    """
+    from rich.cells import cell_len
+
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and cell_len(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def encodable(text: str) -> str:
@@ -312,17 +339,20 @@ class ProgressBar:
             )
             from rich.table import Column
 
-            # At 80 columns the counts come first: only the note gives way.
+            # The bar takes what the others leave; where that is too little, the note gives way.
             self._live = Progress(
                 TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-                BarColumn(bar_width=8),
+                BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
                 TextColumn(
-                    "{task.fields[note]}", markup=False, table_column=Column(overflow="ellipsis")
+                    "{task.fields[note]}",
+                    markup=False,
+                    table_column=Column(overflow="fold"),
                 ),
                 console=self._console.rich(),
                 transient=True,
+                expand=True,
                 redirect_stdout=sys.stdout.isatty(),  # a pipe gets its results, not the terminal
             )
             self._closing.enter_context(self._live)

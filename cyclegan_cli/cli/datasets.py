@@ -10,7 +10,7 @@ import typer
 from cyclegan_cli.cli.common import Debug, Json, Quiet
 from cyclegan_cli.cli.completion import complete_dataset
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.errors import command_line
+from cyclegan_cli.errors import command_line, counted
 
 if TYPE_CHECKING:
     from cyclegan_cli.styles.datasets import DataSet, Here
@@ -36,13 +36,13 @@ Name = Annotated[
 ]
 To = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="Put it in FOLDER/NAME, not in the cache."),
+    typer.Option(metavar="FOLDER", help="Store it in FOLDER/NAME, not in the cache."),
 ]
 
 
 @app.command("list")
 def list_command(json_: Json = False, debug: Debug = False) -> None:
-    """Every data set that can be had, and those that are here.
+    """List all data sets, downloaded and available.
 
     On a pipe: one a line, tab-separated: name, domains, pictures of each, where it lies.
 
@@ -71,7 +71,7 @@ def _row(one: DataSet) -> tuple[str, ...]:
 
 @app.command()
 def show(name: Name, json_: Json = False, debug: Debug = False) -> None:
-    """One data set in full: where it comes from, and where it lies.
+    """One data set in full: its source, and where it is stored.
 
     \b
     Examples:
@@ -83,11 +83,13 @@ def show(name: Name, json_: Json = False, debug: Debug = False) -> None:
     found = here(name)
     rows = [("name", one.name), ("X (A)", one.x), ("Y (B)", one.y)]
     if one.pictures:
-        rows.append(("in the paper", f"{one.pictures[0]} and {one.pictures[1]} pictures"))
+        rows.append(
+            ("in the paper", f"{one.pictures[0]} and {counted(one.pictures[1], 'picture')}")
+        )
     rows += [("source", one.source), ("licence", one.licence)]
     rows += [("address", address) for address in one.addresses]
     if found:
-        rows += [(part, f"{count} pictures") for part, count in found.counts.items()]
+        rows += [(part, counted(count, "picture")) for part, count in found.counts.items()]
         rows += [("folder", str(found.folder)), ("next", _next(one, found))]
     else:
         rows.append(("next", command_line("datasets", "download", name)))
@@ -104,7 +106,7 @@ def download(
 ) -> None:
     """Fetch a data set and say how to train on it.
 
-    Resumed, retried, unpacked with care; what is here is not fetched again. It lies in
+    Resumed, retried and unpacked safely; a complete data set is not fetched again. It is stored in
     CYCLEGAN_CACHE/datasets/NAME, as trainA, trainB, testA and testB. CYCLEGAN_MIRROR names a
     server to ask first, CYCLEGAN_OFFLINE=1 forbids every request.
 
@@ -122,8 +124,8 @@ def download(
         found = download_dataset(name, to, tell=teller.tell)
     if not found.fetched:
         console.note(f"'{name}' is here already.")
-    parts = ", ".join(f"{part} {count}" for part, count in found.counts.items())
-    console.note(f"{name}: {parts} pictures. Licence: {one.licence}.")
+    parts = ", ".join(f"{part} {counted(n, 'picture')}" for part, n in found.counts.items())
+    console.note(f"{name}: {parts}. Licence: {one.licence}.")
     console.result(str(found.folder), _record(one, found) | {"fetched": found.fetched})
     console.note("Next:")
     console.note(f"  {_next(one, found)}")

@@ -24,7 +24,9 @@ def demo(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Where the pictures go; it must not exist.")
     ] = DEFAULT,
-    steps: Annotated[int, typer.Option(min=1, help="Of training; more are better.")] = 300,
+    steps: Annotated[
+        int, typer.Option(min=1, metavar="COUNT", help="Training steps; more are better.")
+    ] = 300,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:

@@ -75,7 +75,7 @@ class Checkup:
         if self.symptoms and not full:
             console.note("  → cyclegan train … --dry-run   says which pictures, and what helps")
         elif full and not self.symptoms:
-            console.note("The pictures are well.")
+            console.note("No problems found.")
 
     def record(self) -> dict[str, Any]:
         """All of it, for --json."""

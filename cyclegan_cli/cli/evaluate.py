@@ -12,7 +12,7 @@ import typer
 from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, one_device
 from cyclegan_cli.cli.completion import complete_style
 from cyclegan_cli.cli.console import Console, ProgressBar
-from cyclegan_cli.errors import DataError, PictureError, UsageError
+from cyclegan_cli.errors import DataError, PictureError, UsageError, counted
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.styles.catalogue import obtainable
 from cyclegan_cli.styles.store import find_style, weights_file
@@ -89,7 +89,9 @@ def evaluate(
             lines += list(_direction(found, way, painters, pictures, limit, fid, bar))
     few = min(line.pictures for line in lines)
     if few < FEW:
-        console.warn(f"{few} pictures in a set: differences of a fifth mean nothing. See 'real'.")
+        console.warn(
+            f"{counted(few, 'picture')} in a set: differences of a fifth mean nothing. See 'real'."
+        )
     columns = ("direction", "set", "SWD", "classifier", "cycle L1", *(("FID", "KID") * fid))
     console.table(columns, [line.row(fid) for line in lines], [line.record() for line in lines])
 

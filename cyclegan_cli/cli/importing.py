@@ -43,7 +43,7 @@ def import_command(
         str | None,
         typer.Option(
             metavar="best|last|FILE",
-            help="Of the run. Default: last.",
+            help="Checkpoint of the run. Default: last.",
             autocompletion=one_of(("best", "last")),
         ),
     ] = None,
@@ -60,7 +60,7 @@ def import_command(
         str | None, typer.Option(metavar="TEXT", help="Where they come from, for the card.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace your style of that name.")
+        bool, typer.Option("--overwrite", help="Overwrite your style of that name.")
     ] = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -125,7 +125,7 @@ def _from_files(
         files["yx"] = reverse_file
     elif (other := other_direction(file)) is not None:
         option = shlex.join(["--reverse-file", str(other)])
-        console.note(f"note: {other} lies beside it. To import both, add: {option}")
+        console.note(f"note: {other} is in the same folder. To import both, add: {option}")
     return import_style(name, files, x=x or named[0], y=y or named[1], card=card, replace=overwrite)
 
 

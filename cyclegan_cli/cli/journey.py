@@ -28,6 +28,7 @@ from cyclegan_cli.errors import (
     TrainingError,
     UsageError,
     command_line,
+    counted,
 )
 from cyclegan_cli.randomness import choices
 
@@ -150,7 +151,7 @@ def train_held(
             if not stop():
                 return
         if not finished:
-            console.note("To go on:")
+            console.note("To continue:")
             console.note(f"  {command_line('resume', run.name)}")
         raise Stopped(stop.signum)
 
@@ -222,7 +223,9 @@ def _train_run(
     except (TrainingError, ProcessesError, PictureError) as error:
         raise _with_way_back(run, error) from error
     minutes = (time.monotonic() - started) / 60
-    what = f"Done: {place.step} steps" if finished else f"Stopped after step {place.step}"
+    what = (
+        f"Done: {counted(place.step, 'step')}" if finished else f"Stopped after step {place.step}"
+    )
     console.note(f"{what}, {minutes:.1f} min this time.")
     return finished
 
@@ -235,7 +238,7 @@ def check_processes(run: Run, size: int, *, started: bool) -> None:
     batch = run.settings.batch_size
     if size > batch:
         raise UsageError(
-            f"A step of {run.name} takes {batch} {'picture' if batch == 1 else 'pictures'}: "
+            f"A step of {run.name} takes {counted(batch, 'picture')}: "
             f"{size} processes would not all have one.",
             hint=f"Use {batch} at most." if started else "A larger --batch-size.",
         )
@@ -264,12 +267,9 @@ def _view(
     from cyclegan_cli.engine.device import memory_used
 
     total = run.settings.epochs * steps_per_epoch
+    total = min(total, run.settings.max_steps or total)
     return TrainingView(
-        console,
-        run.name,
-        place,
-        min(total, run.settings.max_steps or total),
-        run.settings.epochs,
+        *(console, run.name, place, total, -(-total // steps_per_epoch)),
         lambda: memory_used(device.torch),
     )
 

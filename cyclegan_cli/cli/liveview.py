@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cyclegan_cli.cli.console import Console, draws_live, encodable
+from cyclegan_cli.cli.console import Console, draws_live, encodable, wrapped
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -51,6 +51,21 @@ def flowed(items: Sequence[str], width: int) -> list[str]:
     return lines
 
 
+def figures(losses: Mapping[str, float]) -> list[str]:
+    """The losses, each pair (of X and Y, of G and F) together."""
+    pairs = [
+        ("G/F", "G", "F"),
+        ("D_X/D_Y", "D_X", "D_Y"),
+        ("cycle", "cycle_X", "cycle_Y"),
+        ("identity", "identity_X", "identity_Y"),
+    ]
+    return [
+        f"{title} {losses[a]:.2f}/{losses[b]:.2f}"
+        for title, a, b in pairs
+        if a in losses and b in losses
+    ]
+
+
 class VideoPace:
     """How far a video is, how fast it goes, and how long it will take."""
 
@@ -73,8 +88,8 @@ class VideoPace:
 class TrainingView:
     """Shows what it is told; nothing under --quiet.
 
-    ``total``: steps that the training will have; ``epochs`` likewise. ``memory``: the bytes taken,
-    where that is known.
+    ``total``: steps that the training will have; ``epochs``: those that it will begin. ``memory``:
+    the bytes taken, where that is known.
     """
 
     def __init__(
@@ -93,7 +108,8 @@ class TrainingView:
         self._used: int | None = None
         self._began = self._told = time.monotonic()
         self._pace: deque[tuple[float, int]] = deque([(self._began, place.step)], _WINDOW)
-        self._losses: dict[str, float] = {}
+        self._losses: dict[str, float] = {}  # smoothed
+        self._new = False  # whether they changed since they were said
         self._weight = 0.0
         self._rate = self._speed = 0.0
         self._saved: tuple[int, float] | None = None
@@ -120,10 +136,13 @@ class TrainingView:
         interval = _EARLY if now - self._began < _EARLY_FOR else _LATE
         if now - self._told >= interval and not self._console.drawing:
             self._told = now
-            self._console.note(" ".join(["training", *self._progress(), *self.figures()]))
+            # Losses that were said already are not said again.
+            new, self._new = figures(self._losses) if self._new else [], False
+            self._console.note(" ".join(["training", *self._progress(), *new]))
 
     def measured(self, losses: Mapping[str, float], rate: float, speed: float) -> None:
         """New means of the losses, the learning rate, pictures a second."""
+        self._new = True
         self._weight = _SMOOTH * self._weight + 1 - _SMOOTH
         share = (1 - _SMOOTH) / self._weight  # no bias towards the first
         for name, loss in losses.items():
@@ -131,6 +150,13 @@ class TrainingView:
             self._losses[name] = before + share * (loss - before)
         self._rate, self._speed = rate, speed
         self._used = self._memory()
+
+    def epoch_done(self, place: Place, losses: Mapping[str, float]) -> None:
+        """An epoch is over, with these means of its losses: a line that stays."""
+        if not self._losses:  # none was measured yet
+            self._losses = dict(losses)
+        epoch = f"epoch {place.epoch}/{self._epochs}"
+        self._console.note(" ".join([epoch, *figures(losses)]))
 
     def saved(self, step: int) -> None:
         """A checkpoint is on the disk."""
@@ -155,21 +181,6 @@ class TrainingView:
 
     # -- what it shows -----------------------------------------------------------------------
 
-    def figures(self) -> list[str]:
-        """The losses, smoothed, each pair (of X and Y, of G and F) together."""
-        losses = self._losses
-        pairs = [
-            ("G/F", "G", "F"),
-            ("D_X/D_Y", "D_X", "D_Y"),
-            ("cycle", "cycle_X", "cycle_Y"),
-            ("identity", "identity_X", "identity_Y"),
-        ]
-        return [
-            f"{title} {losses[a]:.2f}/{losses[b]:.2f}"
-            for title, a, b in pairs
-            if a in losses and b in losses
-        ]
-
     def _progress(self) -> list[str]:
         place, total = self._place, max(self._total, 1)
         items = [
@@ -188,7 +199,7 @@ class TrainingView:
 
     def _lines(self, width: int) -> list[tuple[str, str]]:
         """(line, style), none longer than ``width``."""
-        facts = self.figures()
+        facts = figures(self._losses)
         facts += [f"lr {self._rate:.2g}", f"{self._speed:.1f} pictures/s"] if facts else []
         if self._used:
             facts.append(f"memory {self._used / 2**30:.1f} GiB")
@@ -203,7 +214,7 @@ class TrainingView:
         lines += [(line, "") for line in flowed(facts, width)]
         lines += [(line, "") for line in flowed(kept, width)]
         if self._warning:
-            lines += [(line, "yellow") for line in flowed([self._warning], width)]
+            lines += [(line, "yellow") for line in wrapped(self._warning, width)]
         return lines
 
     def _drawn(self, width: int) -> Text:

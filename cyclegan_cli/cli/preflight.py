@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cyclegan_cli.cli.common import arguments, one_device
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.engine.run import MINIMUM_HELD, Run, evaluates, now, refuse_existing_run
-from cyclegan_cli.errors import DataError, UsageError, command_line
+from cyclegan_cli.errors import DataError, UsageError, command_line, counted
 from cyclegan_cli.places import styles_dir
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import Interval, TrainSettings
@@ -162,12 +162,14 @@ def _judge(
     for error in unusable:
         console.warn(f"left out: {error}")
     if unusable and strict:
-        raise DataError(f"{len(unusable)} pictures cannot be used, and --strict was given.")
+        raise DataError(
+            f"{counted(len(unusable), 'picture')} cannot be used, and --strict was given."
+        )
     for domain, survey in surveys.items():
         if len(survey.usable) < MINIMUM:
             raise DataError(
-                f"{roots[domain]} holds {len(survey.usable)} usable pictures; a domain needs at "
-                f"least {MINIMUM}, and hundreds to learn well."
+                f"{roots[domain]} holds {counted(len(survey.usable), 'usable picture')}; a domain "
+                f"needs at least {MINIMUM}, and hundreds to learn well."
             )
 
 
@@ -183,8 +185,9 @@ def _hold_out(
         count = settings.hold_out
         if count > len(names) - MINIMUM:
             raise DataError(
-                f"--hold-out {count}: domain {domain.upper()} has {len(names)} usable pictures, "
-                f"and at least {MINIMUM} must be left to train on.",
+                f"--hold-out {count}: domain {domain.upper()} has "
+                f"{counted(len(names), 'usable picture')}, and at least {MINIMUM} must be left to "
+                "train on.",
                 hint="A lower --hold-out; without it a tenth is held out, at most 50.",
             )
     held = set(choices(settings.seed, "held", domain).sample(names, count))
@@ -214,22 +217,23 @@ def present(
     needs = training_needs(replace(s, batch_size=own))
     each = f": {own} in each of {processes} processes" if processes > 1 else ""
     steps = -(-max(len(run.x_files), len(run.y_files)) // s.batch_size)
+    length = f"{counted(s.epochs, 'epoch')} of {counted(steps, 'step')}"
     measured = evaluates(run)
     disk = needs.checkpoint * (s.keep + 1 + measured)
-    stop = f", stopping after {s.max_steps}" if s.max_steps else ""
+    stop = f", stopping after {counted(s.max_steps, 'step')}" if s.max_steps else ""
     console.summary(
         run.name,
         [
             ("X", _domain_text(run.x_dir, run.x_files, run.x_held)),
             ("Y", _domain_text(run.y_dir, run.y_files, run.y_held)),
-            ("training", f"{s.epochs} epochs of {steps} steps, batch {s.batch_size}{each}{stop}"),
-            ("learning rate", f"{s.lr:g} for {s.knee} epochs, then linearly to 0"),
+            ("training", f"{length}, batch {s.batch_size}{each}{stop}"),
+            ("learning rate", f"{s.lr:g} for {counted(s.knee, 'epoch')}, then linearly to 0"),
             ("generator", f"{s.generator.name}, {needs.parameters / 1e6:.1f} M parameters"),
             ("device", f"{device.label}, {str(dtype).removeprefix('torch.')}"),
             ("memory", f"about {needs.memory / 2**30:.1f} GiB{' a process' * (processes > 1)}"),
             (
                 "disk",
-                f"{disk / 2**20:.0f} MiB for {s.keep} checkpoints"
+                f"{disk / 2**20:.0f} MiB for {counted(s.keep, 'checkpoint')}"
                 f"{', the best' if measured else ''} and one being written",
             ),
             ("measured", _measuring_text(run)),
@@ -257,4 +261,4 @@ def _measuring_text(run: Run) -> str:
 
 def _domain_text(folder: Path, files: tuple[str, ...], held: tuple[str, ...]) -> str:
     out = f", and {len(held)} held out" if held else ""
-    return f"{folder.name}: {len(files)} pictures{out}"
+    return f"{folder.name}: {counted(len(files), 'picture')}{out}"

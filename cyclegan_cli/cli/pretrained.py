@@ -1,4 +1,4 @@
-"""cyclegan pretrained: the styles that are here, and where they lie."""
+"""cyclegan pretrained: styles, and where they are stored."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ Reverse = Annotated[bool, typer.Option("--reverse", help="The direction Y → X 
 
 @app.command("list")
 def list_command(
-    local: Annotated[bool, typer.Option("--local", help="Only what is on this machine.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Only installed styles.")] = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Every style that is here, and those to be had.
+    """List all styles, installed and available.
 
     Trained, imported, bundled, downloaded, or available for download. On a pipe: one style a
     line, tab-separated: name, domains, origin, size, licence.
@@ -77,7 +77,7 @@ def list_command(
                 f"note: '{style.name}' ({style.origin}) hides the {origin} style '{style.name}'."
             )
     for _, error in damaged_styles():
-        console.warn(f"{error} To be rid of it: {error.hint}")
+        console.warn(f"{error} To remove it: {error.hint}")
     if not styles:
         console.note("There are no styles yet. To make one: cyclegan train X_DIR Y_DIR")
 
@@ -112,7 +112,7 @@ def path(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Where a style lies, for scripts.
+    """Print where a style is stored, for scripts.
 
     \b
     Examples:
@@ -125,7 +125,7 @@ def path(
     if style is None:
         if weights or reverse:
             raise UsageError(
-                "--weights and --reverse want a style.", hint="cyclegan pretrained list"
+                "--weights and --reverse need a style.", hint="cyclegan pretrained list"
             )
         console.result(str(styles_dir()), {"path": str(styles_dir())})
         return
@@ -151,7 +151,7 @@ def remove(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Remove styles. Runs stay: a trained style can be had again from its run.
+    """Remove styles. Runs stay: a trained style can be imported again from its run.
 
     Without a terminal nothing is asked and nothing removed, unless -y is given.
 
@@ -180,7 +180,7 @@ def _agreed(places: dict[str, Path]) -> bool:
             hint=command_line("pretrained", "remove", *places, "-y"),
         )
     listed = "\n".join(f"  {printable(str(place))}" for place in places.values())
-    return typer.confirm(f"This removes\n{listed}\nGo on?", err=True)
+    return typer.confirm(f"This removes\n{listed}\nContinue?", err=True)
 
 
 @app.command()
@@ -189,7 +189,7 @@ def verify(
         list[str] | None,
         typer.Argument(
             metavar="STYLE",
-            help="Names or paths; without any, every style that is here.",
+            help="Names or paths; without any, every installed style.",
             autocompletion=complete_local_style,
         ),
     ] = None,
@@ -240,7 +240,7 @@ def _cure(style: Style) -> str:
         "trained": "From its run: "
         + command_line("pretrained", "import", "--run", name, "--overwrite"),
         "imported": command_line("pretrained", "import", "FILE", "--name", name, "--overwrite"),
-        "bundled": "Install this program again.",
+        "bundled": "Reinstall cyclegan.",
     }
     return again.get(style.origin, "cyclegan pretrained list")
 
@@ -256,15 +256,15 @@ def download(
     everything: Annotated[
         bool, typer.Option("--all", help="Every style of the catalogue.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Fetch again what is here.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Download again.")] = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Fetch styles: resumed, retried, checked by digest.
 
-    What is here and sound needs no network. CYCLEGAN_MIRROR names a server to ask first,
-    CYCLEGAN_OFFLINE=1 forbids every request, and proxies are those of the environment.
+    Styles that are installed and intact need no network. CYCLEGAN_MIRROR names a server to ask
+    first, CYCLEGAN_OFFLINE=1 forbids every request, and proxies are those of the environment.
 
     \b
     Examples:
@@ -300,7 +300,7 @@ def export(
     ],
     reverse: Reverse = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace FILE if it is there.")
+        bool, typer.Option("--overwrite", help="Overwrite an existing file.")
     ] = False,
     json_: Json = False,
     quiet: Quiet = False,

@@ -71,8 +71,7 @@ class Renderer:
         elif isinstance(event, training.Evaluated):
             self._evaluated(event)
         elif isinstance(event, training.EpochDone):
-            epoch = f"epoch {event.place.epoch}/{self._run.settings.epochs}"
-            self._console.note(" ".join([epoch, *self._view.figures()]))
+            self._view.epoch_done(event.place, event.losses)
         elif isinstance(event, training.Warned):
             self.warned(event.place, event.kind, event.message, event.hint)
         elif isinstance(event, training.Saved):

@@ -1,4 +1,4 @@
-"""cyclegan report: a run's page, built anew from its folder."""
+"""cyclegan report: a run's page, rebuilt from its folder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def report(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Write a training's page, report.html, anew from what is in the run's folder.
+    """Rebuild a training's page, report.html, from the run's folder.
 
-    A training keeps its page up to date by itself; this is for runs of before, and after files
-    were moved. The page is one file that needs no network: settings, data, curves, the held-out
-    pictures over time, warnings, evaluations, and how to reproduce it.
+    A training keeps its page up to date; this is for older runs, and for files that were moved.
+    The page is one file that needs no network: settings, data, curves, the held-out pictures over
+    time, warnings, evaluations, and how to reproduce it.
 
     \b
     Examples:

@@ -31,7 +31,7 @@ from cyclegan_cli.cli.processes import (
     refuse_unshareable,
     team,
 )
-from cyclegan_cli.errors import CheckpointError, DataError, UsageError, command_line
+from cyclegan_cli.errors import CheckpointError, DataError, UsageError, command_line, counted
 from cyclegan_cli.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -51,8 +51,12 @@ def resume(
             autocompletion=complete_run,
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Train longer: epochs in all.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps in all.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="COUNT", help="Train longer: epochs in total.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(metavar="COUNT", help="Stop after this many steps in total.")
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -61,18 +65,24 @@ def resume(
             autocompletion=one_of(("best",)),
         ),
     ] = None,
-    x_dir: Annotated[Path | None, typer.Option(help="Where X's pictures are now.")] = None,
-    y_dir: Annotated[Path | None, typer.Option(help="Where Y's pictures are now.")] = None,
+    x_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where X's pictures are now.")
+    ] = None,
+    y_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where Y's pictures are now.")
+    ] = None,
     gpu: Gpu = "auto",
     processes: Processes = 1,
-    workers: Annotated[int | None, typer.Option(help="Threads that prepare pictures.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="COUNT", help="Threads that prepare pictures.")
+    ] = None,
     tensorboard: Tensorboard = False,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Go on with a training exactly where it stopped, or list the runs.
+    """Continue a training exactly where it stopped, or list the runs.
 
     Everything comes from the run: settings, both generators, both discriminators, optimisers,
     histories, and the place in the epoch. On one machine the weights become, bit for bit, those
@@ -131,7 +141,7 @@ def resume(
             _say_schedule(console, found, changed)
         place = start.place if start else None
         at = f"step {place.step}, epoch {place.epoch + 1}" if place else "the beginning"
-        console.note(f"Going on with {found.name} from {at} of {changed.settings.epochs}.")
+        console.note(f"Continuing {found.name} from {at} of {changed.settings.epochs}.")
         if start is not None:
             _say_processes(console, changed, start.processes, size)
 
@@ -148,7 +158,7 @@ def _refuse_changes(arguments: list[str]) -> None:
         known = {field.name.replace("_", "-") for field in dataclasses.fields(TrainSettings)}
         if argument.startswith("--") and name in known:
             raise UsageError(
-                f"--{name} belongs to the run and cannot be changed on the way.",
+                f"--{name} belongs to the run and cannot be changed.",
                 hint="For other settings start a new run: cyclegan train … --name NEW",
             )
         if argument.startswith("-"):
@@ -164,7 +174,7 @@ def _changed(
     if epochs is not None:
         if epochs < run.settings.epochs:
             raise UsageError(
-                f"The run has {run.settings.epochs} epochs; --epochs extends it.",
+                f"The run has {counted(run.settings.epochs, 'epoch')}; --epochs extends it.",
                 hint="To end earlier, stop it with Ctrl-C, or use --max-steps.",
             )
         changes |= {"epochs": epochs, "max_steps": None}
@@ -243,8 +253,8 @@ def _say_schedule(console: Console, before: Run, after: Run) -> None:
     if s != before.settings:
         stop = f", stopping after step {s.max_steps}" if s.max_steps else ""
         console.note(
-            f"New schedule: {s.epochs} epochs, learning rate {s.lr:g} for {s.knee}, then linearly "
-            f"to 0{stop}."
+            f"New schedule: {counted(s.epochs, 'epoch')}, learning rate {s.lr:g} for {s.knee}, "
+            f"then linearly to 0{stop}."
         )
 
 
@@ -253,9 +263,9 @@ def _say_processes(console: Console, run: Run, before: int, now: int) -> None:
     if before != now:
         batch = run.settings.batch_size
         console.note(
-            f"{before} {'process' if before == 1 else 'processes'} before, {now} now: each takes "
-            f"{_range(batch, now)} of a step's {batch} pictures. The training is the same but for "
-            "the rounding of sums."
+            f"{counted(before, 'process', 'processes')} before, {now} now: each takes "
+            f"{_range(batch, now)} of a step's {counted(batch, 'picture')}. The training is the "
+            "same but for the rounding of sums."
         )
 
 

@@ -16,7 +16,7 @@ from cyclegan_cli.cli.console import Console, printable
 from cyclegan_cli.cli.styleview import options_text, size_text
 from cyclegan_cli.cli.support import folder_size
 from cyclegan_cli.engine.run import Run, RunState, find_run, list_runs, run_state, unreadable_runs
-from cyclegan_cli.errors import StoreError, UsageError, command_line
+from cyclegan_cli.errors import StoreError, UsageError, command_line, counted
 
 __all__ = ["app", "list_all"]
 
@@ -74,13 +74,13 @@ def show(run: RunName, json_: Json = False, debug: Debug = False) -> None:
     facts = [
         ("run", found.run.name),
         ("state", record["state"]),
-        ("progress", f"epoch {record['epoch']} of {record['epochs']}, step {record['step']}"),
+        ("progress", f"epoch {_epoch(found, ' of ')}, step {record['step']}"),
         ("losses", ", ".join(f"{name} {value:.3f}" for name, value in found.losses.items())),
-        ("X", f"{found.run.x_dir}, {len(found.run.x_files)} pictures"),
-        ("Y", f"{found.run.y_dir}, {len(found.run.y_files)} pictures"),
+        ("X", f"{found.run.x_dir}, {counted(len(found.run.x_files), 'picture')}"),
+        ("Y", f"{found.run.y_dir}, {counted(len(found.run.y_files), 'picture')}"),
         ("options", options_text(record["settings"])),
         ("folder", str(found.run.folder)),
-        ("size", f"{size_text(record['size'])}, {len(checkpoints)} checkpoints"),
+        ("size", f"{size_text(record['size'])}, {counted(len(checkpoints), 'checkpoint')}"),
         ("page", record["page"] or "none yet"),
         ("next", _next_command(found, record["state"])),
     ]
@@ -196,9 +196,14 @@ def list_all(console: Console) -> None:
 def _row(state: RunState, record: dict[str, Any]) -> tuple[str, ...]:
     loss = f"{sum(state.losses.values()):.3f}" if state.losses else "-"
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.written))
-    epoch = f"{record['epoch']}/{record['epochs']}"
-    size = size_text(record["size"])
+    size, epoch = size_text(record["size"]), _epoch(state, "/")
     return state.run.name, record["state"], epoch, str(record["step"]), loss, size, when
+
+
+def _epoch(state: RunState, of: str) -> str:
+    """Epochs done, of how many; where --max-steps ended the run, the others never come."""
+    done, every = state.place.epoch if state.place else 0, state.run.settings.epochs
+    return str(done) if state.finished and done < every else f"{done}{of}{every}"
 
 
 def _record(state: RunState) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cyclegan_cli.cli.common import importing, one_device
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.processes import member, team
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.errors import UsageError, counted
 from cyclegan_cli.media.plan import Job, Plan
 from cyclegan_cli.settings import TranslateSettings
 
@@ -86,7 +86,8 @@ def _open(console: Console, weights: Path, settings: TranslateSettings, gpu: str
             max_memory=settings.max_memory,
             exact_reference=settings.exact_reference,
         )
-    console.note(f"Painting on {opened.label}{f', in {me.size} processes' if me else ''}.")
+    shared = f", in {counted(me.size, 'process', 'processes')}" if me else ""
+    console.note(f"Painting on {opened.label}{shared}.")
     return opened
 
 

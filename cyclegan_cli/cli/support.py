@@ -17,7 +17,7 @@ import typer
 from cyclegan_cli.cli.common import Debug, Json, importing
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.styleview import size_text
-from cyclegan_cli.errors import CycleganError, UnknownNameError, command_line
+from cyclegan_cli.errors import CycleganError, UnknownNameError, command_line, counted
 from cyclegan_cli.version import __version__
 
 __all__ = ["complete_page", "docs", "doctor"]
@@ -119,7 +119,7 @@ def _processor() -> Iterator[Check]:
                 flags |= set(value.split())
     instructions = [name for name in _INSTRUCTIONS if name in flags]
     known = f", {' '.join(instructions)}" if instructions else ""
-    yield Check("processor", "ok", f"{model}, {_count(thread_count(), 'core')}{known}")
+    yield Check("processor", "ok", f"{model}, {counted(thread_count(), 'core')}{known}")
     memory = available_memory()
     state, advice = ("ok", "") if memory > 1e9 else ("note", "close other programs")
     yield Check("memory", state, f"{size_text(memory)} available", advice)
@@ -183,7 +183,7 @@ def _folders() -> Iterator[Check]:
         else:
             yield Check(name, "ok", found)
     count = len(list_runs())
-    yield Check("runs", "ok", f"{_count(count, 'run')}" + ("   (cyclegan runs)" if count else ""))
+    yield Check("runs", "ok", f"{counted(count, 'run')}" + ("   (cyclegan runs)" if count else ""))
 
 
 def _formats() -> Iterator[Check]:
@@ -239,7 +239,7 @@ def _styles() -> Iterator[Check]:
         ]
         if wrong:
             advice = command_line("pretrained", "verify", style.name)
-            yield Check(style.name, "bad", f"not what it was: {', '.join(wrong)}", advice)
+            yield Check(style.name, "bad", f"digest differs: {', '.join(wrong)}", advice)
     for folder, error in damaged_styles():
         yield Check(folder.name, "bad", str(error), error.hint or "")
 
@@ -257,10 +257,6 @@ def folder_size(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 total += Path(base, name).lstat().st_size
     return total
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 # -- docs --------------------------------------------------------------------------------------

@@ -26,15 +26,20 @@ def timelapse(
     run: RunName,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A gif, webp, png, mp4, mov, mkv, webm or avi."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="A gif, webp, png, mp4, mov, mkv, webm or avi."
+        ),
     ] = None,
     fps: Annotated[
-        float, typer.Option(min=0.1, max=60, help="Moments of the training a second.")
+        float, typer.Option(min=0.1, max=60, metavar="RATE", help="Samples shown per second.")
     ] = 6.0,
     picture: Annotated[
-        int | None, typer.Option(min=1, help="Only this held-out picture, from 1 on.")
+        int | None,
+        typer.Option(min=1, metavar="NUMBER", help="Only this held-out picture, from 1 on."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite an existing file.")
+    ] = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -59,7 +64,7 @@ def timelapse(
     target = found.folder / "timelapse.gif" if output is None else output
     kind = _kind(target)
     if output is not None and output.exists() and not overwrite:
-        raise UsageError(f"{output} exists already.", hint="--overwrite replaces it.")
+        raise UsageError(f"{output} exists already.", hint="Use --overwrite, or another -o.")
     sheets = spread(list_sheets(found.folder / "samples"))
     if not sheets:
         raise UsageError(

@@ -144,7 +144,7 @@ def train(
     ] = None,
     # -- length and learning rate
     epochs: Annotated[
-        int, _length(metavar="COUNT", help="Passes over the pictures, in all.")
+        int, _length(metavar="COUNT", help="Passes over the pictures, in total.")
     ] = _D.epochs,
     max_steps: Annotated[
         int | None, _length(metavar="COUNT", help="Stop after this many steps.")
@@ -279,8 +279,8 @@ def train(
 ) -> None:
     """Learn a style from two folders of pictures, X and Y, in both directions.
 
-    The pictures need no pairs. When the training ends, the style is in the cache under its name.
-    Ctrl-C saves first; "cyclegan resume NAME" goes on exactly where it stopped.
+    The pictures need no pairs. When the training ends, its style is installed under its name.
+    Ctrl-C saves first; "cyclegan resume NAME" continues exactly where it stopped.
 
     \b
     Examples:

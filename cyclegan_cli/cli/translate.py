@@ -29,7 +29,7 @@ from cyclegan_cli.cli.console import SIGPIPE, Console
 from cyclegan_cli.cli.liveview import VideoPace
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.cli.sharing import check_shareable, own_share, paint_together, painter
-from cyclegan_cli.errors import CycleganError, UsageError
+from cyclegan_cli.errors import CycleganError, UsageError, counted
 from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, merged, parse_list, read_list
 from cyclegan_cli.settings import Precision, TranslateSettings, share
 from cyclegan_cli.styles.catalogue import obtainable
@@ -352,19 +352,14 @@ def _print_plan(console: Console, plan: Plan) -> None:
 
 def _say_left_out(console: Console, plan: Plan) -> None:
     if plan.ignored_files:
-        console.detail(f"{plan.ignored_files} files that are hidden or no pictures are left out.")
+        what = counted(plan.ignored_files, "file")
+        console.detail(f"{what} skipped: hidden, or no picture.")
     if plan.paintings:
-        count = plan.paintings
-        what = "1 earlier output is" if count == 1 else f"{count} earlier outputs are"
-        console.note(f"{what} left out; --include-paintings takes them as inputs.")
+        are = "is" if plan.paintings == 1 else "are"
+        what = counted(plan.paintings, "earlier output")
+        console.note(f"{what} {are} left out; --include-paintings takes them as inputs.")
     if plan.there_already:
-        count = len(plan.there_already)
-        what = (
-            "1 output exists already and is"
-            if count == 1
-            else f"{count} outputs exist already and are"
-        )
-        console.note(f"{what} left as {'it is' if count == 1 else 'they are'}.")
+        console.note(f"{counted(len(plan.there_already), 'input')} skipped: the output exists.")
 
 
 # -- the work --------------------------------------------------------------------------------
@@ -410,7 +405,9 @@ class _Work:
             raise Stopped(SIGPIPE) from None  # the reader of -o - has what it wanted
         except Stopped as stop:
             if stop.signum != SIGPIPE:
-                console.note(f"{self.done} of {self.total} done; --skip-existing does the others.")
+                console.note(
+                    f"Done: {self.done} of {self.total}. --skip-existing continues from there."
+                )
             raise
 
     def end(self) -> None:
@@ -440,7 +437,7 @@ def _report(console: Console, event: Event) -> None:
 
 def _report_done(console: Console, event: Done) -> None:
     width, height = event.size
-    frames = f", {event.frames} frames" if event.frames > 1 else ""
+    frames = f", {counted(event.frames, 'frame')}" if event.frames > 1 else ""
     console.detail(f"{_source(event.job)}: {width}×{height}{frames}, {event.seconds:.1f} s")
     if event.job.target is not None:
         facts = {"width": width, "height": height, "frames": event.frames}

@@ -61,9 +61,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch is over; ``place.epoch`` counts those done."""
+    """An epoch is over; ``place.epoch`` counts those done. ``losses``: their means over it.
+
+    After a resume in the middle of an epoch they are those of the rest of it.
+    """
 
     place: Place
+    losses: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ def train(
                 yield measured
                 yield from _warned(place, watchdogs.measured(place.step, measured.losses))
             if place.batch == 0:
-                yield EpochDone(place)
+                yield EpochDone(place, meter.epoch_means())
             if group.leads and samples is not None and (sample.due(place) or done):
                 views = model.sample(*(part.to(model.device) for part in samples))
                 yield Sampled(place, views)
@@ -258,6 +262,9 @@ class _Meter:
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
+        # Of this epoch: sums up to the last measure, less what the epoch before had of it.
+        self._epoch: dict[str, float] = {}
+        self._epoch_steps = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -296,6 +303,18 @@ class _Meter:
             return self._last
         return {name: total / self._steps for name, total in self._values().items()}
 
+    def epoch_means(self) -> dict[str, float]:
+        """The mean of each loss since this was last asked for, whatever was measured meanwhile."""
+        values = self._values()
+        steps = self._epoch_steps + self._steps
+        means = {
+            name: (self._epoch.get(name, 0.0) + values.get(name, 0.0)) / steps
+            for name in self._epoch | values
+        }
+        self._epoch = {name: -value for name, value in values.items()}
+        self._epoch_steps = -self._steps
+        return means
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """What is done inside does not count as time of training."""
@@ -305,7 +324,11 @@ class _Meter:
 
     def measured(self, place: Place, learning_rate: float) -> Measured:
         self.check(place)
-        self._last = self.means()
+        values = self._values()
+        self._last = {name: total / self._steps for name, total in values.items()} or self._last
+        for name, total in values.items():
+            self._epoch[name] = self._epoch.get(name, 0.0) + total
+        self._epoch_steps += self._steps
         seconds = max(time.monotonic() - self._since, 1e-9)
         event = Measured(place, self._last, learning_rate, self._pictures / seconds)
         self._reset()

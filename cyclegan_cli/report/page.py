@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 
 from cyclegan_cli.engine.run import Run
-from cyclegan_cli.errors import command_line
+from cyclegan_cli.errors import command_line, counted
 from cyclegan_cli.files import write_text
 from cyclegan_cli.report.curves import Line, chart, number
 from cyclegan_cli.report.gallery import Gallery, Moment
@@ -100,30 +100,42 @@ def _digest(text: str) -> str:
 def _header(run: Run, record: Record) -> str:
     s, last = run.settings, record.last
     step, epoch = (int(last["step"]), int(last["epoch"])) if last else (0, 0)
-    total = run.steps_per_epoch * s.epochs
-    total = min(total, s.max_steps or total)
+    scheduled = run.steps_per_epoch * s.epochs
+    total = min(scheduled, s.max_steps or scheduled)
     x, y = escape(run.x_dir.name), escape(run.y_dir.name)
+    short = f"the learning rate is set for {s.epochs}" if total < scheduled else ""
     facts = [
-        ("Step", f"{step:,} of {total:,}"),
-        ("Epoch", f"{epoch} of {s.epochs} done"),
-        ("Trained for", _duration(record.seconds(s.batch_size))),
-        ("Speed", f"{number(_speed(record))} pictures/s" if record.measured else "-"),
-        ("Last line", _clock(last["time"]) if last else "none yet"),
+        ("Step", f"{step:,} of {total:,}", "where --max-steps ends it" if short else ""),
+        ("Epoch", f"{epoch} done" if short else f"{epoch} of {s.epochs} done", short),
+        ("Trained for", _duration(record.seconds(s.batch_size)), "without pauses"),
+        (
+            "Speed",
+            f"{number(_speed(record))} pictures/s" if record.measured else "-",
+            "of each domain, of late",
+        ),
+        ("Updated", _clock(last["time"]) if last else "not yet", "the last measure or warning"),
         *_best_facts(run, record),
     ]
-    items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts)
-    state = "finished" if step >= total else "not finished"
+    items = "".join(
+        f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd>"
+        f"{f'<dd>{escape(told)}</dd>' if told else ''}</div>"
+        for k, v, told in facts
+    )
+    state = "is finished" if step >= total else "is not finished"
+    if step >= total and short:
+        state = f"has ended at --max-steps {s.max_steps}"
     return (
         f'<header>\n<h1>{escape(run.name)}</h1>\n<p class="soft">{x} (X) to {y} (Y) and back, '
-        f"{escape(s.generator.name)} at {s.crop_size} pixels; the training is {state}.</p>\n"
+        f"{escape(s.generator.name)} at {s.crop_size} pixels; the training {state}.</p>\n"
         f'<progress class="bar" value="{min(step, total)}" max="{total}" '
         f'aria-label="Progress of the training">{100 * step // max(total, 1)} %</progress>\n'
         f'<dl class="facts">{items}</dl>\n</header>\n<main>'
     )
 
 
-def _best_facts(run: Run, record: Record) -> list[tuple[str, str]]:
+def _best_facts(run: Run, record: Record) -> list[tuple[str, str, str]]:
     """The best epochs: of both directions together, and of each where they differ."""
+    told = "nearest to real pictures: the smallest sliced Wasserstein distance (SWD)"
 
     def words(best: Best) -> str:
         return f"{best.epoch} (step {best.step:,}, SWD {number(best.swd)})"
@@ -133,8 +145,9 @@ def _best_facts(run: Run, record: Record) -> list[tuple[str, str]]:
         (f"Best epoch to {run.y_dir.name}", best_of(record.evaluations, "y")),
         (f"Best epoch to {run.x_dir.name}", best_of(record.evaluations, "x")),
     ]
-    facts = [("Best epoch", words(both))] if both else []
-    return facts + [(k, words(b)) for k, b in each if b and (not both or b.step != both.step)]
+    facts = [("Best epoch", words(both), told)] if both else []
+    apart = [(k, b) for k, b in each if b and (not both or b.step != both.step)]
+    return facts + [(k, words(b), "by the SWD of that direction alone") for k, b in apart]
 
 
 def _speed(record: Record) -> float:
@@ -208,7 +221,7 @@ def _samples(run: Run, moments: Sequence[Moment]) -> str:
         )
     return (
         '<section aria-labelledby="samples"><h2 id="samples">Samples</h2>\n'
-        f'<p class="soft">The same pictures, {told}, at {len(moments)} moments; '
+        f'<p class="soft">The same pictures, {told}, at {counted(len(moments), "moment")}; '
         f"here at {escape(label)} unless moved.</p>\n{controls}\n"
         f'<div class="samples">{"".join(sections)}</div></section>'
     )
@@ -245,7 +258,10 @@ def _direction(
             )
             + "</div>"
         )
-    columns = "".join(f"<span>{head}</span>" for head in heads)
+    told = (f"from {source}", f"as {target}", "and back")
+    columns = "".join(
+        f"<span>{head}<br>{escape(t)}</span>" for head, t in zip(heads, told, strict=True)
+    )
     return (
         f"<div><h3>{escape(title)}</h3>"
         f'<div class="heads" aria-hidden="true">{columns}</div>{"".join(rows)}</div>'
@@ -349,9 +365,14 @@ def _data(run: Run) -> str:
         ("Y", run.y_dir, run.y_files, run.y_held),
     ):
         out = f", and {len(held)} held out" if held else ", none held out"
-        rows.append((domain, f"{folder.name}: {len(files)} pictures{out} ({folder})"))
-    rows.append(("An epoch", f"{run.steps_per_epoch} steps of {run.settings.batch_size}"))
+        rows.append((domain, f"{folder.name}: {counted(len(files), 'picture')}{out} ({folder})"))
+    rows.append(("An epoch", _epoch_text(run)))
     return f'<section aria-labelledby="data"><h2 id="data">Data</h2>\n{_rows(rows)}</section>'
+
+
+def _epoch_text(run: Run) -> str:
+    size = counted(run.settings.batch_size, "picture")
+    return f"{counted(run.steps_per_epoch, 'step')} of {size} of each domain"
 
 
 def _settings(run: Run) -> str:

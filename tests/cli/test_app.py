@@ -436,6 +436,43 @@ def test_nothing_from_outside_steers_a_terminal(term: str, tmp_path: Path) -> No
         assert steering not in output
 
 
+LONG = """
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.errors import UsageError
+console = Console()
+words = " ".join(f"word{number}" for number in range(40))
+console.warn(words)
+console.error(UsageError(words))
+with console.progress("Translating", 4) as bar:
+    bar.advance(2)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is a Unix thing")
+@pytest.mark.parametrize("columns", [50, 80, 120])
+def test_a_terminals_width_is_used_and_no_word_is_cut(columns: int, tmp_path: Path) -> None:
+    import pty
+
+    script = tmp_path / "say.py"
+    script.write_text(LONG)
+    master, slave = pty.openpty()
+    environ = {**environment({"COLUMNS": str(columns)}), "TERM": "xterm", "NO_COLOR": "1"}
+    environ["PYTHONIOENCODING"] = "utf-8"
+    program = subprocess.Popen(
+        [sys.executable, str(script)], stdout=slave, stderr=slave, env=environ
+    )
+    os.close(slave)
+    output = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", read_terminal(master).decode())
+    assert program.wait(60) == 0, output
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", output) if "word" in line]
+    found = [word for line in lines for word in line.split() if word.startswith("word")]
+    assert found == [f"word{number}" for number in range(40)] * 2
+    assert columns - 8 < max(map(len, lines)) <= columns
+    bars = [line for line in re.split(r"[\r\n]+", output) if "2/4" in line]
+    assert {len(line.rstrip()) for line in bars} <= set(range(columns - 2, columns + 1))
+    assert max(line.count("━") for line in bars) > (columns - 30) // 2 - 3, "half of a wide bar"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is a Unix thing")
 def test_a_terminal_gets_colour_unless_it_says_no() -> None:
     import pty

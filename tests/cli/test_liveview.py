@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
 from rich.text import Text
 
 from cyclegan_cli.cli import liveview
-from cyclegan_cli.cli.console import Console, draws_live
+from cyclegan_cli.cli.console import Console, draws_live, wrapped
 from cyclegan_cli.cli.livelines import LiveLines, rows_of
-from cyclegan_cli.cli.liveview import TrainingView, duration, flowed
+from cyclegan_cli.cli.liveview import TrainingView, duration, figures, flowed
 from cyclegan_cli.engine.run import Place
 from tests.program import environment, read_terminal
 
@@ -79,26 +80,44 @@ def test_the_view_tells_all_that_it_was_told(monkeypatch: pytest.MonkeyPatch) ->
     assert len(text.split("\n")) <= 6
 
 
+@given(st.lists(st.text("ab写é/.", min_size=1, max_size=30), min_size=1), st.integers(1, 60))
+def test_wrapped_lines_end_between_words_and_lose_none(words: list[str], width: int) -> None:
+    lines = wrapped(" ".join(words), width)
+    assert [word for line in lines for word in line.split()] == words
+    for line, after in itertools.pairwise(lines):
+        assert cell_len(line) <= width or " " not in line
+        assert cell_len(f"{line} {after.split()[0]}") > width, "it would have had room"
+
+
+def test_a_warning_in_view_keeps_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+    view = view_of()
+    message = "the discriminator D_Y has had a loss near 0 for 500 steps, so that G learns little"
+    view.warned(30, message)
+    for width in (24, 40, 80):
+        assert message in " ".join(shown(view, width))
+
+
 @pytest.mark.parametrize("width", [1, 2, 12, 34, 60, 80, 200])
 def test_no_line_reaches_the_last_column(width: int, capsys: pytest.CaptureFixture[str]) -> None:
     view = view_of()
     view.measured(LOSSES, 2e-4, 4.0)
     view.saved(30)
     view.warned(30, "the discriminator D_Y has had a loss near 0 for 500 steps" * 2)
-    assert all(len(line) <= max(width - 1, 1) for line in shown(view, width))
+    for line in shown(view, width):  # a word that is longer is cut where it is drawn
+        assert len(line) <= max(width - 1, 1) or " " not in line
     assert "step 30: the discriminator" in capsys.readouterr().err, "warned in quiet, too"
 
 
 def test_losses_are_smoothed_from_the_first_on_without_a_bias() -> None:
     view = view_of()
     view.measured({**LOSSES, "G": 1.0}, 2e-4, 4.0)
-    assert view.figures()[0] == "G/F 1.00/0.40"
+    assert figures(view._losses)[0] == "G/F 1.00/0.40"
     for _ in range(3):
         view.measured({**LOSSES, "G": 0.0}, 2e-4, 4.0)
-    assert 0 < float(view.figures()[0][4:8]) < 0.3
+    assert 0 < float(figures(view._losses)[0][4:8]) < 0.3
     for _ in range(40):
         view.measured({**LOSSES, "G": 0.0}, 2e-4, 4.0)
-    assert view.figures()[0] == "G/F 0.00/0.40"
+    assert figures(view._losses)[0] == "G/F 0.00/0.40"
 
 
 def test_a_log_gets_plain_lines_at_an_interval_that_grows(
@@ -128,6 +147,23 @@ def test_a_log_gets_plain_lines_at_an_interval_that_grows(
     )
     assert "\x1b" not in output.err
     assert "\r" not in output.err
+
+
+def test_losses_that_were_said_are_not_said_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(liveview.time, "monotonic", lambda: clock[0])
+    view = TrainingView(Console(), "cats2dogs", Place(), 100, 5)
+    for step in range(1, 51):
+        clock[0] += 10.0
+        if step % 10 == 5:
+            view.measured({**LOSSES, "G": float(step)}, 2e-4, 4.0)
+        view.step(Place(step, 0, step))
+    lines = capsys.readouterr().err.splitlines()
+    found = [line.partition("G/F ")[2] for line in lines]
+    assert len(lines) > 25
+    assert len([text for text in found if text]) == len({text for text in found if text}) == 5
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=8), st.integers(1, 100))

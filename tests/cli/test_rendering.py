@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,38 @@ def test_the_page_of_a_resumed_run_is_that_of_one_that_never_stopped(
         assert (folder / "report.html").read_text() == html
         pages.append(html.partition('id="samples"')[2].partition("</section>")[0])
     assert pages[0] == pages[1]
+
+
+EPOCH = re.compile(r"epoch (\d+)/2 G/F ([\d.]+)/([\d.]+) ")
+
+
+def test_an_epochs_line_has_the_means_of_that_epoch_however_losses_are_logged(
+    folders: tuple[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {}
+    for every in ("1steps", "4steps", "11steps", "1000steps"):
+        options = (*SMALL, "--log-every", every, "--epochs", "2", "--name", every)
+        assert main(["train", *folders, *options]) == 0
+        said[every] = EPOCH.findall(capsys.readouterr().err)
+    lines = (home / "runs" / "1steps" / "metrics.jsonl").read_text().splitlines()
+    steps = [line for line in map(json.loads, lines) if "lr" in line]
+    assert len(steps) == 22
+    for found in said.values():
+        assert [epoch for epoch, *_ in found] == ["1", "2"]
+        for part, (_, *shown) in zip((steps[:11], steps[11:]), found, strict=True):
+            means = [sum(step[name] for step in part) / 11 for name in ("G", "F")]
+            assert [float(text) for text in shown] == pytest.approx(means, abs=0.0051)
+
+
+def test_under_max_steps_the_epochs_counted_are_those_that_come(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *folders, *SMALL, "--max-steps", "12"]) == 0
+    said = capsys.readouterr().err
+    assert "epoch 1/2 G/F" in said
+    assert "/200" not in said
+    assert main(["runs"]) == 0
+    assert capsys.readouterr().out.startswith("cats2dogs\tfinished\t1\t12\t")
 
 
 def test_samples_of_steps_that_run_again_go(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -89,6 +90,28 @@ def test_the_page_tells_the_run(run: Run) -> None:
         "cannot tell real from made 0.25",
     ):
         assert words in text
+
+
+def test_a_training_that_max_steps_ended_is_not_said_to_have_the_epochs_left(run: Run) -> None:
+    ended = dataclasses.replace(run, settings=dataclasses.replace(run.settings, max_steps=30))
+    text = Reader(Report(ended).html()).text
+    assert "the training has ended at --max-steps 30" in text
+    assert "Step 30 of 30" in text
+    assert "Epoch 3 done the learning rate is set for 4" in text
+    assert "finished" not in text
+    assert "of 4" not in text.partition("Samples")[0]
+    whole = dataclasses.replace(run, settings=dataclasses.replace(run.settings, epochs=3))
+    assert "the training is finished" in Reader(Report(whole).html()).text
+
+
+def test_figures_whose_heading_does_not_say_it_have_a_caption(run: Run) -> None:
+    facts = Report(run).html().partition('<dl class="facts">')[2].partition("</dl>")[0]
+    captions = {
+        re.search("<dt>(.*?)</dt>", fact)[1]: fact.count("<dd>")  # type: ignore[index]
+        for fact in facts.split("</div>")[:-1]
+    }
+    assert {name for name, count in captions.items() if count == 1} == {"Step", "Epoch"}
+    assert {"Speed", "Trained for", "Updated", "Best epoch"} <= captions.keys()
 
 
 def test_the_page_needs_nothing_but_itself(run: Run) -> None:

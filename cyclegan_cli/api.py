@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cyclegan_cli.errors import CycleganError, PictureError, UsageError, did_you_mean
-from cyclegan_cli.media.colour import deep_grey, is_deep_grey, to_srgb
-from cyclegan_cli.media.pictures import to_8_bits
+from cyclegan_cli.media.colour import deep_grey, is_deep_grey, to_8_bits, to_srgb
 from cyclegan_cli.painting.effects import paint_picture
 from cyclegan_cli.painting.painter import Painter, open_painter
 from cyclegan_cli.settings import Precision, TranslateSettings

@@ -405,9 +405,8 @@ class _Work:
             raise Stopped(SIGPIPE) from None  # the reader of -o - has what it wanted
         except Stopped as stop:
             if stop.signum != SIGPIPE:
-                console.note(
-                    f"Done: {self.done} of {self.total}. --skip-existing continues from there."
-                )
+                count = f"{self.done} of {self.total}"
+                console.note(f"Done: {count}. --skip-existing continues from there.")
             raise
 
     def end(self) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from cyclegan_cli.media.pictures import Frame, to_8_bits
+from cyclegan_cli.media.colour import to_8_bits
+from cyclegan_cli.media.pictures import Frame
 
 __all__ = ["palette_frames", "whole_steps"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,18 @@ from PIL import Image, ImageCms
 
 from cyclegan_cli.media.profiles import is_srgb
 
-__all__ = ["deep_grey", "is_deep_grey", "profiled", "srgb_profile", "to_srgb"]
+__all__ = [
+    "deep_grey",
+    "is_deep_grey",
+    "profiled",
+    "sample_range",
+    "srgb_profile",
+    "to_8_bits",
+    "to_16_bits",
+    "to_srgb",
+]
 
+_STRIP = 256  # rows at a time, so that the float copies stay small
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 # What a profile's colour space can be applied to; a profile of another space is a mistake.
 _PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
@@ -34,26 +44,56 @@ def is_deep_grey(image: Image.Image) -> bool:
 
 
 def deep_grey(image: Image.Image) -> NDArray[np.uint16]:
-    """H×W uint16 of a deep grey image.
-
-    Nothing in a file of 32-bit integers or floats says what white is. Integers: the largest of 8,
-    16 or 32 bits, by the largest value. Floats within [0, 1] are fractions of white; others are
-    stretched from the smallest to the largest.
-    """
+    """H×W uint16 of a deep grey image, black and white as ``sample_range`` has them."""
     values: NDArray[Any] = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        return values.astype(np.uint16)
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if image.mode == "I":
-        # Pillow reads PGM of more than 8 bits as mode I, scaled to 65535.
-        bits = 8 if high <= 255 and image.format != "PPM" else 16 if high <= 65535 else 32
-        low, high = 0.0, 2.0**bits - 1
-    elif low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    scaled = np.rint(np.clip(scaled, 0, 1) * 65535)
-    return cast(NDArray[np.uint16], scaled.astype(np.uint16))
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return values.astype(np.uint16)  # Pillow scales PGM of more than 8 bits to 65535
+    return to_16_bits(values, *sample_range(values, 32))
+
+
+def sample_range(values: NDArray[Any], bits: int) -> tuple[float, float]:
+    """The values that are black and white in a file that does not say so.
+
+    values: any shape, unsigned or signed integers or floats. ``bits``: of a sample in the file.
+    Unsigned: 0 and the largest that ``bits`` can hold. Signed without a negative value: 0 and the
+    least of 255, 65535 and the format's largest that holds them all. Floats from 0 to 1: these two.
+    All others: the smallest and the largest value that there is.
+    """
+    kind = values.dtype.kind
+    if kind in "bu":
+        return 0.0, 2.0**bits - 1
+    finite = values if kind == "i" else values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if kind == "i" and low >= 0:
+        limit = 2.0 ** (bits - 1) - 1
+        return 0.0, next(min(white, limit) for white in (255.0, 65535.0, limit) if high <= white)
+    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
+
+def to_16_bits(
+    values: NDArray[Any], low: float, high: float, *, invert: bool = False
+) -> NDArray[np.uint16]:
+    """Values from ``low`` to ``high`` as 0 to 65535, or 65535 to 0 with ``invert``; others clipped.
+
+    values: any shape, real; what is no number becomes 0.
+    """
+    if values.dtype == np.uint16 and (low, high, invert) == (0, 65535, False):
+        return values
+    result = np.empty(values.shape, np.uint16)
+    with np.errstate(all="ignore"):
+        for top in range(0, len(values), _STRIP):
+            part = values[top : top + _STRIP].astype(np.float64)
+            part = (part - low) / (high - low) if high > low else np.zeros_like(part)
+            part = np.nan_to_num(1 - part if invert else part, nan=0.0, posinf=1.0, neginf=0.0)
+            result[top : top + _STRIP] = np.rint(np.clip(part, 0, 1) * 65535)
+    return result
+
+
+def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint16 rounded to uint8; uint8 as it is."""
+    if values.dtype == np.uint8:
+        return values
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

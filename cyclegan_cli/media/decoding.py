@@ -12,12 +12,13 @@ import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.machine import MEMORY_MARGIN, available_memory
-from cyclegan_cli.media.deep import deep_channels
+from cyclegan_cli.media.deep import is_deep_png
 from cyclegan_cli.media.formats import RAW_EXTENSIONS, sniff
 
 __all__ = [
@@ -47,6 +48,12 @@ FORMATS = (
 _lock = threading.Lock()
 _users = 0
 _limit_before: int | None = None
+# How decoders say that a file is of a kind that they do not know.
+_UNSUPPORTED = re.compile(
+    r"unsupported|not (yet )?supported|unknown (\w+ )?mode|image mode|"
+    r"data organization|not a known",
+    re.IGNORECASE,
+)
 _quiet = ("ignore", re.compile("(?s).*", re.IGNORECASE), Warning, None, 0)
 
 
@@ -94,13 +101,22 @@ def decoding(name: str) -> Iterator[None]:
         raise PictureError(f"{name}: {_reason(error)}.") from error
 
 
+def _is_unsupported(error: Exception) -> bool:
+    """Whether a decoder says that it does not know this kind of file."""
+    if isinstance(error, TypeError):  # '<' not supported between …
+        return False
+    return isinstance(error, NotImplementedError) or bool(_UNSUPPORTED.search(str(error)))
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[:1].lower() + error.strerror[1:]
-    text = str(error)
+    text = (str(error).splitlines() or [""])[0][:100].rstrip(".") or type(error).__name__
     if "truncated" in text.lower() or isinstance(error, EOFError | zlib.error | struct.error):
         return "the file is cut short or damaged"
-    return f"the file is damaged ({text.splitlines()[0][:100].rstrip('.') or type(error).__name__})"
+    if _is_unsupported(error):
+        return f"this kind of file is not supported ({text})"
+    return f"the file is damaged ({text})"
 
 
 @contextlib.contextmanager
@@ -121,13 +137,24 @@ def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.I
         if not head:
             raise PictureError(f"{name} is empty.")
         try:
-            image = Image.open(file, formats=_formats_of(head))
-        except UnidentifiedImageError as error:
-            raise _not_a_picture(name, head) from error
+            image = _identified(file, head)
+        except (UnidentifiedImageError, SyntaxError, IndexError, TypeError) as error:
+            raise _not_a_picture(name, head, error) from error
         with image:
             check_size(image, name, max_pixels)
             check_memory(image, name)
             yield image
+
+
+def _identified(file: BinaryIO, head: bytes) -> Image.Image:
+    formats = _formats_of(head)
+    if formats == ["TIFF"]:
+        from cyclegan_cli.media.tiff import TiffImage
+
+        return TiffImage(file)
+    if len(formats) == 1:  # Image.open would not say why it cannot be opened
+        return Image.OPEN[formats[0]][0](file, "")
+    return Image.open(file, formats=formats)
 
 
 def _formats_of(head: bytes) -> list[str]:
@@ -153,7 +180,7 @@ def _known_formats() -> list[str]:
     return [known for known in FORMATS if known in Image.OPEN]
 
 
-def _not_a_picture(name: str, head: bytes) -> PictureError:
+def _not_a_picture(name: str, head: bytes, error: Exception) -> PictureError:
     kind = sniff(head)
     if kind == "HEIF" and "HEIF" not in Image.OPEN:
         return PictureError(
@@ -165,6 +192,8 @@ def _not_a_picture(name: str, head: bytes) -> PictureError:
             f"{name} is a {kind} picture, which this Pillow was built without.",
             hint="pip install --upgrade pillow",
         )
+    if kind is not None and _is_unsupported(error):
+        return PictureError(f"{name} is a {kind} file of a kind that is not supported ({error}).")
     if kind is not None:
         return PictureError(f"{name} is a {kind} file that is damaged, or of a rare kind.")
     return PictureError(f"{name} is not a picture, or of a kind that is not known here.")
@@ -204,8 +233,9 @@ def check_memory(image: Image.Image, name: str, others: int = 0) -> None:
     if pixels + others <= _SMALL:
         return
     plain = image.mode in ("RGB", "L", "CMYK") and image.format in ("JPEG", "PNG", "TIFF", "BMP")
-    plain &= deep_channels(image) is None
-    needed = pixels * (_DECODING if plain else _DECODING_MORE) + others * _FRAME
+    stored = getattr(image, "deep", 0)
+    plain &= not stored and not is_deep_png(image)
+    needed = pixels * (_DECODING if plain else _DECODING_MORE + stored) + others * _FRAME
     room = MEMORY_MARGIN * available_memory()
     if needed > room:
         raise PictureError(

@@ -26,6 +26,7 @@ NEAR = 0.3  # standard deviations by which two domains must differ in something
 MANY = 20  # pictures in each domain from which their statistics mean something
 _SIGMAS = 3.0
 _GREY_SHARE = 0.1
+_DARK = 64  # levels of 255 that no pixel exceeds: 14 bits in 16 end here
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Domain:
 
 @dataclass(frozen=True)
 class Symptom:
-    """One finding. ``kind``: ``copies``, ``shared``, ``tiny``, ``grey`` or ``alike``; ``files``:
-    which pictures, those that belong together in one tuple."""
+    """One finding. ``kind``: ``copies``, ``shared``, ``tiny``, ``dark``, ``grey`` or ``alike``;
+    ``files``: which pictures, those that belong together in one tuple."""
 
     kind: str
     message: str
@@ -55,6 +56,7 @@ def diagnose(x: Domain, y: Domain, *, crop_size: int) -> list[Symptom]:
     for domain in (x, y):
         found += _copies(domain)
         found += _tiny(domain, crop_size)
+        found += _dark(domain)
     return found + _grey(x, y)
 
 
@@ -180,6 +182,19 @@ def _tiny(domain: Domain, crop_size: int) -> list[Symptom]:
     )
     hint = "They are enlarged, and blurred by it: leave them out, or lower --crop-size."
     return [Symptom("tiny", message, hint, tuple((look.path,) for look in small))]
+
+
+def _dark(domain: Domain) -> list[Symptom]:
+    dark = [look for look in domain.looks if look.brightest <= _DARK]
+    if not dark:
+        return []
+    count = len(dark)
+    message = (
+        f"{_pictures(count)} of {domain.label} {_are(count)} nearly black: no value is above a "
+        "quarter of white."
+    )
+    hint = "Data of 10, 12 or 14 bits in files of 16 look so: scale them to the whole range."
+    return [Symptom("dark", message, hint, tuple((look.path,) for look in dark))]
 
 
 def _grey(x: Domain, y: Domain) -> list[Symptom]:

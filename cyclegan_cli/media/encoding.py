@@ -14,12 +14,12 @@ from PIL.PngImagePlugin import PngInfo
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.files import atomic_path
 from cyclegan_cli.media.animation import palette_frames, whole_steps
-from cyclegan_cli.media.colour import srgb_profile
+from cyclegan_cli.media.colour import srgb_profile, to_8_bits
 from cyclegan_cli.media.decoding import held_pillow
 from cyclegan_cli.media.deep import png_of, widen_tiff
 from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED
 from cyclegan_cli.media.metadata import Metadata, tagged
-from cyclegan_cli.media.pictures import Array, Frame, Picture, on_white, to_8_bits
+from cyclegan_cli.media.pictures import Array, Frame, Picture, on_white
 
 __all__ = ["DEFAULT_QUALITY", "write_picture"]
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from cyclegan_cli.media.colour import deep_grey, is_deep_grey, profiled, to_srgb
+from cyclegan_cli.media.colour import deep_grey, is_deep_grey, profiled, to_8_bits, to_srgb
 from cyclegan_cli.media.decoding import (
     MAX_PIXELS,
     check_memory,
@@ -22,7 +19,7 @@ from cyclegan_cli.media.decoding import (
     is_lossless_webp,
     opened,
 )
-from cyclegan_cli.media.deep import deep_channels, read_deep
+from cyclegan_cli.media.deep import is_deep_png, read_png
 from cyclegan_cli.media.formats import ANIMATED, PAGED, PICTURE_EXTENSIONS
 from cyclegan_cli.media.metadata import Metadata, read_metadata
 from cyclegan_cli.media.profiles import deep_to_srgb, is_srgb
@@ -37,7 +34,6 @@ __all__ = [
     "read_small",
 ]
 
-_Open: TypeAlias = Callable[[], AbstractContextManager[Image.Image]]
 Array: TypeAlias = NDArray[Any]  # uint8 in 0..255, or uint16 in 0..65535
 
 
@@ -85,7 +81,7 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """
     name = str(path)
     with decoding(name), opened(path, name, max_pixels) as image:
-        pixels, alpha = _decode(image, partial(opened, path, name, max_pixels))
+        pixels, alpha = _decode(image)
         return on_white(to_8_bits(pixels), None if alpha is None else to_8_bits(alpha))
 
 
@@ -101,7 +97,7 @@ def read_small(path: Path, side: int) -> tuple[NDArray[np.uint8], tuple[int, int
         whole = image.size
         image.draft(None, (side, side))
         coarse = image.size != whole
-        pixels, alpha = _decode(image, partial(opened, path, name, MAX_PIXELS))
+        pixels, alpha = _decode(image)
         eight = on_white(to_8_bits(pixels), None if alpha is None else to_8_bits(alpha))
         size = (eight.shape[1], eight.shape[0])
         if coarse:
@@ -122,7 +118,6 @@ def read_picture(
         with decoding(called):
             source = source.read_bytes()  # it can be read once only
     with decoding(called), opened(source, called, max_pixels) as image:
-        again = partial(opened, source, called, max_pixels)
         name_of_format, mode = image.format or "", image.mode
         many = name_of_format in ANIMATED | PAGED
         count = max(1, getattr(image, "n_frames", 1)) if many else 1
@@ -136,7 +131,7 @@ def read_picture(
             check_size(image, called, max_pixels - total)
             check_memory(image, called, total)
             total += image.width * image.height
-            pixels, alpha = _decode(image, again, index)
+            pixels, alpha = _decode(image)
             if index == 0:
                 metadata = read_metadata(image)
             frames.append(Frame(pixels, alpha, _duration(image, count, poster and index == 0)))
@@ -165,38 +160,55 @@ def _plays(image: Image.Image) -> int:
     return int(loop or 0)
 
 
-def _decode(image: Image.Image, again: _Open, index: int = 0) -> tuple[Array, Array | None]:
-    """(H×W×3 sRGB, H×W alpha or None) of the frame that ``image`` is at, upright.
-
-    ``again`` opens the file anew: 16-bit colour is decoded in two parts.
-    """
+def _decode(image: Image.Image) -> tuple[Array, Array | None]:
+    """(H×W×3 sRGB, H×W alpha or None) of the frame that ``image`` is at, upright."""
     profile = image.info.get("icc_profile")
+    stored = _stored_deep(image)
     pixels: Array
-    alpha: Array | None = None
-    if deep_channels(image) is not None:
-        with again() as second:
-            if index:
-                second.seek(index)
-            values = read_deep(image, second)
-        pixels = _deep_srgb(values[..., :3], profile)
-        transparent = image.info.get("transparency")
-        if values.shape[2] == 4:
-            alpha = values[..., 3]
-        elif isinstance(transparent, tuple) and len(transparent) == 3:
-            alpha = _opaque((values != np.array(transparent)).any(axis=2))
-    elif is_deep_grey(image):
-        image.load()
-        grey = deep_grey(image)
-        pixels = _deep_srgb(grey, profile)
-        transparent = image.info.get("transparency")
-        if isinstance(transparent, int) and image.mode.startswith("I;16"):
-            alpha = _opaque(grey != transparent)
-    else:
-        image.load()
+    alpha: Array | None
+    if stored is None:
         rgb, mask = to_srgb(image)
         pixels, alpha = np.array(rgb), None if mask is None else np.array(mask)
+    else:
+        values, alpha = stored
+        if values.dtype == np.uint16 and values.shape[2:] != (4,):
+            pixels = _deep_srgb(values, profile)
+        else:
+            pixels = _eight_bit_srgb(to_8_bits(values), profile)
+            alpha = None if alpha is None else to_8_bits(alpha)
     turn = _orientation(image)
     return _turned(pixels, turn), None if alpha is None else _turned(alpha, turn)
+
+
+def _stored_deep(image: Image.Image) -> tuple[Array, Array | None] | None:
+    """(H×W grey, H×W×3 RGB or H×W×4 CMYK; alpha or None) of what Pillow decodes to 8 bits or not
+    at all, neither turned nor in sRGB. None for all else, which is loaded.
+    """
+    if getattr(image, "deep", False):
+        from cyclegan_cli.media.tiff import TiffImage, read_page
+
+        assert isinstance(image, TiffImage)
+        return read_page(image)
+    if is_deep_png(image):
+        values = read_png(image)
+        alpha = values[..., -1] if values.shape[2] in (2, 4) else None
+        return values[..., 0] if values.shape[2] == 2 else values[..., :3], alpha
+    image.load()
+    if not is_deep_grey(image):
+        return None
+    grey = deep_grey(image)
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int) or not image.mode.startswith("I;16"):
+        return grey, None
+    return grey, np.where(grey != clear, 65535, 0).astype(np.uint16)
+
+
+def _eight_bit_srgb(values: NDArray[np.uint8], profile: object) -> NDArray[np.uint8]:
+    """H×W grey, H×W×3 RGB or H×W×4 CMYK as H×W×3 sRGB."""
+    mode = {2: "L"}.get(values.ndim, "RGB" if values.shape[-1] == 3 else "CMYK")
+    image = Image.frombytes(mode, (values.shape[1], values.shape[0]), values.tobytes())
+    image.info["icc_profile"] = profile
+    return np.array(to_srgb(image)[0])
 
 
 def _deep_srgb(values: NDArray[np.uint16], profile: object) -> NDArray[np.uint16]:
@@ -214,17 +226,6 @@ def _deep_srgb(values: NDArray[np.uint16], profile: object) -> NDArray[np.uint16
     eight: NDArray[np.uint16] = np.asarray(by_tables).astype(np.uint16)
     eight *= np.uint16(257)
     return eight
-
-
-def _opaque(shown: NDArray[np.bool_]) -> NDArray[np.uint16]:
-    return np.where(shown, 65535, 0).astype(np.uint16)
-
-
-def to_8_bits(values: Array) -> NDArray[np.uint8]:
-    """uint16 rounded to uint8; uint8 as it is."""
-    if values.dtype == np.uint8:
-        return values
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def on_white(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> NDArray[np.uint8]:

@@ -28,7 +28,8 @@ class Look:
 
     ``size``: width and height, upright. ``digest``: SHA-256 of the file. ``thumbnail``: 16×16×3
     float32 in 0..255, the aspect not kept. ``grey``: whether it has no colour. ``features``: mean
-    red, green and blue, contrast, colourfulness (0..255 each), and detail (no unit).
+    red, green and blue, contrast, colourfulness (0..255 each), and detail (no unit). ``brightest``:
+    the largest value of any channel, 0..255.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Look:
     thumbnail: NDArray[np.float32]
     grey: bool
     features: tuple[float, ...]
+    brightest: int = 255
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def look(path: Path) -> Look:
         thumbnail,
         bool(np.percentile(colour, 95) <= _GREY),
         tuple(float(feature) for feature in features),
+        int(pixels.max()),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -135,6 +136,17 @@ def test_tiny_pictures_are_told_by_the_crop(scenes: tuple[Path, Path], tmp_path:
     assert set(found) == {"tiny"}
     assert found["tiny"].files == ((y / "low.png",),)
     assert "smaller than the crop of 32" in found["tiny"].message
+
+
+def test_data_of_12_bits_in_files_of_16_are_told(scenes: tuple[Path, Path], tmp_path: Path) -> None:
+    x = copied(scenes[0], tmp_path / "photos")
+    values = np.asarray(photograph(900, (96, 72))).astype(np.uint16) * 16  # 0 … 4080
+    tifffile.imwrite(x / "few.tif", values, photometric="rgb")
+    tifffile.imwrite(x / "all.tif", values[:, ::-1] * 16, photometric="rgb")
+    found = symptoms(x, scenes[1])
+    assert set(found) == {"dark"}
+    assert found["dark"].files == ((x / "few.tif",),)
+    assert "12" in found["dark"].hint
 
 
 def test_grey_pictures_matter_where_the_other_domain_has_few(

@@ -40,7 +40,7 @@ TESTS = {
     "media/formats": "media/test_plan.py media/test_pictures.py",
     "media/scenes": "media/test_diagnosis.py",
     "media/survey": "media/test_diagnosis.py",
-    "styles/cards": "styles/test_store.py styles/test_catalogue.py",
+    "styles/catalogue": "styles/test_store.py styles/test_catalogue.py",
     "styles/fetch": "styles/test_download.py",
     "styles/unpacking": "styles/test_datasets.py",
 }

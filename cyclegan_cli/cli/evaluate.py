@@ -20,7 +20,7 @@ from cyclegan_cli.styles.store import find_style, weights_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cyclegan_cli.styles.cards import Style, Way
+    from cyclegan_cli.styles.catalogue import Style, Way
 
 __all__ = ["evaluate"]
 

@@ -20,7 +20,7 @@ from cyclegan_cli.settings import Interval, TrainSettings
 if TYPE_CHECKING:
     from cyclegan_cli.cli.doctor import Checkup
     from cyclegan_cli.media.survey import Survey
-    from cyclegan_cli.styles.cards import Way
+    from cyclegan_cli.styles.catalogue import Way
 
 __all__ = ["default_name", "examine", "first_weights", "folders", "present", "refuse_existing"]
 

@@ -16,7 +16,7 @@ from cyclegan_cli.errors import PictureError, UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cyclegan_cli.styles.cards import Style
+    from cyclegan_cli.styles.catalogue import Style
 
 __all__ = ["preview"]
 

@@ -203,8 +203,7 @@ def present(
     Raises UsageError where device or disk are not enough.
     """
     from cyclegan_cli.cli.processes import member
-    from cyclegan_cli.engine.device import resolve_precision
-    from cyclegan_cli.engine.estimate import training_needs
+    from cyclegan_cli.engine.device import resolve_precision, training_needs
 
     s = run.settings
     # Before they are started, the first of several stands for all.

@@ -28,7 +28,10 @@ __all__ = [
     "is_special",
     "read_safetensors_header",
     "read_toml",
+    "recover_folders",
+    "remove_folder",
     "remove_leftovers",
+    "swap_folder",
     "sync_folder",
     "write_bytes",
     "write_text",
@@ -124,6 +127,45 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def swap_folder(temporary: Path, place: Path) -> None:
+    """Rename the folder ``temporary`` to ``place``; what was there is put back if that fails."""
+    aside = place.with_name(f".{place.name}.{secrets.token_hex(6)}.swap")
+    existed = place.exists()
+    if existed:
+        place.rename(aside)
+    try:
+        temporary.rename(place)
+    except BaseException:
+        if existed:
+            aside.rename(place)
+        raise
+    sync_folder(place.parent)
+    if existed:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_folder(place: Path) -> None:
+    """Remove a folder: renamed in one step, then deleted."""
+    aside = place.with_name(f".{place.name}.{secrets.token_hex(6)}.gone")
+    place.rename(aside)
+    sync_folder(place.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover_folders(root: Path, mark: str) -> None:
+    """Undo a ``swap_folder`` or finish a ``remove_folder`` in ``root`` that was cut off.
+
+    ``mark``: a file that every complete folder has. The caller holds the lock of ``root``.
+    """
+    for folder in root.glob(".*.*"):
+        name, _, kind = folder.name[1:].rpartition(".")
+        place = root / name.rpartition(".")[0]
+        if kind == "swap" and not place.exists() and (folder / mark).is_file():
+            folder.rename(place)
+        elif kind in ("swap", "gone"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -14,12 +14,20 @@ import platformdirs
 
 from cyclegan_cli.errors import UsageError
 
-__all__ = ["cache_dir", "check_name", "home_dir", "mirror", "offline", "runs_dir", "styles_dir"]
+__all__ = [
+    "RESERVED",
+    "cache_dir",
+    "check_name",
+    "home_dir",
+    "mirror",
+    "offline",
+    "runs_dir",
+    "styles_dir",
+]
 
-_NAME = re.compile(
-    r"[^\W_][\w .+-]*"
-)  # letters of any alphabet and digits, then also _ space . + -
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(10))}
+_NAME = re.compile(r"[^\W_][\w .+-]*")  # letters of any alphabet, digits; then also _ space . + -
+# File names that Windows keeps for itself, with any extension.
+RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(10))}
 
 
 def home_dir() -> Path:
@@ -60,7 +68,7 @@ def check_name(name: str) -> str:
     Raises UsageError for empty names, path separators, a leading dot, and what Windows reserves.
     """
     stem = name.split(".", maxsplit=1)[0].lower()
-    if not _NAME.fullmatch(name) or name != name.rstrip(" .") or stem in _RESERVED:
+    if not _NAME.fullmatch(name) or name != name.rstrip(" .") or stem in RESERVED:
         raise UsageError(
             f"'{name}' cannot be a name: use letters, digits, '-', '_', '.', '+' and spaces, "
             "starting with a letter or digit."

@@ -28,11 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("cyclegan_cli/engine", "cyclegan_cli/media", "cyclegan_cli/styles")
 # The tests of modules that have no test file of their own name, below tests/.
 TESTS = {
-    "engine/estimate": "cli/test_train.py",
-    "engine/evaluation": "cli/test_evaluate.py",
+    "engine/device": "engine/test_device.py cli/test_train.py",
+    "engine/evaluation": "engine/test_evaluation.py cli/test_evaluate.py",
     "engine/layers": "engine/test_layers.py engine/test_weights.py painting/test_evaluate.py",
     "engine/losses": "engine/test_losses.py engine/test_patches.py",
-    "engine/measures": "engine/test_measures.py cli/test_evaluate.py",
     "engine/run": "engine/test_checkpoint.py cli/test_resume.py cli/test_report.py",
     "engine/training": "engine/test_watchdogs.py cli/test_train.py cli/test_resume.py",
     "media/ffmpeg": "media/test_motion.py",
@@ -40,7 +39,7 @@ TESTS = {
     "media/formats": "media/test_plan.py media/test_pictures.py",
     "media/scenes": "media/test_diagnosis.py",
     "media/survey": "media/test_diagnosis.py",
-    "styles/cards": "styles/test_store.py styles/test_catalogue.py",
+    "styles/catalogue": "styles/test_store.py styles/test_catalogue.py",
     "styles/fetch": "styles/test_download.py",
     "styles/unpacking": "styles/test_datasets.py",
 }

@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "engine": set(),
     "engine.training": {"media.dataset"},
     "media": set(),
-    "report": {"engine.run"},  # a run's folder is what it tells of
+    "report": {"engine.run"},  # it reads a run's folder
     "styles": {"engine.weights", "engine.checkpoint"},  # weights, through the engine
     "styles.publicformat": {"engine.networks"},  # foreign weights become a generator
     "styles.onnxformat": {"engine.networks", "engine.grain"},  # a generator becomes a graph

@@ -136,7 +136,7 @@ class Checkup:
 
 def past_speed(run: Run) -> tuple[str, float] | None:
     """(name, pictures a second) of the last run here of the same networks and sizes, if any."""
-    from cyclegan_cli.report.metrics import read_metrics
+    from cyclegan_cli.report.record import read_metrics
 
     s = run.settings
     wanted = (s.generator, s.crop_size, s.batch_size)

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from cyclegan_cli.cli.console import Console, ProgressBar
 from cyclegan_cli.errors import CycleganError, DownloadError, NoNetworkError
-from cyclegan_cli.styles.cards import Style, Way
+from cyclegan_cli.styles.catalogue import Style, Way
 from cyclegan_cli.styles.download import Learned, Waiting, download_style, ensure
 from cyclegan_cli.styles.fetch import Event, Failed, Received, Trying
 

@@ -20,7 +20,8 @@ from cyclegan_cli.styles.store import find_style, weights_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cyclegan_cli.styles.cards import Style, Way
+    from cyclegan_cli.engine.evaluation import Inception
+    from cyclegan_cli.styles.catalogue import Style, Way
 
 __all__ = ["evaluate"]
 
@@ -84,9 +85,14 @@ def evaluate(
     console.note(f"Measuring on {device.label}.")
     pictures = {domain: _Pictures(console, paths, size) for domain, paths in files.items()}
     lines = []
+    inception = None
+    if fid:
+        from cyclegan_cli.engine.evaluation import Inception
+
+        inception = Inception(device.torch)
     with console.progress("measuring", 3 * len(ways)) as bar:
         for way in ways:
-            lines += list(_direction(found, way, painters, pictures, limit, fid, bar))
+            lines += list(_direction(found, way, painters, pictures, limit, inception, bar))
     few = min(line.pictures for line in lines)
     if few < FEW:
         console.warn(
@@ -197,12 +203,11 @@ def _direction(
     painters: dict[str, Paint],
     pictures: dict[str, _Pictures],
     limit: int,
-    fid: bool,
+    inception: Inception | None,
     bar: ProgressBar,
 ) -> Iterator[_Line]:
     """The three lines of one direction: as many outputs as real ones, and as many for the floor."""
-    from cyclegan_cli.engine.evaluation import through
-    from cyclegan_cli.engine.measures import classifier_error, sliced_wasserstein
+    from cyclegan_cli.engine.evaluation import classifier_error, sliced_wasserstein, through
 
     sources, targets = pictures[way[0]].first(limit), pictures[way[1]].first(2 * limit)
     count = min(len(sources), len(targets) // 2)
@@ -219,10 +224,8 @@ def _direction(
     sets = {style.name: outputs, "identity": sources, "real": more}
     for what, some in sets.items():
         figures: tuple[float | None, float | None] = (None, None)
-        if fid:
-            from cyclegan_cli.report.inception import frechet
-
-            figures = frechet(some, real)
+        if inception is not None:
+            figures = inception.distances(some, real)
         yield _Line(
             direction=f"{names[way[0]]} → {names[way[1]]}",
             what=what,

@@ -15,7 +15,7 @@ from cyclegan_cli.cli.styleview import record_of
 from cyclegan_cli.errors import CheckpointError, UsageError, command_line
 
 if TYPE_CHECKING:
-    from cyclegan_cli.styles.cards import Style, Way
+    from cyclegan_cli.styles.catalogue import Style, Way
 
 __all__ = ["import_command"]
 
@@ -118,7 +118,7 @@ def _from_files(
             raise UsageError(f"{given} is not a file.")
     before, two, after = name.partition("2")
     named = (before, after) if two and before and after else ("x", name)
-    from cyclegan_cli.styles.importing import import_style, other_direction
+    from cyclegan_cli.styles.convert import import_style, other_direction
 
     files: dict[Way, Path] = {"xy": file}
     if reverse_file is not None:

@@ -18,10 +18,10 @@ def prepare(console: Console) -> None:
 
     import torch
 
-    from cyclegan_cli.report.inception import WEIGHTS, have_torchmetrics
+    from cyclegan_cli.engine.evaluation import INCEPTION_WEIGHTS, have_torchmetrics
 
     have_torchmetrics()
-    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_WEIGHTS
     if path.is_file():
         return
     if offline():

@@ -20,7 +20,7 @@ from cyclegan_cli.settings import Interval, TrainSettings
 if TYPE_CHECKING:
     from cyclegan_cli.cli.doctor import Checkup
     from cyclegan_cli.media.survey import Survey
-    from cyclegan_cli.styles.cards import Way
+    from cyclegan_cli.styles.catalogue import Way
 
 __all__ = ["default_name", "examine", "first_weights", "folders", "present", "refuse_existing"]
 
@@ -206,8 +206,7 @@ def present(
     Raises UsageError where device or disk are not enough.
     """
     from cyclegan_cli.cli.processes import member
-    from cyclegan_cli.engine.device import resolve_precision
-    from cyclegan_cli.engine.estimate import training_needs
+    from cyclegan_cli.engine.device import resolve_precision, training_needs
 
     s = run.settings
     # Before they are started, the first of several stands for all.

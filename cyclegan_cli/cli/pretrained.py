@@ -14,7 +14,7 @@ from cyclegan_cli.cli.console import Console, printable
 from cyclegan_cli.cli.importing import import_command
 from cyclegan_cli.cli.styleview import facts, record_of, row
 from cyclegan_cli.errors import CycleganError, UsageError, command_line
-from cyclegan_cli.styles.cards import Style
+from cyclegan_cli.styles.catalogue import Style
 from cyclegan_cli.styles.store import (
     damaged_styles,
     find_style,
@@ -204,7 +204,7 @@ def verify(
       cyclegan pretrained verify
       cyclegan pretrained verify monet vangogh
     """
-    from cyclegan_cli.styles.verification import verify_style
+    from cyclegan_cli.styles.convert import verify_style
 
     console = Console(as_json=json_, quiet=quiet)
     broken = [] if styles else [(folder.name, error) for folder, error in damaged_styles()]
@@ -318,7 +318,7 @@ def export(
       cyclegan pretrained export monet monet.onnx
     """
     from cyclegan_cli.cli.downloading import ensure_weights
-    from cyclegan_cli.styles.exporting import check_target, export_style
+    from cyclegan_cli.styles.convert import check_target, export_style
 
     check_target(file, overwrite=overwrite)
     found = find_style(style)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cyclegan_cli.painting.painter import Painter
-    from cyclegan_cli.styles.cards import Style
+    from cyclegan_cli.styles.catalogue import Style
 
 __all__ = ["preview"]
 

@@ -13,7 +13,7 @@ from cyclegan_cli.cli.console import Console
 from cyclegan_cli.engine.run import BEST, Run, run_state
 from cyclegan_cli.errors import CheckpointError, StoreError, UsageError, command_line
 from cyclegan_cli.places import styles_dir
-from cyclegan_cli.styles.cards import Style, Way, read_style
+from cyclegan_cli.styles.catalogue import Style, Way, read_style
 
 if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint

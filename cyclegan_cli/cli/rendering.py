@@ -31,9 +31,8 @@ class Renderer:
     def __init__(
         self, console: Console, run: Run, place: Place, view: TrainingView, board: Board | None
     ) -> None:
-        from cyclegan_cli.report.metrics import MetricsLog
         from cyclegan_cli.report.page import Report
-        from cyclegan_cli.report.record import read_record
+        from cyclegan_cli.report.record import MetricsLog, read_record
         from cyclegan_cli.report.samples import list_sheets
 
         self._console = console
@@ -116,8 +115,7 @@ class Renderer:
         )
 
     def _sampled(self, event: Sampled) -> None:
-        from cyclegan_cli.report.samples import sheet_name
-        from cyclegan_cli.report.sheet import sample_sheet
+        from cyclegan_cli.report.samples import sample_sheet, sheet_name
 
         folder = self._run.folder / "samples"
         folder.mkdir(exist_ok=True)

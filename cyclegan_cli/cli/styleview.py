@@ -7,7 +7,7 @@ from typing import Any
 
 from cyclegan_cli.errors import CycleganError
 from cyclegan_cli.settings import TrainSettings
-from cyclegan_cli.styles.cards import Style, plain
+from cyclegan_cli.styles.catalogue import Style, plain
 
 __all__ = ["domains", "facts", "options_text", "record_of", "row", "shown", "size_text"]
 

@@ -38,7 +38,7 @@ from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
 if TYPE_CHECKING:
     from cyclegan_cli.painting.pipeline import Done, Event, Failed
     from cyclegan_cli.painting.video import PaintFrame
-    from cyclegan_cli.styles.cards import Style
+    from cyclegan_cli.styles.catalogue import Style
 
 __all__ = ["translate"]
 

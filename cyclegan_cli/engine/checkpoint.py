@@ -1,7 +1,7 @@
-"""The whole state of a run in one file: written atomically, read safely, checked by a digest.
+"""Checkpoints: the whole state of a run in one file, written atomically and checked by a digest.
 
-A checkpoint is a safetensors file: every tensor of ``CycleGAN.state``, and, in its metadata, the
-settings, the place in the training, and a SHA-256 over all of it. Nothing in it is ever executed.
+A checkpoint is a safetensors file: every tensor of ``CycleGAN.state``, and in its metadata the
+settings, the place in the training, and a SHA-256 of all of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cyclegan_cli.engine.cyclegan import CycleGAN
+from cyclegan_cli.engine.cyclegan import CycleGAN, below
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.run import (
     BEST,
@@ -30,6 +30,7 @@ from cyclegan_cli.engine.run import (
     Place,
     checkpoint_files,
     checkpoint_name,
+    read_state,
 )
 from cyclegan_cli.errors import CheckpointError, NonFiniteLossError, StoreError
 from cyclegan_cli.files import atomic_path, read_safetensors_header
@@ -49,7 +50,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory. ``processes``: how many trained together when it was written."""
+    """A checkpoint in memory. ``processes``: the number that wrote it."""
 
     path: Path
     settings: TrainSettings
@@ -62,10 +63,10 @@ class Checkpoint:
 
 
 def save(folder: Path, model: CycleGAN, place: Place, losses: Mapping[str, float]) -> Path:
-    """Write the state of ``model`` at ``place`` into ``folder`` and drop the oldest ones.
+    """Write the state of ``model`` to ``folder``, and delete all but ``settings.keep`` checkpoints.
 
-    ``settings.keep`` checkpoints stay. Returns the new file. Raises NonFiniteLossError, and writes
-    nothing, where a number of the state is not finite; StoreError where it cannot be written.
+    Returns the new file. Raises NonFiniteLossError, before it writes, if a number of the state is
+    not finite; StoreError if it cannot be written.
     """
     path = folder / checkpoint_name(place)
     _write(path, model, place, losses)
@@ -82,7 +83,7 @@ def save_best(
     losses: Mapping[str, float],
     evaluation: Mapping[str, Any],
 ) -> Path:
-    """Write the state of ``model`` as the best of ``folder``; nothing else replaces or drops it.
+    """Write the state of ``model`` as the best of ``folder``, which ``save`` never deletes.
 
     ``evaluation``: ``Evaluation.to_json``. Raises as ``save`` does.
     """
@@ -92,12 +93,10 @@ def save_best(
 
 
 def best_distance(folder: Path) -> float | None:
-    """``Evaluation.distance`` of the best checkpoint by its header; None where there is none."""
-    try:
-        state = json.loads(read_safetensors_header(folder / BEST)[0]["state"])
-        return float(state["evaluation"]["distance"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    """``Evaluation.distance`` of the best checkpoint by its header; None if there is none."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return float(read_state(folder / BEST)["evaluation"]["distance"])
+    return None
 
 
 def _write(
@@ -133,7 +132,7 @@ def _write(
 
 
 def load(path: Path) -> Checkpoint:
-    """Read and check the checkpoint ``path``. Raises CheckpointError where it is not whole."""
+    """Read and check the checkpoint ``path``. Raises CheckpointError if it is damaged."""
     try:
         metadata, _ = read_safetensors_header(path)
         said = metadata.get("format")
@@ -168,21 +167,13 @@ def load(path: Path) -> Checkpoint:
 
 
 def generators(start: Checkpoint) -> tuple[Generator, Generator]:
-    """G and F, or their running means, as ``start`` has them: float32 on the CPU.
-
-    Raises CheckpointError.
-    """
+    """G and F of ``start``, or their running means: float32 on the CPU. Raises CheckpointError."""
     networks = []
     for letter in ("G", "F") if start.settings.ema == 0 else ("G_mean", "F_mean"):
         with torch.device("meta"):
             network = Generator(start.settings.generator)
-        own = {
-            name.removeprefix(f"{letter}."): tensor
-            for name, tensor in start.tensors.items()
-            if name.startswith(f"{letter}.")
-        }
         try:
-            network.load_state_dict(own, assign=True)
+            network.load_state_dict(below(start.tensors, letter), assign=True)
         except RuntimeError as error:
             raise CheckpointError(f"{start.path} does not hold its generators.") from error
         networks.append(network.requires_grad_(False).eval())
@@ -190,7 +181,7 @@ def generators(start: Checkpoint) -> tuple[Generator, Generator]:
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
-    """The newest whole checkpoint of ``folder``, and what is wrong with the newer ones."""
+    """The newest intact checkpoint of ``folder``, and what is wrong with newer ones."""
     damaged: list[CheckpointError] = []
     for path in checkpoint_files(folder):
         try:
@@ -201,15 +192,11 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
 
 
 def _set_aside_after(folder: Path, place: Place) -> list[Path]:
-    """Move checkpoints of steps after ``place`` into ``set-aside/``, so that they are not newest.
-
-    Returns their new paths.
-    """
+    """Move checkpoints of steps after ``place`` to ``set-aside/``; returns their new paths."""
     moved = []
     later = [path for path in checkpoint_files(folder) if path.name > checkpoint_name(place)]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        state = json.loads(read_safetensors_header(folder / BEST)[0]["state"])
-        if Place(**state["place"]).step > place.step:
+        if Place(**read_state(folder / BEST)["place"]).step > place.step:
             later.append(folder / BEST)
     for path in later:
         aside = folder / "set-aside"
@@ -221,8 +208,8 @@ def _set_aside_after(folder: Path, place: Place) -> list[Path]:
 def go_back_to(folder: Path, start: Checkpoint) -> list[Path]:
     """Make ``start`` the newest checkpoint of ``folder``, wherever it was read from.
 
-    Later ones are moved aside; returns their new paths. Without this, a run that is cut off before
-    its next checkpoint would go on from another one. Raises StoreError where that cannot be done.
+    Later ones are moved aside; returns their new paths. Else a run that is cut off before its next
+    checkpoint would resume from another one. Raises StoreError.
     """
     try:
         moved = _set_aside_after(folder, start.place)
@@ -236,7 +223,7 @@ def go_back_to(folder: Path, start: Checkpoint) -> list[Path]:
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    """SHA-256 over every tensor (name, dtype, shape, bytes) in the order of names, and ``text``."""
+    """SHA-256 of every tensor (name, dtype, shape, bytes), by name, and of ``text``."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

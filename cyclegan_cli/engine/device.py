@@ -1,7 +1,4 @@
-"""--gpu and --precision: from what was asked to what is there.
-
-The only place that looks at devices.
-"""
+"""Devices: what --gpu and --precision mean on this machine, and what a training needs of it."""
 
 from __future__ import annotations
 
@@ -9,11 +6,23 @@ import sys
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, count_parameters
 from cyclegan_cli.errors import DeviceError, counted
-from cyclegan_cli.settings import Precision, normal_gpu
+from cyclegan_cli.settings import Precision, TrainSettings, normal_gpu
 
-__all__ = ["Device", "available", "memory_used", "resolve", "resolve_precision"]
+__all__ = [
+    "Device",
+    "Needs",
+    "available",
+    "memory_used",
+    "resolve",
+    "resolve_precision",
+    "training_needs",
+]
+
+_FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,7 @@ def resolve(gpu: str) -> list[Device]:
     """The devices that ``--gpu`` means, at least one.
 
     ``auto``: the CUDA device with the most free memory, else MPS, else the CPU; ``cpu``; ``mps``;
-    ``cuda``; ``0``; ``0,1``; ``cuda:0``. Raises DeviceError where one that was named is not there:
-    there is no silent fall back.
+    ``cuda``; ``0``; ``0,1``; ``cuda:0``. Raises DeviceError if a named device is not there.
     """
     found = available()
     gpu = normal_gpu(gpu)
@@ -76,8 +84,8 @@ def _torch_device(name: str) -> torch.device:
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
     """The dtype of autocast: float32 means no autocast.
 
-    ``auto``: bfloat16 on CUDA devices that compute in it (compute capability 8.0 up), else
-    float32. Raises DeviceError for fp16 anywhere but on CUDA.
+    ``auto``: bfloat16 on CUDA devices of compute capability 8.0 or more, else float32. Raises
+    DeviceError for fp16 anywhere but on CUDA.
     """
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
@@ -88,10 +96,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 
 
 def memory_used(device: torch.device) -> int | None:
-    """The most bytes taken so far: of a CUDA device's memory, else of the machine's.
-
-    None where the system does not tell.
-    """
+    """Peak bytes of a CUDA device's memory, else of this process's; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     try:
@@ -100,3 +105,57 @@ def memory_used(device: torch.device) -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) * (1 if sys.platform == "darwin" else 1024)  # macOS counts bytes
+
+
+# -- what a training needs ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Needs:
+    """``memory``: bytes while training, an estimate; ``checkpoint``: bytes of one checkpoint;
+    ``parameters``: those of one generator."""
+
+    memory: int
+    checkpoint: int
+    parameters: int
+
+
+def training_needs(settings: TrainSettings) -> Needs:
+    """Estimate memory and disk from the shapes of the networks' layers.
+
+    Counted: what autograd keeps of six generator and two discriminator passes (one step for G and
+    F), the parameters with their gradients and moments, and the histories.
+    """
+    generator = Generator(settings.generator)
+    discriminator = DISCRIMINATORS[settings.discriminator](settings.generator.out_channels)
+    channels, crop = settings.generator.in_channels, settings.crop_size
+    pixels = settings.batch_size * crop * crop
+    kept = 6 * _activations(generator, channels, pixels)
+    kept += 2 * max(1, settings.replay) * _activations(discriminator, channels, pixels)
+    parameters = 2 * (count_parameters(generator) + count_parameters(discriminator))
+    history = (4 if settings.replay else 2) * settings.history * channels * crop * crop
+    return Needs(
+        memory=_FLOAT * (int(kept) + 4 * parameters + history) + 500 * 2**20,  # and torch itself
+        checkpoint=_FLOAT * (3 * parameters + history),
+        parameters=count_parameters(generator),
+    )
+
+
+def _activations(network: nn.Module, channels: int, pixels: float) -> float:
+    """The number of elements of all layers' outputs, which autograd keeps nearly all of.
+
+    Counted by hand: a pass over meta tensors would import PyTorch's compiler.
+    """
+    total = 0.0
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            pixels /= layer.stride[0] ** 2
+            channels = layer.out_channels
+        elif isinstance(layer, nn.ConvTranspose2d):
+            pixels *= layer.stride[0] ** 2
+            channels = layer.out_channels
+        elif isinstance(layer, nn.Upsample):
+            pixels *= 4
+        if not list(layer.children()):
+            total += channels * pixels
+    return total

@@ -10,30 +10,25 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cyclegan_cli.engine.networks import Discriminator, TwoScaleDiscriminator
+from cyclegan_cli.engine.losses import sorted_projections
+from cyclegan_cli.engine.networks import SEEN_CHANNELS, View
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.randomness import choices, stream_seed
-from cyclegan_cli.settings import DiscriminatorKind, TrainSettings
+from cyclegan_cli.settings import TrainSettings
 
 __all__ = [
     "BEGIN",
-    "DISCRIMINATORS",
     "FeatureDistance",
     "FrozenNetwork",
     "Perception",
-    "ProjectedDiscriminator",
-    "View",
-    "chroma_loss",
     "content_loss",
     "frozen_network",
 ]
@@ -53,9 +48,8 @@ _STAGES = (
 _NORM_EPS = 1e-3
 SEEN = (0, 1, 2, 4)  # the stages that discriminators and distances look at: strides 2, 4, 8, 16
 CONTENT = (2, 3)  # of these, the ones that say what is where
-CHANNELS = tuple(_STAGES[stage][1] for stage in SEEN)
 _TONES = 2  # values that describe light and dark
-_CELL = 16  # pixels along a cell of tones and of chroma
+_CELL = 16  # pixels along a cell of tones
 
 NOISE = 0.1  # its deviation on everything that the network is shown
 SHIFT = 8  # pixels, at most, by which it is shown shifted
@@ -178,16 +172,6 @@ def frozen_network(variant: Variant, stages: int, device: torch.device) -> Froze
 # -- what is shown to it ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class View:
-    """``source``: the pictures themselves; ``pictures``: what is shown of them;
-    ``features``: of ``SEEN`` stages."""
-
-    source: Tensor
-    pictures: Tensor
-    features: list[Tensor]
-
-
 class Perception:
     """The frozen network in a training: what it sees of a step's pictures, and losses of that.
 
@@ -277,64 +261,6 @@ class Perception:
         return {"X": deviations([v[0] for v in seen]), "Y": deviations([v[1] for v in seen])}
 
 
-# -- discriminators --------------------------------------------------------------------------------
-
-
-class ProjectedDiscriminator(nn.Module):
-    """D_X or D_Y on frozen features: a small head on fixed random projections of each stage.
-
-    Beside them a small network on the pixels themselves, which counts twice. LeakyReLU 0.2, no
-    normalisation. ``scales``: the features' deviations, measured before the first step.
-    """
-
-    def __init__(self, channels: int = 3, width: int = 64) -> None:
-        super().__init__()
-        self.projections = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False) for c in CHANNELS)
-        self.projections.requires_grad_(False)
-        self.heads = nn.ModuleList(_head(width) for _ in CHANNELS)
-        layers: list[nn.Module] = []
-        for before, after, stride in ((channels, 32, 2), (32, 64, 2), (64, 128, 1)):
-            layers += [nn.Conv2d(before, after, 4, stride, 1), nn.LeakyReLU(0.2)]
-        self.pixels = nn.Sequential(*layers, nn.Conv2d(128, 1, 3, padding=1))
-        self.register_buffer("scales", torch.ones(len(CHANNELS)))
-        self.scales: Tensor
-
-    def requires_grad_(self, requires_grad: bool = True) -> ProjectedDiscriminator:
-        """The projections never do."""
-        super().requires_grad_(requires_grad)
-        self.projections.requires_grad_(False)
-        return self
-
-    def forward(self, view: View) -> Tensor:
-        """Logits, N×6×h×w: of the four stages, and twice of the pixels, all at one size."""
-        with torch.autocast(view.pictures.device.type, enabled=False):
-            pixels = self.pixels(view.pictures)
-            logits = [
-                head(projection(stage / scale))
-                for head, projection, stage, scale in zip(
-                    self.heads, self.projections, view.features, self.scales, strict=True
-                )
-            ]
-            size = logits[0].shape[2:]
-            same = [functional.interpolate(one, size=size) for one in (*logits, pixels)]
-        return torch.cat([*same, same[-1]], dim=1)
-
-
-DISCRIMINATORS: dict[DiscriminatorKind, type[nn.Module]] = {
-    "patchgan": Discriminator,
-    "twoscale": TwoScaleDiscriminator,
-    "projected": ProjectedDiscriminator,
-}
-
-
-def _head(width: int) -> nn.Sequential:
-    return nn.Sequential(
-        *(nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2)),
-        *(nn.Conv2d(width, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2)),
-        nn.Conv2d(width, 1, 3, padding=1),
-    )
-
-
 # -- losses ----------------------------------------------------------------------------------------
 
 
@@ -354,7 +280,7 @@ class FeatureDistance:
     def __init__(self, seed: int, name: str, device: torch.device) -> None:
         self._seed, self._name = seed, name
         self.steps = 0
-        sizes = (*CHANNELS, _TONES)
+        sizes = (*SEEN_CHANNELS, _TONES)
         self._deviations = [torch.ones(size, device=device) for size in sizes]
         shapes = [(REMEMBERED, SAMPLES, size) for size in sizes]
         self._made = [torch.zeros(shape, device=device) for shape in shapes]
@@ -387,13 +313,13 @@ class FeatureDistance:
             directions = directions / directions.norm(dim=0)
             values = (vectors @ directions).T.contiguous()
             with torch.no_grad():
-                made_values = _ordered(self._made[level].flatten(0, 1) @ directions)
-                real_values = _ordered(self._real[level].flatten(0, 1) @ directions)
+                made_values = sorted_projections(self._made[level].flatten(0, 1) @ directions)
+                real_values = sorted_projections(self._real[level].flatten(0, 1) @ directions)
                 ranks = torch.searchsorted(made_values, values.detach())
                 targets = real_values.gather(1, ranks.clamp(max=made_values.shape[1] - 1))
             total = total + size * (values - targets).square().mean()
         self.steps += 1
-        return total / (len(CHANNELS) + 1)
+        return total / (len(SEEN_CHANNELS) + 1)
 
     def state(self) -> dict[str, Tensor]:
         """What it remembers; ``steps`` belongs to it."""
@@ -433,13 +359,6 @@ def _vectors(features: Tensor) -> Tensor:
     return features.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _ordered(values: Tensor) -> Tensor:
-    """vectors × directions -> directions × vectors, each direction's values in order."""
-    if values.device.type == "cpu":  # NumPy's sort takes a tenth of the time of PyTorch's
-        return torch.from_numpy(np.sort(values.T.contiguous().numpy(), axis=1))
-    return values.T.contiguous().sort(dim=1).values
-
-
 def _tones(pictures: Tensor) -> Tensor:
     """Mean and deviation of the light in each cell: N×2×h×w."""
     light = pictures.mean(1, keepdim=True)
@@ -463,19 +382,3 @@ def content_loss(generated: View, source: View) -> Tensor:
 def _normalised(features: Tensor) -> Tensor:
     mean, deviation = features.mean((2, 3), keepdim=True), features.std((2, 3), keepdim=True)
     return (features - mean) / (deviation + 1e-3)
-
-
-def chroma_loss(generated: Tensor, source: Tensor, share: float = 0.8) -> Tensor:
-    """L1 between the colours, at a sixteenth of the size, and ``share`` of the source's.
-
-    float, N×3×H×W: a blue sky stays blue. Returns a scalar.
-    """
-    small = (functional.avg_pool2d(p.float(), _CELL) for p in (generated, source))
-    made, wanted = map(_opponents, small)
-    return (made - share * wanted).abs().mean()
-
-
-def _opponents(pictures: Tensor) -> Tensor:
-    """Red minus green, and blue minus their mean."""
-    red, green, blue = pictures.unbind(1)
-    return torch.stack([red - green, blue - (red + green) / 2], dim=1)

@@ -1,26 +1,29 @@
-"""The grain that a picture gets before it is painted: what strokes in a flat sky grow from.
+"""Grain: faint noise that is added to a picture before it is painted.
 
-A convolutional network gives the same everywhere where its input is the same everywhere: from a
-clear sky it can make nothing but a clear sky, or a pattern in step with its own strides. Faint
-noise breaks that tie, as the noise inputs of Karras et al. do (StyleGAN, CVPR 2019, section 3.2).
-In training it is drawn anew for every crop; a painting has one canvas, fixed by row and column, so
-that strips, machines and the frames of a video all see the same.
+Where its input is constant, so is the output of a convolutional network: of a clear sky it can make
+only a clear sky, or a pattern with the period of its strides. Noise breaks this symmetry, as the
+noise inputs of Karras et al. do (StyleGAN, CVPR 2019, section 3.2). In training it is drawn anew
+for every crop; paintings have one canvas, which depends on row and column only, so that strips,
+machines and the frames of a video all see the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan_cli.settings import GeneratorSpec
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CENTRE", "PERIOD", "SPREAD", "canvas", "drawn", "tile"]
+__all__ = ["CENTRE", "PERIOD", "SPREAD", "canvas", "drawn", "on_canvas", "tile"]
 
-PERIOD = 1024  # pixels after which the canvas begins anew
+PERIOD = 1024  # pixels after which the canvas repeats
 CENTRE, SPREAD = 127.156, 36.96  # mean and deviation of the tile's bytes
 _BAND = 32  # rows of the tile that are made at a time: a small picture needs few of them
 
@@ -45,11 +48,26 @@ def canvas(
 
 
 def drawn(like: Tensor, seed: int) -> Tensor:
-    """Fresh noise of deviation 1 in the shape of ``like``, on its device; the same for a seed."""
+    """Noise of deviation 1 with the shape, device and dtype of ``like``, determined by ``seed``."""
     import torch
 
     draw = torch.Generator().manual_seed(seed)
     return torch.randn(like.shape, generator=draw).to(like.device, like.dtype)
+
+
+def on_canvas(spec: GeneratorSpec, network: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
+    """``network``, a generator of ``spec``, of N×C×H×W under the grain of a painting."""
+    import torch
+
+    if spec.grain == 0 and spec.code == 0:
+        return network(pictures)
+    channels = 1 if spec.code > 0 else pictures.shape[1]
+    values = torch.from_numpy(canvas(0, pictures.shape[2], pictures.shape[3], channels))
+    grain = spec.grain * values.to(pictures.device)
+    if spec.code == 0:
+        return network(pictures + grain)
+    beside = grain.expand(len(pictures), -1, -1, -1)
+    return network(torch.cat([pictures, beside], dim=1)).clamp(-1, 1)
 
 
 def tile() -> NDArray[np.uint8]:

@@ -2,21 +2,20 @@
 
 All are means over every element, never sums, computed in float32 or better.
 
-The patch loss draws the patches of generated pictures to those of the real ones, all pictures taken
-together. Sliced Wasserstein: Rabin et al., "Wasserstein Barycenter and its Application to Texture
-Mixing", SSVM 2011; patches of a Laplacian pyramid: Karras et al., ICLR 2018, section 5.
+The patch loss is the sliced Wasserstein distance (Rabin et al., "Wasserstein Barycenter and its
+Application to Texture Mixing", SSVM 2011) between patches of generated and of real pictures in a
+Laplacian pyramid (Karras et al., ICLR 2018, section 5).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cyclegan_cli.engine.measures import halve
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import GanLoss
 
@@ -24,11 +23,16 @@ __all__ = [
     "BEGIN",
     "REMEMBERED",
     "PatchLoss",
+    "chroma_loss",
     "coarse_l1",
+    "cut_patches",
     "discriminator_loss",
     "generator_loss",
     "l1",
     "luma",
+    "pyramid",
+    "smooth",
+    "sorted_projections",
     "structure_loss",
 ]
 
@@ -40,7 +44,9 @@ PATCHES = 48  # of a step's pictures, at each level
 KNOTS = 129  # quantiles that describe the real distribution
 BEGIN = 256  # pictures from which the real distributions are learnt
 REMEMBERED = 96  # steps whose generated patches stand for all generated ones
-_FLATTEST = 1e-3  # a deviation below an eighth of a grey level is none
+FLATTEST = 1e-3  # a deviation below an eighth of a grey level counts as none
+_BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+_CHROMA = 16  # pixels along a cell whose mean colour is compared
 _FLAT = 2e-3  # a product of deviations: some 5 grey levels in both pictures
 
 
@@ -49,9 +55,9 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def generator_loss(logits: Tensor, kind: GanLoss) -> Tensor:
-    """What a generator pays while the discriminator tells its pictures from real ones.
+    """The adversarial loss of a generator.
 
-    logits: float, N×1×h×w, the discriminator's answer to generated pictures. ``lsgan``: mean
+    logits: float, N×1×h×w, of the discriminator for generated pictures. ``lsgan``: mean
     (l − 1)² (Mao et al., ICCV 2017); ``vanilla``: −log σ(l), the non-saturating form (Goodfellow et
     al., 2014); ``hinge``: −l (Lim and Ye, 2017). Returns a scalar.
     """
@@ -83,23 +89,38 @@ def l1(a: Tensor, b: Tensor) -> Tensor:
 
 
 def coarse_l1(a: Tensor, b: Tensor) -> Tensor:
-    """``l1`` at a quarter of the size: what a picture shows, not how it is drawn."""
+    """``l1`` at a quarter of the size: coarse content, without texture."""
     return l1(functional.avg_pool2d(a, 4), functional.avg_pool2d(b, 4))
 
 
 def structure_loss(painted: Tensor, picture: Tensor) -> Tensor:
-    """How little of the light and dark of ``picture`` is left in ``painted``: 0, all; 1, none.
+    """1 minus the correlation of luma in 5×5 windows, at a quarter and an eighth of the size.
 
-    float, N×3×H×W (or 1 channel) in [−1, 1], sides of at least 40. At a quarter and an eighth of
-    the size, 1 minus the correlation of luma in 5×5 windows (the structure term of Wang et al.,
-    "Image Quality Assessment", IEEE TIP 2004): contrast and palette may change, and whatever is
-    finer than a stroke; what lies where may not. Returns a scalar.
+    float, N×3×H×W (or 1 channel) in [−1, 1], sides of at least 40. The structure term of Wang et
+    al., "Image Quality Assessment", IEEE TIP 2004: contrast, palette and fine texture may change,
+    the place of light and dark may not. Returns a scalar.
     """
     total = painted.new_zeros(())
     for size in (4, 8):
         a, b = (functional.avg_pool2d(luma(_wide(p)), size) for p in (painted, picture))
         total = total + (1 - _correlation(a, b)).mean()
     return total / 2
+
+
+def chroma_loss(generated: Tensor, source: Tensor, share: float = 0.8) -> Tensor:
+    """L1 between the colours and ``share`` of the source's, at a sixteenth of the size.
+
+    Both float, N×3×H×W. Returns a scalar.
+    """
+    small = (functional.avg_pool2d(p.float(), _CHROMA) for p in (generated, source))
+    made, wanted = map(_opponents, small)
+    return (made - share * wanted).abs().mean()
+
+
+def _opponents(pictures: Tensor) -> Tensor:
+    """Red minus green, and blue minus their mean."""
+    red, green, blue = pictures.unbind(1)
+    return torch.stack([red - green, blue - (red + green) / 2], dim=1)
 
 
 def luma(pictures: Tensor) -> Tensor:
@@ -111,7 +132,7 @@ def luma(pictures: Tensor) -> Tensor:
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """In each 5×5 window; windows that are nearly flat in both correlate whatever they hold."""
+    """In each 5×5 window; windows that are nearly flat in both count as correlated."""
 
     def mean(x: Tensor) -> Tensor:
         return functional.avg_pool2d(x, 5, stride=1)
@@ -125,16 +146,14 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 class PatchLoss:
-    """How far the generated pictures of one domain are from its real ones, patch by patch.
+    """Distance of the patches of a domain's generated pictures from those of its real ones.
 
-    Along each of many directions, the projections of all generated patches have a distribution,
-    and so have those of the real ones. A generated patch is drawn to the real value of its own
-    rank: not to one painting, but to its place among all. One picture at a time is enough, since
-    the patches of the last ``REMEMBERED`` steps stand beside it. As in ``measures``, the real
-    patches' deviation in a channel is the unit.
+    Along random directions, the projection of each generated patch is compared with the real value
+    of the same rank. Generated patches of the last ``REMEMBERED`` steps are ranked with it, so one
+    picture a step is enough. The unit is the standard deviation of the real patches in a channel.
 
-    ``name``: the domain, which names the random choices together with ``seed``. ``begin`` comes
-    before the first call.
+    ``name``: the domain, which labels the random streams together with ``seed``. ``begin`` must be
+    called first.
     """
 
     def __init__(self, seed: int, name: str, channels: int, device: torch.device) -> None:
@@ -144,22 +163,21 @@ class PatchLoss:
         self._directions = (directions / directions.norm(dim=1, keepdim=True)).to(device)
         self.steps = 0
         size = channels * SIDE * SIDE
-        # What it remembers: the real patches' quantiles along each direction and their deviation
-        # per value of a patch, and the generated patches, the oldest of which makes room.
+        # Quantiles of the real patches along each direction, their deviation for each value of a
+        # patch, and the generated patches of the last steps.
         self.quantiles = torch.zeros(LEVELS, DIRECTIONS, KNOTS, device=device)
         self.deviations = torch.ones(LEVELS, size, device=device)
         self.made = torch.zeros(REMEMBERED, LEVELS, PATCHES, size, device=device)
 
     def __call__(self, generated: Tensor) -> Tensor:
-        """The loss of ``generated``, a scalar, among those that were generated before it.
+        """The loss, a scalar: Huber's, in units of the real deviation, the mean of four levels.
 
-        generated: float, N×channels×H×W in [−1, 1], sides of at least 56. The distance is Huber's,
-        in units of the real patches' deviation, the mean of four levels.
+        generated: float, N×channels×H×W in [−1, 1], sides of at least 56.
         """
         draw = self._stream("patch-draw", self.steps)
         place = self.steps % REMEMBERED
         total = generated.new_zeros(())
-        for level, part in enumerate(_pyramid(generated.float())):
+        for level, part in enumerate(_levels(generated)):
             patches = _patches(part, PATCHES, draw)
             which = torch.randperm(DIRECTIONS, generator=draw)[:DRAWN].to(part.device)
             self.made[place, level] = patches.detach()
@@ -173,36 +191,37 @@ class PatchLoss:
 
     @torch.no_grad()
     def begin(self, real: Iterable[Tensor], generated: Iterable[Tensor]) -> None:
-        """Learn from pictures like those that will come: of ``real`` some ``BEGIN``, of
-        ``generated`` as many as are remembered (if fewer, they are gone through again).
+        """Measure about ``BEGIN`` real pictures, and remember the patches of generated ones.
+
+        Fewer generated pictures than ``REMEMBERED`` are used repeatedly.
         """
         draw = self._stream("patch-begin", 0)
         seen: list[list[Tensor]] = [[] for _ in range(LEVELS)]
         for pictures in real:
-            for level, part in enumerate(_pyramid(pictures.float())):
+            for level, part in enumerate(_levels(pictures)):
                 seen[level].append(_patches(part, PATCHES, draw))
         channels = self.deviations.shape[1] // SIDE**2
         for level, parts in enumerate(seen):
             patches = torch.cat(parts)
-            spread = patches.view(-1, channels, SIDE**2).std(dim=(0, 2)).clamp_min(_FLATTEST)
+            spread = patches.view(-1, channels, SIDE**2).std(dim=(0, 2)).clamp_min(FLATTEST)
             self.deviations[level] = spread.repeat_interleave(SIDE**2)
-            ordered = _ordered(patches @ (self._directions / self.deviations[level]).T)
+            ordered = sorted_projections(patches @ (self._directions / self.deviations[level]).T)
             places = (torch.arange(KNOTS) + 0.5) / KNOTS * ordered.shape[1]
             self.quantiles[level] = ordered[:, places.long()]
         made = [
-            torch.stack([_patches(part, PATCHES, draw) for part in _pyramid(pictures.float())])
+            torch.stack([_patches(part, PATCHES, draw) for part in _levels(pictures)])
             for pictures in generated
         ]
         for place in range(REMEMBERED):
             self.made[place] = made[place % len(made)]
 
     def state(self) -> dict[str, Tensor]:
-        """What it remembers; ``steps`` belongs to it."""
+        """The tensors that it remembers; ``steps`` also belongs to its state."""
         kept = {"quantiles": self.quantiles, "deviations": self.deviations, "made": self.made}
         return {name: tensor.clone() for name, tensor in kept.items()}
 
     def load_state(self, kept: dict[str, Tensor], steps: int) -> None:
-        """The inverse of ``state``. Raises KeyError or RuntimeError for anything else."""
+        """The inverse of ``state``. Raises KeyError or RuntimeError."""
         self.quantiles.copy_(kept["quantiles"])
         self.deviations.copy_(kept["deviations"])
         self.made.copy_(kept["made"])
@@ -212,9 +231,9 @@ class PatchLoss:
         return torch.Generator().manual_seed(stream_seed(self._seed, label, self._name, number))
 
     def _wanted(self, level: int, which: Tensor, directions: Tensor, values: Tensor) -> Tensor:
-        """For each generated value the real value of its rank: patches × directions."""
+        """The real value of the rank of each generated value: patches × directions."""
         made = self.made[:, level].flatten(0, 1)
-        ordered = _ordered(made @ directions)
+        ordered = sorted_projections(made @ directions)
         ranks = torch.searchsorted(ordered, values.T.contiguous()) / ordered.shape[1]
         place = (ranks * KNOTS - 0.5).clamp(0, KNOTS - 1)
         low = place.long().clamp(max=KNOTS - 2)
@@ -222,37 +241,74 @@ class PatchLoss:
         return torch.lerp(real.gather(1, low), real.gather(1, low + 1), place - low).T
 
 
-def _ordered(values: Tensor) -> Tensor:
-    """patches × directions -> directions × patches, each direction's values in order."""
+def sorted_projections(values: Tensor) -> Tensor:
+    """vectors × directions -> directions × vectors, sorted along each direction."""
     if values.device.type == "cpu":
         # NumPy's sort takes a tenth of the time of PyTorch's, which keeps track of the order.
         return torch.from_numpy(np.sort(values.T.contiguous().numpy(), axis=1))
     return values.T.contiguous().sort(dim=1).values
 
 
+# -- patches of a Laplacian pyramid ----------------------------------------------------------------
+
+
+def pyramid(
+    pictures: Tensor, levels: int, enlarge: Callable[[Tensor, torch.Size], Tensor]
+) -> list[Tensor]:
+    """What each size of N×C×H×W adds to the next coarser one, and the coarsest: ``levels`` in all.
+
+    ``enlarge``: makes a level as large as the size given, that of the finer one.
+    """
+    found = []
+    for _ in range(levels - 1):
+        coarse = _halve(pictures)
+        found.append(pictures - enlarge(coarse, pictures.shape[2:]))
+        pictures = coarse
+    return [*found, pictures]
+
+
+def _levels(pictures: Tensor) -> list[Tensor]:
+    return pyramid(pictures.float(), LEVELS, _bilinear)
+
+
+def _bilinear(pictures: Tensor, size: torch.Size) -> Tensor:
+    return functional.interpolate(pictures, size=size, mode="bilinear", align_corners=False)
+
+
+def _halve(pictures: Tensor) -> Tensor:
+    """N×C×H×W -> N×C×⌈H/2⌉×⌈W/2⌉, smoothed."""
+    return smooth(pictures)[:, :, ::2, ::2]
+
+
+def smooth(pictures: Tensor) -> Tensor:
+    """N×C×H×W under the 5×5 binomial filter, mirrored at the border.
+
+    Shifted sums along one axis, then the other: a depthwise convolution takes ten times as long.
+    """
+    height, width = pictures.shape[2:]
+    padded = functional.pad(pictures, (2, 2, 2, 2), mode="reflect")
+    wide = sum(
+        (weight * padded[:, :, k : k + height] for k, weight in enumerate(_BINOMIAL)),
+        start=torch.zeros(()),
+    )
+    return sum(
+        (weight * wide[:, :, :, k : k + width] for k, weight in enumerate(_BINOMIAL)),
+        start=torch.zeros(()),
+    )
+
+
+def cut_patches(pictures: Tensor, which: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
+    """Patches of N×C×H×W with their corners at (tops, lefts): count×C×SIDE×SIDE."""
+    step = torch.arange(SIDE, device=pictures.device)
+    rows = (tops[:, None] + step)[:, None, :, None]
+    columns = (lefts[:, None] + step)[:, None, None, :]
+    planes = torch.arange(pictures.shape[1], device=pictures.device)[None, :, None, None]
+    return pictures[which[:, None, None, None], planes, rows, columns]
+
+
 def _patches(part: Tensor, count: int, draw: torch.Generator) -> Tensor:
     """``count`` patches anywhere in N×C×H×W: count × (C · SIDE²)."""
-    n, channels, height, width = part.shape
-
-    def anywhere(limit: int) -> Tensor:
-        return torch.randint(limit, (count,), generator=draw).to(part.device)
-
-    step = torch.arange(SIDE, device=part.device)
-    pictures = anywhere(n)[:, None, None, None]
-    rows = (anywhere(height - SIDE + 1)[:, None] + step)[:, None, :, None]
-    columns = (anywhere(width - SIDE + 1)[:, None] + step)[:, None, None, :]
-    planes = torch.arange(channels, device=part.device)[None, :, None, None]
-    return part[pictures, planes, rows, columns].flatten(1)
-
-
-def _pyramid(pictures: Tensor) -> list[Tensor]:
-    """What each size adds to the next coarser one, and at last the coarsest."""
-    levels = []
-    for _ in range(LEVELS - 1):
-        coarse = halve(pictures)
-        fine = functional.interpolate(
-            coarse, size=pictures.shape[-2:], mode="bilinear", align_corners=False
-        )
-        levels.append(pictures - fine)
-        pictures = coarse
-    return [*levels, pictures]
+    n, _, height, width = part.shape
+    limits = (n, height - SIDE + 1, width - SIDE + 1)
+    places = [torch.randint(limit, (count,), generator=draw).to(part.device) for limit in limits]
+    return cut_patches(part, *places).flatten(1)

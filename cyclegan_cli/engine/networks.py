@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -29,19 +30,23 @@ from cyclegan_cli.engine.layers import (
     film_name,
     layers,
 )
-from cyclegan_cli.settings import GeneratorSpec
+from cyclegan_cli.settings import DiscriminatorKind, GeneratorSpec
 
 __all__ = [
+    "DISCRIMINATORS",
+    "SEEN_CHANNELS",
     "Discriminator",
     "Generator",
+    "ProjectedDiscriminator",
     "ResidualBlock",
     "TwoScaleDiscriminator",
+    "View",
     "count_parameters",
     "initialise",
 ]
 
-
 _DETAIL = 2.0
+SEEN_CHANNELS = (16, 24, 40, 112)  # of the frozen network's stages that are looked at
 
 
 def _norm(channels: int) -> nn.InstanceNorm2d:
@@ -258,6 +263,71 @@ def _with_detail(x: Tensor, half: Tensor) -> Tensor:
     """``x`` and its fine detail as further channels; ``half``: ``x`` at half its size."""
     smooth = functional.interpolate(half, size=x.shape[2:], mode="bilinear", align_corners=False)
     return torch.cat([x, _DETAIL * (x - smooth)], dim=1)
+
+
+@dataclass(frozen=True)
+class View:
+    """``source``: the pictures themselves; ``pictures``: what is shown of them;
+    ``features``: of ``SEEN`` stages."""
+
+    source: Tensor
+    pictures: Tensor
+    features: list[Tensor]
+
+
+class ProjectedDiscriminator(nn.Module):
+    """D_X or D_Y on frozen features: a small head on fixed random projections of each stage.
+
+    Beside them a small network on the pixels themselves, which counts twice. LeakyReLU 0.2, no
+    normalisation. ``scales``: the features' deviations, measured before the first step.
+    """
+
+    def __init__(self, channels: int = 3, width: int = 64) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False) for c in SEEN_CHANNELS)
+        self.projections.requires_grad_(False)
+        self.heads = nn.ModuleList(_head(width) for _ in SEEN_CHANNELS)
+        layers: list[nn.Module] = []
+        for before, after, stride in ((channels, 32, 2), (32, 64, 2), (64, 128, 1)):
+            layers += [nn.Conv2d(before, after, 4, stride, 1), nn.LeakyReLU(0.2)]
+        self.pixels = nn.Sequential(*layers, nn.Conv2d(128, 1, 3, padding=1))
+        self.register_buffer("scales", torch.ones(len(SEEN_CHANNELS)))
+        self.scales: Tensor
+
+    def requires_grad_(self, requires_grad: bool = True) -> ProjectedDiscriminator:
+        """The projections never do."""
+        super().requires_grad_(requires_grad)
+        self.projections.requires_grad_(False)
+        return self
+
+    def forward(self, view: View) -> Tensor:
+        """Logits, N×6×h×w: of the four stages, and twice of the pixels, all at one size."""
+        with torch.autocast(view.pictures.device.type, enabled=False):
+            pixels = self.pixels(view.pictures)
+            logits = [
+                head(projection(stage / scale))
+                for head, projection, stage, scale in zip(
+                    self.heads, self.projections, view.features, self.scales, strict=True
+                )
+            ]
+            size = logits[0].shape[2:]
+            same = [functional.interpolate(one, size=size) for one in (*logits, pixels)]
+        return torch.cat([*same, same[-1]], dim=1)
+
+
+DISCRIMINATORS: dict[DiscriminatorKind, type[nn.Module]] = {
+    "patchgan": Discriminator,
+    "twoscale": TwoScaleDiscriminator,
+    "projected": ProjectedDiscriminator,
+}
+
+
+def _head(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2)),
+        *(nn.Conv2d(width, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2)),
+        nn.Conv2d(width, 1, 3, padding=1),
+    )
 
 
 @torch.no_grad()

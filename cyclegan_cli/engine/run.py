@@ -1,4 +1,4 @@
-"""A run's folder: what it trains on and how, and where its checkpoints lie. No torch here.
+"""A run's folder: its settings, pictures and checkpoints. Imports no torch.
 
 <CYCLEGAN_HOME>/runs/NAME/
   run.json          settings, folders, and which pictures train and which are held out
@@ -45,6 +45,7 @@ __all__ = [
     "list_runs",
     "now",
     "open_run",
+    "read_state",
     "refuse_existing_run",
     "run_state",
     "sweep",
@@ -54,7 +55,7 @@ __all__ = [
 CHECKPOINT_FORMAT = "cyclegan-checkpoint-1"
 BEST = "best.safetensors"  # the best checkpoint by the measures; no interval drops it
 
-# What comes of reading a description that is damaged, or of another version of this program.
+# Raised by reading a description that is damaged or of another version of this program.
 UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError),
     *(UsageError, WeightsError),
@@ -65,7 +66,7 @@ MINIMUM_HELD = 8  # pictures held out in each domain: the figures of fewer say n
 
 @dataclass(frozen=True)
 class Place:
-    """How far a training is: steps done in all, epochs done, batches done in the current epoch."""
+    """Progress of a training: steps and epochs done, and batches of the current epoch done."""
 
     step: int = 0
     epoch: int = 0
@@ -74,10 +75,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Run:
-    """A training in progress or done. Files are relative to ``x_dir`` and ``y_dir``.
-
-    ``x_held`` and ``y_held`` are kept out of training and shown in the samples.
-    """
+    """A training. Files are relative to ``x_dir`` and ``y_dir``; ``…_held`` are not trained on."""
 
     folder: Path
     name: str
@@ -101,12 +99,12 @@ class Run:
         return -(-max(len(self.x_files), len(self.y_files)) // self.settings.batch_size)
 
     def ends_at(self, place: Place) -> bool:
-        """Whether all its epochs (or its --max-steps) are done at ``place``."""
+        """Whether its last epoch, or --max-steps, is reached at ``place``."""
         last = self.settings.max_steps
         return place.epoch >= self.settings.epochs or (last is not None and place.step >= last)
 
     def paths(self, domain: str, *, held: bool = False) -> list[Path]:
-        """The pictures of domain ``x`` or ``y``: those that train, or those held out."""
+        """The pictures of domain ``x`` or ``y`` for training, or those held out."""
         if domain == "x":
             return [self.x_dir / name for name in (self.x_held if held else self.x_files)]
         return [self.y_dir / name for name in (self.y_held if held else self.y_files)]
@@ -136,7 +134,7 @@ class Run:
 
 @dataclass(frozen=True)
 class RunState:
-    """What a listing says of a run; ``place`` is None where there is no checkpoint yet."""
+    """State of a run for a list; ``place`` is None before the first checkpoint."""
 
     run: Run
     place: Place | None
@@ -145,7 +143,7 @@ class RunState:
 
     @property
     def finished(self) -> bool:
-        """Whether all its epochs (or its --max-steps) are done."""
+        """Whether it has reached its end."""
         return self.place is not None and self.run.ends_at(self.place)
 
 
@@ -165,10 +163,7 @@ def create_run(run: Run) -> None:
 
 
 def open_run(folder: Path) -> Run:
-    """The run in ``folder``.
-
-    Raises CheckpointError where its run.json is missing, damaged, or of a newer version.
-    """
+    """The run in ``folder``. Raises CheckpointError if run.json is missing, damaged or too new."""
     path = folder / "run.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -194,10 +189,7 @@ def open_run(folder: Path) -> Run:
 
 
 def find_run(name: str) -> Run:
-    """The run that is named, or that lies in the folder ``name``.
-
-    Raises UnknownNameError where there is none, CheckpointError where it is damaged.
-    """
+    """The run of that name, or in the folder ``name``. Raises UnknownNameError, CheckpointError."""
     named = runs_dir() / name
     is_name = Path(name).name == name and name not in (".", "..")
     for folder in (named, Path(name)) if is_name else (Path(name),):
@@ -208,7 +200,7 @@ def find_run(name: str) -> Run:
 
 
 def list_runs() -> list[RunState]:
-    """All runs, the one written last first, without ``unreadable_runs``."""
+    """All readable runs, the one written last first."""
     return sorted(_scan()[0], key=lambda state: state.written, reverse=True)
 
 
@@ -236,13 +228,19 @@ def _scan() -> tuple[list[RunState], list[tuple[Path, CheckpointError]]]:
 
 
 def run_state(run: Run) -> RunState:
-    """How far ``run`` is by the header of its newest checkpoint (its digest is not checked)."""
+    """The state of ``run`` by the header of its newest checkpoint, whose digest is not checked."""
     for path in checkpoint_files(run.checkpoints):
         with contextlib.suppress(*UNREADABLE):
-            state = json.loads(read_safetensors_header(path)[0]["state"])
+            state = read_state(path)
             losses = {str(name): float(value) for name, value in state["losses"].items()}
             return RunState(run, Place(**state["place"]), losses, float(state["written"]))
     return RunState(run, None, {}, run.created)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint's header says of the run. Raises any of ``UNREADABLE``."""
+    state: dict[str, Any] = json.loads(read_safetensors_header(path)[0]["state"])
+    return state
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -251,18 +249,18 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def checkpoint_name(place: Place) -> str:
-    """The file name of the checkpoint at ``place``; names sort as steps do."""
+    """File name of the checkpoint at ``place``; names sort by step."""
     return f"step-{place.step:09}.safetensors"
 
 
 def evaluates(run: Run) -> bool:
-    """Whether ``run`` is measured as it goes: it wants to, and holds enough pictures out."""
+    """Whether ``run`` is evaluated while it trains: if wanted, and enough pictures are held out."""
     held = min(len(run.x_held), len(run.y_held))
     return run.settings.evaluate_every != "never" and held >= MINIMUM_HELD
 
 
 def best_of(run: Run) -> Path:
-    """The best checkpoint of ``run``. Raises UsageError where nothing was measured yet."""
+    """The best checkpoint of ``run``. Raises UsageError if nothing was measured yet."""
     path = run.checkpoints / BEST
     if not path.is_file():
         raise UsageError(
@@ -273,7 +271,7 @@ def best_of(run: Run) -> Path:
 
 
 def sweep(run: Run) -> None:
-    """Under the run's lock: delete what a kill in the middle of a write left behind."""
+    """Delete what an interrupted write left behind; the caller holds the run's lock."""
     for folder in (run.folder, run.checkpoints, run.folder / "samples"):
         remove_leftovers(folder)
 

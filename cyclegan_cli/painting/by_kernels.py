@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from cyclegan_cli.engine.fast import arrays as kernels
-from cyclegan_cli.engine.fast.allocator import keep_freed_memory
-from cyclegan_cli.engine.fast.arrays import Array, Strip
+from cyclegan_cli.engine.fast import kernels
+from cyclegan_cli.engine.fast.kernels import Array, Strip
+from cyclegan_cli.engine.fast.library import keep_freed_memory
 from cyclegan_cli.engine.layers import Layer
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from cyclegan_cli.engine.fast.arrays import uses_winograd, winograd_workspace
+from cyclegan_cli.engine.fast.kernels import uses_winograd, winograd_workspace
 from cyclegan_cli.engine.layers import Layer, Trunk, layers, source_channels
 from cyclegan_cli.painting.statistics import Moments, OverrideStats
 from cyclegan_cli.painting.strips import WORKSPACE, Cost, Place, Plan, Rows, Scratch

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cyclegan_cli.engine.fast import arrays as kernels
+from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.layers import reduction, source_channels

@@ -1,7 +1,7 @@
-"""Curves as small SVG charts: text that scales, colours from the page's style sheet.
+"""Curves as small SVG charts, coloured by the page's style sheet.
 
-Written by hand: a chart is some polylines, while matplotlib takes seconds to import and writes a
-hundred kilobytes for each.
+Written by hand: a chart is a few polylines; matplotlib takes seconds to import and writes 100 kB
+for each.
 """
 
 from __future__ import annotations
@@ -24,10 +24,7 @@ _SMOOTH_FROM = 20  # fewer points are shown as they are
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: (step, value) pairs.
-
-    ``floor``: a reference, drawn thin and dotted. ``exact``: known, not measured, so not smoothed.
-    """
+    """One curve of (step, value). ``floor``: a reference, dotted. ``exact``: never smoothed."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -46,10 +43,9 @@ def number(value: float) -> str:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """The finest 1, 2 or 5 times a power of ten whose multiples within [low, high] are few.
+    """Ascending multiples, within [low, high], of 1, 2 or 5 times a power of ten.
 
-    Returns those multiples, ascending: at least one, at most ``count`` + 1, ``count`` ≥ 1. Where
-    low < high does not hold, or one of them is not finite, [low].
+    At least one and at most ``count`` + 1, ``count`` ≥ 1; [low] unless low < high are finite.
     """
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low]
@@ -66,10 +62,9 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def chart(key: str, title: str, lines: Sequence[Line], *, zero: bool = True) -> str:
-    """A figure with its legend and its last values; empty where no line has a point.
+    """A figure with a legend and the last values; empty if no line has a point.
 
-    ``key``: unique on the page. ``zero``: whether the axis begins at 0 when no value is below it.
-    Lines are told apart by their dashes as well as by colour.
+    ``key``: unique on the page. ``zero``: whether the axis begins at 0 if no value is below it.
     """
     lines = [line for line in lines if line.points]
     curves = [line for line in lines if not line.floor]
@@ -108,7 +103,7 @@ class _Axes:
     @classmethod
     def around(cls, lines: Sequence[Line], *, zero: bool) -> _Axes:
         xs = [x for line in lines for x, _ in line.points]
-        # A spike at the start must not flatten the rest: the highest percent may leave the chart.
+        # The highest percent may leave the chart: a spike at the start must not flatten the rest.
         ys = sorted(y for line in lines for _, y in line.points)
         high = ys[min(len(ys) - 1, int(len(ys) * 0.99))] if len(ys) > 200 else ys[-1]
         low = 0.0 if zero and ys[0] >= 0 else ys[0]

@@ -1,7 +1,7 @@
-"""report.html: a run as one page that needs nothing else, built from the run's folder alone.
+"""report.html: a run as one self-contained page, built from the run's folder alone.
 
-No request leaves it: its pictures are data URIs, and its content security policy allows only the
-style sheet and the script that are in it, by their digests.
+Its pictures are data URIs, and its content security policy allows only the style sheet and the
+script in it, by their digests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from cyclegan_cli.engine.run import Run
 from cyclegan_cli.errors import command_line, counted
 from cyclegan_cli.files import write_text
 from cyclegan_cli.report.curves import Line, chart, number
-from cyclegan_cli.report.gallery import Gallery, Moment
 from cyclegan_cli.report.record import (
     Best,
     Record,
@@ -28,6 +27,7 @@ from cyclegan_cli.report.record import (
     train_command,
     value,
 )
+from cyclegan_cli.report.samples import Gallery, Moment
 from cyclegan_cli.settings import TrainSettings
 from cyclegan_cli.version import __version__
 
@@ -39,7 +39,7 @@ _WARNINGS = 20  # of the newest that are shown
 
 
 class Report:
-    """Writes ``report.html`` into a run's folder; keeps the pictures that it encoded."""
+    """Writes ``report.html`` into a run's folder; keeps the encoded pictures."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -47,15 +47,15 @@ class Report:
 
     @property
     def path(self) -> Path:
-        """Where the page lies."""
+        """Path of the page."""
         return self._run.folder / REPORT
 
     def write(self) -> None:
-        """Build the page and replace the one before it. Raises OSError as the disk does."""
+        """Write the page. Raises OSError."""
         write_text(self.path, self.html())
 
     def html(self) -> str:
-        """The page of what is on the disk now; the same folder gives the same page."""
+        """The page of the run's folder as it is now."""
         run, record = self._run, read_record(self._run.folder)
         moments = self._gallery.moments()
         body = "\n".join(
@@ -134,7 +134,7 @@ def _header(run: Run, record: Record) -> str:
 
 
 def _best_facts(run: Run, record: Record) -> list[tuple[str, str, str]]:
-    """The best epochs: of both directions together, and of each where they differ."""
+    """The best epochs: of both directions together, and of each if it differs."""
     told = "nearest to real pictures: the smallest sliced Wasserstein distance (SWD)"
 
     def words(best: Best) -> str:
@@ -202,10 +202,7 @@ def _samples(run: Run, moments: Sequence[Moment]) -> str:
         _direction(f"{y} to {x} and back", ("y", "F(y)", "G(F(y))"), (y, x), newest.y, label),
     ]
     data = [
-        {
-            "label": _label(run, moment.step),
-            "made": None if moment is newest else moment.made,
-        }
+        {"label": _label(run, moment.step), "made": None if moment is newest else moment.made}
         for moment in moments
     ]
     controls = ""

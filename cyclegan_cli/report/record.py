@@ -1,13 +1,14 @@
-"""What a run's folder tells of its training: measured losses, evaluations, warnings, its command.
+"""metrics.jsonl, written and read: losses, evaluations and warnings of a run.
 
-The lines of metrics.jsonl are of three kinds: with ``lr`` and every loss; with ``evaluation``; with
-``warning``. All have ``step``, ``epoch`` (done) and ``time`` (seconds since 1970).
+Each line is a JSON object with ``step``, ``epoch`` (done) and ``time`` (seconds since 1970), and
+either ``lr`` and every loss, or ``evaluation``, or ``warning``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,18 +17,56 @@ from typing import Any
 
 from cyclegan_cli.engine.run import Run
 from cyclegan_cli.errors import command_line
-from cyclegan_cli.report.metrics import read_metrics
+from cyclegan_cli.files import write_text
 from cyclegan_cli.settings import TrainSettings
 
-__all__ = ["Best", "Record", "best_of", "read_record", "smoothed", "train_command", "value"]
+__all__ = [
+    "Best",
+    "MetricsLog",
+    "Record",
+    "best_of",
+    "read_metrics",
+    "read_record",
+    "smoothed",
+    "train_command",
+    "value",
+]
 
 Line = Mapping[str, Any]
 Points = Sequence[tuple[float, float]]
 
 
+class MetricsLog:
+    """Appends to ``path``. ``from_step``: lines of later steps are dropped. Raises OSError."""
+
+    def __init__(self, path: Path, from_step: int) -> None:
+        self._path = path
+        if path.exists():
+            kept = [line for line in read_metrics(path) if line["step"] <= from_step]
+            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one line."""
+        with self._path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of ``path`` in order, without incomplete ones."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
 @dataclass(frozen=True)
 class Best:
-    """An evaluation that none was better than: ``swd`` is the sliced Wasserstein distance."""
+    """The best evaluation. ``swd``: its sliced Wasserstein distance."""
 
     step: int
     epoch: int
@@ -59,7 +98,7 @@ class Record:
         return [(step, found) for step, found in pairs if found is not None]
 
     def seconds(self, batch_size: int) -> float:
-        """How long the training took, pauses left out, from the pictures a second of each line."""
+        """Seconds of training, without pauses, from the pictures per second of each line."""
         total, before = 0.0, 0
         for line in self.measured:
             speed = value(line, "pictures_per_s")
@@ -92,10 +131,10 @@ def value(line: Line, *path: str) -> float | None:
 
 
 def best_of(evaluations: Sequence[Line], *domains: str) -> Best | None:
-    """The evaluation with the lowest mean SWD over ``domains`` (``y``: G's outputs, ``x``: F's).
+    """The first evaluation with the lowest mean SWD over ``domains`` (``y``: of G(x), ``x``: F(y)).
 
-    For both domains the order is that of ``distance``, where it was recorded: SWD in units of its
-    floor, by which the best checkpoint is kept. The earliest of equals; None where none has them.
+    For both domains it is the one with the lowest ``distance``, if recorded, as for the best
+    checkpoint. None if no evaluation has them.
     """
     found: list[tuple[float, Best]] = []
     for line in evaluations:
@@ -109,9 +148,9 @@ def best_of(evaluations: Sequence[Line], *domains: str) -> Best | None:
 
 
 def smoothed(points: Points) -> list[tuple[float, float]]:
-    """Means of the values, those near a point weighing most, as many before it as after it.
+    """Means of the values around each point, with weights that fall exponentially on both sides.
 
-    The weights fall exponentially, over a fifteenth of the points, and over 50 at most.
+    They fall to 1/e over a fifteenth of the points, at most 50.
     """
     weight = 1 - 1 / min(50.0, max(1.0, len(points) / 15))
     values = [y for _, y in points]
@@ -133,7 +172,7 @@ def _fading(values: Sequence[float], weight: float) -> list[tuple[float, float]]
 
 
 def train_command(run: Run) -> str:
-    """The command line that starts such a run anew: every option that is not the default."""
+    """The command line that starts the same training: every option that is not the default."""
     words: list[str | Path] = ["train", run.x_dir, run.y_dir, "--name", run.name]
     default = TrainSettings()
     for field in dataclasses.fields(TrainSettings):

@@ -1,21 +1,46 @@
-"""Sample sheets read back: which there are, and the pictures on them. No torch here."""
+"""Sample sheets: made of a moment's pictures, listed, read back, and as data URIs for the page."""
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from cyclegan_cli.errors import PictureError
 
-__all__ = ["CAPTION", "GAP", "Samples", "Sheet", "list_sheets", "read_sheet", "sheet_name"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "CAPTION",
+    "GAP",
+    "Gallery",
+    "Moment",
+    "Samples",
+    "Sheet",
+    "encoded",
+    "list_sheets",
+    "read_sheet",
+    "sample_sheet",
+    "sheet_name",
+    "thinned",
+    "to_image",
+]
 
 GAP = 6  # pixels around every picture of a sheet
 CAPTION = 18  # pixels above them
 _COLUMNS = 6  # x, G(x), F(G(x)), y, F(y), G(F(y))
 _NAME = re.compile(r"step-(\d{9,})\.png")
+_SIDE = 256  # pixels on the page; larger pictures are made smaller
+_QUALITY = 82
+_ROWS = 6  # held-out pictures of each domain on the page
 
 Triple = tuple[Image.Image, Image.Image, Image.Image]
 
@@ -41,6 +66,36 @@ def sheet_name(step: int) -> str:
     return f"step-{step:09}.png"
 
 
+def to_image(picture: Tensor) -> Image.Image:
+    """C×H×W float in [−1, 1], C = 1 or 3 -> an RGB picture; rounded, not truncated."""
+    levels = picture.clamp(-1, 1).add(1).mul(127.5).round().byte()
+    pixels = levels.permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+
+
+def sample_sheet(pictures: Mapping[str, Tensor]) -> Image.Image:
+    """One column per entry of ``pictures`` with its name above, one row per picture.
+
+    Each value: float, N×C×H×W in [−1, 1]; all of one height and width.
+    """
+    columns = [(name, [to_image(picture) for picture in batch]) for name, batch in pictures.items()]
+    width, height = columns[0][1][0].size
+    rows = max(len(images) for _, images in columns)
+    sheet = Image.new(
+        "RGB",
+        (len(columns) * (width + GAP) + GAP, rows * (height + GAP) + GAP + CAPTION),
+        "white",
+    )
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=13)
+    for column, (name, images) in enumerate(columns):
+        left = GAP + column * (width + GAP)
+        draw.text((left, 2), name, fill="black", font=font)
+        for row, image in enumerate(images):
+            sheet.paste(image, (left, CAPTION + GAP + row * (height + GAP)))
+    return sheet
+
+
 def list_sheets(folder: Path) -> list[Sheet]:
     """The sheets in ``folder`` (which may not exist), by step."""
     found = []
@@ -54,8 +109,7 @@ def list_sheets(folder: Path) -> list[Sheet]:
 def read_sheet(path: Path) -> Samples:
     """The pictures on the sheet at ``path``: square, RGB.
 
-    Where one domain shows fewer pictures than the other, its empty places are left out.
-    Raises PictureError where ``path`` is not a whole sheet.
+    Raises PictureError if ``path`` is not a complete sheet.
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
@@ -82,3 +136,84 @@ def read_sheet(path: Path) -> Samples:
 
 def _is_blank(picture: Image.Image) -> bool:
     return picture.getextrema() == ((255, 255),) * 3
+
+
+# -- for the page -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The samples at ``step``: data URIs, three for each x and three for each y."""
+
+    step: int
+    x: tuple[tuple[str, str, str], ...]
+    y: tuple[tuple[str, str, str], ...]
+
+    @property
+    def made(self) -> list[str]:
+        """G(x) and F(G(x)) of each x, then F(y) and G(F(y)) of each y."""
+        return [uri for triple in (*self.x, *self.y) for uri in triple[1:]]
+
+
+class Gallery:
+    """The sheets of ``folder`` for a page; what is encoded is kept for the next one.
+
+    ``budget``: about how many bytes of data URIs a page may have; it has at least two moments.
+    """
+
+    def __init__(self, folder: Path, budget: int = 6 * 2**20) -> None:
+        self._folder = folder
+        self._budget = budget
+        self._kept: dict[int, Moment | None] = {}
+
+    def moments(self) -> list[Moment]:
+        """By step, with the first and the newest; unreadable sheets are left out."""
+        sheets = list_sheets(self._folder)
+        newest = next(filter(None, (self._moment(sheet) for sheet in reversed(sheets))), None)
+        if newest is None:
+            return []
+        size = sum(map(len, newest.made))
+        chosen = thinned(sheets, max(2, self._budget // max(size, 1)))
+        self._kept = {sheet.step: self._moment(sheet) for sheet in chosen}
+        like = (len(newest.x), len(newest.y))
+        found = [moment for moment in self._kept.values() if moment is not None]
+        # Only sheets of the same pictures as the newest.
+        return [moment for moment in found if (len(moment.x), len(moment.y)) == like]
+
+    def _moment(self, sheet: Sheet) -> Moment | None:
+        if sheet.step not in self._kept:
+            try:
+                self._kept[sheet.step] = encoded(sheet.step, read_sheet(sheet.path))
+            except PictureError:
+                self._kept[sheet.step] = None
+        return self._kept[sheet.step]
+
+
+def thinned(sheets: list[Sheet], count: int) -> list[Sheet]:
+    """At most ``count`` ≥ 2 of ``sheets``: every 2^k-th from the first, and the last.
+
+    A sheet that is left out stays out as a run grows, so none is encoded twice.
+    """
+    stride = 1
+    while len(range(0, len(sheets), stride)) + 1 > count and stride < len(sheets):
+        stride *= 2
+    return sheets[::stride] if (len(sheets) - 1) % stride == 0 else [*sheets[::stride], sheets[-1]]
+
+
+def encoded(step: int, samples: Samples) -> Moment:
+    """``samples`` as JPEGs in data URIs."""
+
+    def domain(
+        triples: tuple[tuple[Image.Image, Image.Image, Image.Image], ...],
+    ) -> tuple[tuple[str, str, str], ...]:
+        return tuple((_uri(a), _uri(b), _uri(c)) for a, b, c in triples[:_ROWS])
+
+    return Moment(step, domain(samples.x), domain(samples.y))
+
+
+def _uri(picture: Image.Image) -> str:
+    if picture.width > _SIDE:
+        picture = picture.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

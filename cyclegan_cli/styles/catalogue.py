@@ -1,25 +1,229 @@
-"""The styles that can be downloaded: a table in the package, and the user's own.
+"""What a style is, how it is written down, and the table of styles that can be downloaded.
 
-``catalogue.toml`` in CYCLEGAN_HOME adds rows to the package's, or replaces those of the same style
-and direction: a team's own styles on its own server.
+``catalogue.toml`` in CYCLEGAN_HOME adds rows to the package's table, or replaces those of the same
+style and direction. Imports no torch: lists, completion and usage errors read styles through this
+module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.engine.weights import read_header
+from cyclegan_cli.errors import StoreError, UsageError, WeightsError, command_line
 from cyclegan_cli.files import read_toml
 from cyclegan_cli.places import check_name, home_dir
-from cyclegan_cli.styles.cards import WAYS, Style, Way, plain
+from cyclegan_cli.settings import GeneratorSpec
 
-__all__ = ["Digest", "Entry", "Row", "available_styles", "entries", "obtainable", "user_catalogue"]
+__all__ = [
+    "DOWNLOAD_AGAIN",
+    "STYLE_FORMAT",
+    "WAYS",
+    "Digest",
+    "Direction",
+    "Entry",
+    "Origin",
+    "Row",
+    "Style",
+    "Way",
+    "available_styles",
+    "damaged",
+    "entries",
+    "filled",
+    "foreign",
+    "is_name",
+    "obtainable",
+    "plain",
+    "read_generator_header",
+    "read_style",
+    "row_errors",
+    "user_catalogue",
+]
 
-_PACKAGED = Path(__file__).with_name("catalogue.toml")
+Origin = Literal["trained", "imported", "bundled", "downloaded", "available"]
+Way = Literal["xy", "yx"]
+WAYS: tuple[Way, Way] = ("xy", "yx")
+
+STYLE_FORMAT = "cyclegan-style-1"
 SIZE_LIMIT = 256_000_000  # bytes of one download, unless its row says otherwise
+_CARD_LIMIT = 1_000_000  # bytes of a style.json
+_PACKAGED = Path(__file__).with_name("catalogue.toml")
+
+# First bytes of files that are mistaken for weights, what they are, and what to do about it.
+DOWNLOAD_AGAIN = "Download it again, from the address of the file itself."
+_UNPACK = "Unpack it first."
+_FOREIGN = (
+    (b"version https://git-lfs", "a Git LFS pointer, which stands for the file", "git lfs pull"),
+    (b"<!doctype html", "a web page (HTML)", DOWNLOAD_AGAIN),
+    (b"<html", "a web page (HTML)", DOWNLOAD_AGAIN),
+    (b"<?xml", "XML, such as a server's error", DOWNLOAD_AGAIN),
+    (b"\x1f\x8b", "compressed by gzip", _UNPACK),
+    (b"bzh", "compressed by bzip2", _UNPACK),
+    (b"\xfd7zxz", "compressed by xz", _UNPACK),
+    (b"7z\xbc\xaf", "a 7z archive", _UNPACK),
+    (b"rar!", "a RAR archive", _UNPACK),
+    (b"\x89hdf", "an HDF5 file, as Keras writes", ""),
+    (b"\x93numpy", "a NumPy array", ""),
+    (b"gguf", "a GGUF language model", ""),
+    (b"\x89png", "a picture (PNG)", ""),
+    (b"\xff\xd8\xff", "a picture (JPEG)", ""),
+    (b"gif8", "a picture (GIF)", ""),
+    (b"%pdf", "a PDF document", ""),
+    (b"\x08\x07\x12", "an ONNX model", ""),
+    (b"\x08\x08\x12", "an ONNX model", ""),
+    (b"\x08\x09\x12", "an ONNX model", ""),
+    (b"\x08\x0a\x12", "an ONNX model", ""),
+    (b"\x80", "a Python pickle that PyTorch did not write", ""),
+    (b"{", "JSON", ""),
+)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One generator's file. ``size``: bytes."""
+
+    file: Path
+    sha256: str
+    size: int
+    generator: GeneratorSpec
+
+
+@dataclass(frozen=True)
+class Style:
+    """A pair of domains, X and Y, and the generators between them that are on this machine.
+
+    ``directions``: "xy" is G: X→Y, "yx" is F: Y→X. ``card``: licence, source and facts of the
+    training, plain JSON values. ``folder``: None where the style is only available, or is a single
+    file. ``hides``: origins of styles of the same name that come after this one.
+    """
+
+    name: str
+    x: str
+    y: str
+    origin: Origin
+    directions: dict[Way, Direction]
+    card: dict[str, Any]
+    folder: Path | None = None
+    hides: tuple[Origin, ...] = ()
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """The directions on this machine or, if there are none, those that can be downloaded."""
+        there = self.directions or self.card.get("available", {})
+        return tuple(way for way in WAYS if way in there)
+
+    @property
+    def resolution(self) -> int | None:
+        """The long side in pixels that the style is meant to be painted at; None: any."""
+        value = self.card.get("resolution")
+        usable = isinstance(value, int) and not isinstance(value, bool) and value >= 16
+        return value if usable else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights."""
+        return sum(direction.size for direction in self.directions.values())
+
+
+def read_style(folder: Path, origin: Origin | None, *, name: str | None) -> Style:
+    """The style in ``folder``. ``origin``, ``name``: None for what style.json says.
+
+    Raises StoreError if it is damaged, FileNotFoundError if there is no style.json.
+    """
+    try:
+        with (folder / "style.json").open("rb") as file:
+            text = file.read(_CARD_LIMIT + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise StoreError(f"{folder / 'style.json'} cannot be read: {error.strerror}.") from error
+    try:
+        card = json.loads(text) if len(text) <= _CARD_LIMIT else None
+        if not isinstance(card, dict) or card.pop("format", None) != STYLE_FORMAT:
+            raise damaged(folder, "its style.json is not one that this version reads")
+        said = card.pop("origin")
+        if said not in ("trained", "imported", "bundled", "downloaded"):
+            raise damaged(folder, "its style.json does not say where it came from")
+        own_name, x, y = (plain(card.pop(key)) for key in ("name", "x", "y"))
+        directions = {
+            way: _read_direction(folder, entry)
+            for way, entry in card.pop("directions").items()
+            if way in WAYS
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, WeightsError) as error:
+        raise damaged(folder, "its style.json is damaged") from error
+    if not directions:
+        raise damaged(folder, "it has no weights")
+    if name is None:  # its own name becomes part of file names, so it must be valid
+        name = own_name if is_name(own_name) else folder.resolve().name
+    return Style(name, x, y, origin or said, directions, card, folder)
+
+
+def _read_direction(folder: Path, entry: Mapping[str, Any]) -> Direction:
+    name, digest, size = str(entry["file"]), str(entry["sha256"]), int(entry["size"])
+    if name not in (f"{way}.safetensors" for way in WAYS):
+        raise ValueError("a style's weights lie in its own folder")
+    return Direction(folder / name, digest, size, GeneratorSpec.from_json(entry["generator"]))
+
+
+def is_name(name: str) -> bool:
+    """Whether a style can have this name."""
+    try:
+        return check_name(name) == name
+    except UsageError:
+        return False
+
+
+def plain(text: object) -> str:
+    """``text`` for display: no control characters, at most 100 characters."""
+    return "".join(c for c in str(text) if c.isprintable())[:100]
+
+
+def read_generator_header(path: Path) -> tuple[GeneratorSpec, dict[str, Any]]:
+    """``engine.weights.read_header``, with a message that names files of another kind."""
+    try:
+        return read_header(path)
+    except WeightsError as error:
+        if isinstance(error.__cause__, ValueError | RecursionError):
+            with path.open("rb") as file:
+                what, advice = foreign(file.read(512))
+            if what:
+                message = f"{path} is no weights file, but {what}."
+                raise WeightsError(message, hint=advice) from error
+        raise
+
+
+def foreign(data: bytes) -> tuple[str, str]:
+    """What a file that begins with ``data`` is instead of weights, and what to do about it.
+
+    Both are empty if the kind of file is not known.
+    """
+    if not data:
+        return "empty", DOWNLOAD_AGAIN
+    head = data[:512].lstrip(b" \t\r\n\xef\xbb\xbf").lower()
+    for start, what, advice in _FOREIGN:
+        if head.startswith(start):
+            return what, advice
+    if data[257:262] == b"ustar":
+        return "a tar archive", _UNPACK
+    is_text = all(32 <= byte < 127 or byte in b"\t\n\f\r" for byte in data[:512])
+    return ("text" if is_text else "", "")
+
+
+def damaged(folder: Path, what: str) -> StoreError:
+    """The error for a style's folder that is not a complete style."""
+    return StoreError(
+        f"The style in {folder} is damaged: {what}.",
+        hint=command_line("pretrained", "remove", folder.name),
+    )
+
+
+# -- the table of downloads ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -48,7 +252,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Entry:
-    """One style of the catalogue: its rows, by direction."""
+    """One style of the table: its rows by direction."""
 
     name: str
     x: str
@@ -62,10 +266,7 @@ def user_catalogue() -> Path:
 
 
 def entries() -> dict[str, Entry]:
-    """Every style of the catalogue, by name.
-
-    Raises UsageError where the user's table cannot be understood, naming the row.
-    """
+    """Every style of the table by name. Raises UsageError, naming the row that is wrong."""
     rows: dict[tuple[str, Way], Row] = {}
     for path in (_PACKAGED, user_catalogue()):
         rows.update({(row.style, row.way): row for row in _read(path)})
@@ -77,50 +278,54 @@ def entries() -> dict[str, Entry]:
 
 
 def available_styles() -> list[Style]:
-    """The catalogue's styles, as styles of which nothing is here. Raises UsageError."""
-    return [_available(entry) for entry in entries().values()]
+    """The table's styles, as styles without weights. Raises as ``entries``."""
+    found = []
+    for entry in entries().values():
+        first = next(iter(entry.rows.values()))
+        card = {
+            "licence": first.licence,
+            "source": first.source,
+            "available": {way: row.addresses[0] for way, row in entry.rows.items()},
+        }
+        found.append(Style(entry.name, entry.x, entry.y, "available", directions={}, card=card))
+    return found
 
 
 def obtainable(style: Style, way: Way) -> bool:
-    """Whether a download would bring a direction of ``style`` that is not here.
-
-    Raises UsageError where the user's table cannot be understood.
-    """
+    """Whether the direction is missing and can be downloaded. Raises as ``entries``."""
     if way in style.directions or style.origin not in ("available", "downloaded"):
         return False
     entry = entries().get(style.name)
     return entry is not None and way in entry.rows
 
 
-def _available(entry: Entry) -> Style:
-    first = next(iter(entry.rows.values()))
-    card = {
-        "licence": first.licence,
-        "source": first.source,
-        "available": {way: row.addresses[0] for way, row in entry.rows.items()},
-    }
-    return Style(entry.name, entry.x, entry.y, "available", directions={}, card=card)
-
-
 def _read(path: Path) -> list[Row]:
     data = read_toml(path, missing_ok=True)
     rows, servers = data.get("generator", []), data.get("servers", {})
     if not isinstance(rows, list) or not isinstance(servers, dict):
-        raise UsageError(f"{path} has no [[generator]] rows.", hint="See docs/styles.md.")
+        raise UsageError(f"{path} has no [[generator]] rows.", hint="cyclegan docs styles")
     result = []
     for number, row in enumerate(rows, 1):
-        try:
+        with row_errors(f"{path}: [[generator]] number {number}", "styles"):
             result.append(_row(row, servers))
-        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-            what = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
-            raise UsageError(
-                f"{path}: [[generator]] number {number}: {what}.", hint="See docs/styles.md."
-            ) from error
     return result
 
 
+@contextlib.contextmanager
+def row_errors(where: str, page: str) -> Iterator[None]:
+    """Turn what is wrong with a row of a TOML table into a UsageError that names the row.
+
+    ``page``: of the documentation, which describes the table.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise UsageError(f"{where}: {what}.", hint=f"cyclegan docs {page}") from error
+
+
 def filled(templates: Sequence[object], file: str) -> tuple[str, ...]:
-    """Addresses with ``file`` put in. Raises ValueError where there is none, or none of the web."""
+    """The addresses, with ``file`` in place of {file}. Raises ValueError if one is not http(s)."""
     addresses = tuple(str(text).replace("{file}", file) for text in templates)
     if not addresses or not all(a.startswith(("https://", "http://")) for a in addresses):
         raise ValueError("its addresses must begin with https:// or http://")
@@ -130,10 +335,9 @@ def filled(templates: Sequence[object], file: str) -> tuple[str, ...]:
 def _row(row: Mapping[str, Any], servers: Mapping[str, Any]) -> Row:
     server = servers[row["server"]] if "server" in row else {}
     file = str(row["file"])
-    templates = [*row.get("addresses", []), *server.get("addresses", [])]
     if "/" in file or "\\" in file or file.startswith("."):
         raise ValueError(f"{file!r} is not the name of a file")
-    addresses = filled(templates, file)
+    addresses = filled([*row.get("addresses", []), *server.get("addresses", [])], file)
     if row["direction"] not in WAYS:
         raise ValueError('its direction must be "xy" or "yx"')
     limit = row.get("size_limit", SIZE_LIMIT)
@@ -154,11 +358,8 @@ def _row(row: Mapping[str, Any], servers: Mapping[str, Any]) -> Row:
 
 
 def _digest(row: Mapping[str, Any]) -> Digest | None:
-    kinds: tuple[tuple[Literal["sha256", "git_blob"], int], ...] = (
-        ("sha256", 64),
-        ("git_blob", 40),
-    )
-    for kind, length in kinds:
+    lengths: dict[Literal["sha256", "git_blob"], int] = {"sha256": 64, "git_blob": 40}
+    for kind, length in lengths.items():
         if kind in row:
             text = str(row[kind]).lower()
             if len(text) != length or set(text) - set("0123456789abcdef"):

@@ -1,7 +1,6 @@
-"""The public data sets: a table in the package and the user's own; fetched, checked, unpacked.
+"""The public data sets: a table in the package and the user's own; downloaded, checked, unpacked.
 
-They come by the same way as styles (``fetch``): resumed, retried, bound to the digest of the first
-download, one process at a time. A data set appears by one rename, whole.
+They are downloaded as styles are (``fetch``, ``download``). A data set appears by one rename.
 """
 
 from __future__ import annotations
@@ -17,39 +16,37 @@ from typing import Any
 
 from cyclegan_cli.errors import (
     DownloadError,
-    NoNetworkError,
     StoreError,
     UnknownNameError,
     UsageError,
     command_line,
 )
 from cyclegan_cli.files import read_toml, remove_leftovers, write_text
-from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
-from cyclegan_cli.styles import unpacking
-from cyclegan_cli.styles.cards import plain
-from cyclegan_cli.styles.catalogue import filled
+from cyclegan_cli.places import cache_dir, check_name, home_dir, offline
+from cyclegan_cli.styles.catalogue import filled, plain, row_errors
 from cyclegan_cli.styles.download import (
-    Learned,
     Tell,
     alone,
+    fetch_checked,
     forget,
     forget_digest,
     part_file,
-    record_digest,
     recorded_digest,
+    remember,
 )
-from cyclegan_cli.styles.fetch import Patience, fetch, file_digests
+from cyclegan_cli.styles.fetch import Patience, file_digests
+from cyclegan_cli.styles.unpacking import archive_size, unpack, what_is_wrong
 
 __all__ = ["DataSet", "Here", "datasets", "download_dataset", "find_dataset", "here", "location"]
 
 _PACKAGED = Path(__file__).with_name("datasets.toml")
-_MARK = "dataset.json"  # beside the folders of pictures: what came, and from where
+_MARK = "dataset.json"  # beside the folders of pictures: what was downloaded, and from where
 SIZE_LIMIT = 8_000_000_000  # bytes of a zip file
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A row of the table. ``pictures``: how many of X and Y the paper trained on, if it says."""
+    """A row of the table. ``pictures``: how many of X and Y the paper trained on, if known."""
 
     name: str
     x: str
@@ -67,7 +64,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Here:
-    """A data set on the disk: its folder, and how many pictures each folder in it was given."""
+    """A data set on the disk. ``counts``: pictures in each of its folders."""
 
     folder: Path
     counts: dict[str, int] = field(default_factory=dict)
@@ -75,9 +72,9 @@ class Here:
 
 
 def datasets() -> dict[str, DataSet]:
-    """Every known data set by name; ``datasets.toml`` in CYCLEGAN_HOME adds to the package's.
+    """All data sets by name; ``datasets.toml`` in CYCLEGAN_HOME adds to the package's.
 
-    Raises UsageError where that file cannot be understood, naming the row.
+    Raises UsageError, naming the row that is wrong.
     """
     return _read(_PACKAGED) | _read(home_dir() / "datasets.toml")
 
@@ -94,23 +91,17 @@ def _read(path: Path) -> dict[str, DataSet]:
     data = read_toml(path, missing_ok=True)
     server, rows = data.get("server", {}), data.get("datasets", {})
     if not isinstance(server, dict) or not isinstance(rows, dict):
-        raise UsageError(f"{path} has no [datasets.NAME] rows.", hint="See docs/guide.md.")
+        raise UsageError(f"{path} has no [datasets.NAME] rows.", hint="cyclegan docs guide")
     found = {}
     for name, row in rows.items():
-        try:
+        with row_errors(f"{path}: [datasets.{plain(name)}]", "guide"):
             found[name] = _row(name, row, server)
-        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-            what = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
-            raise UsageError(
-                f"{path}: [datasets.{plain(name)}]: {what}.", hint="See docs/guide.md."
-            ) from error
     return found
 
 
 def _row(name: str, row: Mapping[str, Any], server: Mapping[str, Any]) -> DataSet:
-    file = f"{check_name(name)}.zip"
     templates = row.get("addresses", server.get("addresses", []))
-    addresses = filled(templates, file)
+    addresses = filled(templates, f"{check_name(name)}.zip")
     pictures = row.get("pictures")
     if pictures is not None and [type(n) for n in pictures] != [int, int]:
         raise ValueError("its pictures must be two numbers")
@@ -129,12 +120,12 @@ def _row(name: str, row: Mapping[str, Any], server: Mapping[str, Any]) -> DataSe
 
 
 def location(name: str, to: Path | None = None) -> Path:
-    """Where the data set lies, or would: ``to``/NAME, or CYCLEGAN_CACHE/datasets/NAME."""
+    """The folder of the data set: ``to``/NAME, or CYCLEGAN_CACHE/datasets/NAME."""
     return (to or cache_dir() / "datasets") / name
 
 
 def here(name: str, to: Path | None = None) -> Here | None:
-    """The data set on the disk, or None. It is whole: it came by one rename."""
+    """The data set on the disk, or None."""
     folder = location(name, to)
     try:
         mark = json.loads((folder / _MARK).read_text(encoding="utf-8"))
@@ -153,11 +144,10 @@ def download_dataset(
     tell: Tell = lambda _: None,
     patience: Patience | None = None,
 ) -> Here:
-    """Have the data set ``name`` on the disk, whole; what is here is not fetched again.
+    """The data set ``name`` on the disk, downloaded if it is not there.
 
-    Raises UnknownNameError; DownloadError where no address gave an archive that can be trusted, or
-    CYCLEGAN_OFFLINE is set; UsageError where something else lies in its place; StoreError of the
-    disk.
+    Raises UnknownNameError; DownloadError if no address gave a valid archive or CYCLEGAN_OFFLINE is
+    set; UsageError if something else is in its place; StoreError if the disk cannot be written.
     """
     wanted = find_dataset(name)
     found = here(name, to)
@@ -184,7 +174,7 @@ def download_dataset(
         if counts is None:
             address = _collect(wanted, part, tell, patience or Patience())
             counts = _put(wanted, part, target, address)
-            _remember(wanted, part, tell)
+            remember(_key(wanted), wanted.file, part, tell)
         forget(part)
     return Here(target, counts, fetched=True)
 
@@ -194,13 +184,13 @@ def _key(wanted: DataSet) -> str:
 
 
 def _from_before(wanted: DataSet, part: Path, target: Path) -> dict[str, int] | None:
-    """What an archive that came whole before becomes now; None where there is none to unpack.
+    """Unpack an archive that was downloaded before; None if there is none that can be unpacked.
 
-    Earlier versions recorded the digest of an archive before they had unpacked it: one that cannot
-    be unpacked is forgotten, and so is its digest.
+    Earlier versions recorded the digest of an archive before unpacking it: if that fails, archive
+    and digest are deleted.
     """
     known = recorded_digest(_key(wanted))
-    if not part.exists() or unpacking.what_is_wrong(part):
+    if not part.exists() or what_is_wrong(part):
         return None
     if known is not None and file_digests(part)["sha256"] != known.hex:
         return None
@@ -211,51 +201,31 @@ def _from_before(wanted: DataSet, part: Path, target: Path) -> dict[str, int] | 
         return None
 
 
-def _remember(wanted: DataSet, part: Path, tell: Tell) -> None:
-    """Record the digest of an archive that has been unpacked, if none was known."""
-    if recorded_digest(_key(wanted)) is None:
-        sha256 = file_digests(part)["sha256"]
-        record_digest(_key(wanted), sha256)
-        tell(Learned(wanted.file, sha256))
-
-
 def _collect(wanted: DataSet, part: Path, tell: Tell, patience: Patience) -> str:
-    """Fill ``part`` with an archive that seems to be whole; its address."""
-    known = recorded_digest(_key(wanted))
-    base = mirror()
-    try:
-        return fetch(
-            [*([f"{base}/{wanted.file}"] if base else []), *wanted.addresses],
-            part,
-            digest=known,
-            size_limit=SIZE_LIMIT,
-            wrong=unpacking.what_is_wrong,
-            tell=tell,
-            patience=patience,
-        )
-    except NoNetworkError as error:
-        raise NoNetworkError(
-            f"The data set '{wanted.name}' cannot be downloaded: {error}.",
-            hint="CYCLEGAN_MIRROR names a server that can be reached.",
-        ) from error
-    except DownloadError as error:
-        note = f" (Its digest was recorded in {home_dir() / 'digests.json'}.)" if known else ""
-        raise DownloadError(
-            f"{wanted.file}: {error}{note}",
-            hint="Once more goes on where it stopped. CYCLEGAN_MIRROR names another server.",
-        ) from error
+    """Download the archive to ``part``; returns its address."""
+    return fetch_checked(
+        *(f"The data set '{wanted.name}'", wanted.file, _key(wanted), part, wanted.addresses),
+        size_limit=SIZE_LIMIT,
+        wrong=what_is_wrong,
+        tell=tell,
+        patience=patience,
+        hints=(
+            "Once more goes on where it stopped. CYCLEGAN_MIRROR names another server.",
+            "CYCLEGAN_MIRROR names a server that can be reached.",
+        ),
+    )
 
 
 def _put(wanted: DataSet, part: Path, target: Path, address: str) -> dict[str, int]:
-    """Unpack ``part`` beside ``target`` and rename: it is there whole or not at all.
+    """Unpack ``part`` beside ``target``, then rename; returns the pictures in each folder.
 
-    Raises DownloadError where it cannot be unpacked, and then ``part`` is gone; StoreError.
+    Raises StoreError, and DownloadError if it cannot be unpacked; then ``part`` is deleted.
     """
     with _disk(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{wanted.name}.{secrets.token_hex(6)}.tmp")
         try:
-            needed, free = unpacking.size_of(part), shutil.disk_usage(target.parent).free
+            needed, free = archive_size(part), shutil.disk_usage(target.parent).free
             if needed > free:
                 where = command_line("datasets", "download", wanted.name, "--to", "FOLDER")
                 raise StoreError(
@@ -264,7 +234,7 @@ def _put(wanted: DataSet, part: Path, target: Path, address: str) -> dict[str, i
                     hint=f"Elsewhere: {where}",
                 )
             temporary.mkdir()
-            counts = unpacking.unpack(part, temporary)
+            counts = unpack(part, temporary)
             about = {"name": wanted.name, "x": wanted.x, "y": wanted.y, "licence": wanted.licence}
             origin = {"address": address, "sha256": file_digests(part)["sha256"]}
             record = {**about, "source": wanted.source, **origin, "pictures": counts}

@@ -1,10 +1,13 @@
-"""A style of the catalogue, fetched, checked, converted, and put into the store whole."""
+"""A style of the catalogue: downloaded, checked, converted, and added to the store.
+
+Also what downloads of styles and data sets share: partial files, the lock, recorded digests.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +23,7 @@ from cyclegan_cli.errors import (
 )
 from cyclegan_cli.files import digest_of, remove_leftovers, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
-from cyclegan_cli.styles.cards import Style, Way
-from cyclegan_cli.styles.catalogue import Digest, Entry, Row, entries, obtainable
+from cyclegan_cli.styles.catalogue import Digest, Entry, Row, Style, Way, entries, obtainable
 from cyclegan_cli.styles.fetch import Event, Patience, fetch, file_digests
 from cyclegan_cli.styles.store import downloaded_style, list_styles, weights_file
 
@@ -33,11 +35,13 @@ __all__ = [
     "alone",
     "download_style",
     "ensure",
+    "fetch_checked",
     "forget",
     "forget_digest",
     "part_file",
     "record_digest",
     "recorded_digest",
+    "remember",
 ]
 
 _LOCK_SECONDS = 3600.0
@@ -52,7 +56,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Learned:
-    """A file of which no digest was known: from now on it must have this one."""
+    """A file without a published digest: from now on it must have this one."""
 
     file: str
     sha256: str
@@ -63,7 +67,7 @@ Tell = Callable[[Event | Waiting | Learned], None]
 
 @dataclass(frozen=True)
 class Downloaded:
-    """What came of it. ``fetched``: directions that came now; ``failed``: those that did not."""
+    """``fetched``: directions that were downloaded now; ``failed``: those that could not be."""
 
     style: Style
     fetched: tuple[Way, ...]
@@ -77,14 +81,14 @@ def download_style(
     tell: Tell | None = None,
     patience: Patience | None = None,
 ) -> Downloaded:
-    """Have the catalogue's style ``name`` in the cache, with every direction that can be had.
+    """Download every direction of the catalogue's style ``name`` that can be had.
 
-    What is here and has its digest is not fetched again (unless ``force``), and needs no network.
-    Two processes that want one style make one download. Nothing is put into the store that did not
-    verify, load, and translate a test picture.
+    What is in the cache with its digest is not downloaded again, unless ``force``, and needs no
+    network. Two processes that want one style share one download. A file must have its digest,
+    load, and translate a test picture before it becomes a style.
 
-    Raises UnknownNameError; DownloadError where not one direction came, or CYCLEGAN_OFFLINE is set
-    and something would have to be fetched; StoreError where the cache cannot be written.
+    Raises UnknownNameError; DownloadError if no direction came, or CYCLEGAN_OFFLINE is set and
+    something is missing; StoreError if the cache cannot be written.
     """
     catalogue = entries()
     if name not in catalogue:
@@ -92,18 +96,18 @@ def download_style(
             "downloadable style", name, catalogue, hint="cyclegan pretrained list"
         )
     entry = catalogue[check_name(name)]
-    tell = tell or _ignore
-    if not force and set(entry.rows) <= set(_sound(name)):
-        return _there(name)
+    tell = tell or (lambda _: None)
+    if not force and set(entry.rows) <= set(_intact(name)):
+        return _present(name)
     if offline():
         raise DownloadError(
             f"The style '{name}' would have to be downloaded, and CYCLEGAN_OFFLINE is set.",
             hint=f"{_on_this_machine()} {_way_round(name)}",
         )
     with alone(name, tell):
-        here = _sound(name)
+        here = _intact(name)
         if not force and set(entry.rows) <= set(here):
-            return _there(name)  # the other process has done it
+            return _present(name)  # the other process has done it
         wanted = [row for way, row in entry.rows.items() if force or way not in here]
         return _download(entry, wanted, here, tell, patience or Patience())
 
@@ -113,8 +117,8 @@ def ensure(
 ) -> Path:
     """The file of G: X→Y (F: Y→X with ``reverse``); downloaded first if the catalogue has it.
 
-    A file that is here touches no network. Raises UsageError where there is no such direction,
-    and what ``download_style`` raises.
+    A file in the cache needs no network. Raises UsageError if there is no such direction, and what
+    ``download_style`` raises.
     """
     way: Way = "yx" if reverse else "xy"
     if not obtainable(style, way):
@@ -125,19 +129,15 @@ def ensure(
     return weights_file(done.style, reverse)
 
 
-def _ignore(event: Event | Waiting | Learned) -> None:
-    """What happens on the way is of no interest."""
-
-
-def _there(name: str) -> Downloaded:
+def _present(name: str) -> Downloaded:
     style = downloaded_style(name)
     if style is None:
         raise StoreError(f"The style '{name}' was removed meanwhile.")
     return Downloaded(style, ())
 
 
-def _sound(name: str) -> dict[Way, Path]:
-    """The directions that are in the cache and have their digests."""
+def _intact(name: str) -> dict[Way, Path]:
+    """The directions in the cache that have their digests."""
     try:
         style = downloaded_style(name)
         return {
@@ -152,9 +152,8 @@ def _sound(name: str) -> dict[Way, Path]:
 def _download(
     entry: Entry, wanted: list[Row], here: Mapping[Way, Path], tell: Tell, patience: Patience
 ) -> Downloaded:
-    """Fetch ``wanted``; what is ``here`` and sound becomes part of the new style too."""
-    # Torch is wanted only to convert what came, so a name that is wrong is said at once.
-    from cyclegan_cli.styles.importing import import_style
+    """Download ``wanted`` and make a style of it, with the intact directions that are ``here``."""
+    from cyclegan_cli.styles.convert import import_style
 
     before = downloaded_style(entry.name) if here else None
     sources = dict(before.card.get("sources", {})) if before else {}
@@ -166,7 +165,7 @@ def _download(
             address = _fetch(row, part, tell, patience)
         except NoNetworkError as error:
             failed[row.way] = error
-            break  # of the other direction the same would be said
+            break  # it would be the same for the other direction
         except DownloadError as error:
             failed[row.way] = error
             continue
@@ -189,17 +188,21 @@ def _download(
             card={"licence": row.licence, "source": row.source, "sources": sources},
             replace=True,
         )
-    except WeightsError:
-        _discard(wanted, parts)
+    except WeightsError:  # such files are of no use, nor are the digests of earlier downloads
+        for row in (row for row in wanted if row.way in parts):
+            forget(parts[row.way])
+            if not row.digest:
+                forget_digest(_key(row))
         raise
-    _remember(wanted, parts, tell)
-    for part in parts.values():
-        forget(part)
+    for row in (row for row in wanted if row.way in parts):
+        if not row.digest:
+            remember(_key(row), row.file, parts[row.way], tell)
+        forget(parts[row.way])
     return Downloaded(style, tuple(parts), failed)
 
 
 def _fetch(row: Row, part: Path, tell: Tell, patience: Patience) -> str:
-    """Fill ``part`` with a file that is what it should be, and a generator; its address."""
+    """Download a file with the row's digest that holds a generator; returns its address."""
     from cyclegan_cli.styles.publicformat import read_generator
 
     def wrong(file: Path) -> str:
@@ -209,47 +212,15 @@ def _fetch(row: Row, part: Path, tell: Tell, patience: Patience) -> str:
             return str(error).replace(str(file), "what it sent").rstrip(".")
         return ""
 
-    known = row.digest or recorded_digest(_key(row))
-    base = mirror()
-    addresses = [*([f"{base}/{row.file}"] if base else []), *row.addresses]
-    try:
-        address = fetch(
-            addresses,
-            part,
-            digest=known,
-            size_limit=row.size_limit,
-            wrong=wrong,
-            tell=tell,
-            patience=patience,
-        )
-    except NoNetworkError as error:
-        raise NoNetworkError(
-            f"The style '{row.style}' cannot be downloaded: {error}.",
-            hint=f"{_on_this_machine()} {_way_round(row.style)}",
-        ) from error
-    except DownloadError as error:
-        recorded = known and not row.digest
-        note = f" (Its digest was recorded in {_digests_file()}.)" if recorded else ""
-        raise DownloadError(f"{row.file}: {error}{note}", hint=_way_round(row.style)) from error
-    return address
-
-
-def _remember(rows: list[Row], parts: Mapping[Way, Path], tell: Tell) -> None:
-    """Record the digests of files that have become a style, where none was known."""
-    for row in rows:
-        if row.way in parts and not row.digest and recorded_digest(_key(row)) is None:
-            sha256 = file_digests(parts[row.way])["sha256"]
-            record_digest(_key(row), sha256)
-            tell(Learned(row.file, sha256))
-
-
-def _discard(rows: list[Row], parts: Mapping[Way, Path]) -> None:
-    """Forget files that cannot become a style, and the digests that earlier versions recorded."""
-    for row in rows:
-        if row.way in parts:
-            forget(parts[row.way])
-            if not row.digest:
-                forget_digest(_key(row))
+    return fetch_checked(
+        *(f"The style '{row.style}'", row.file, _key(row), part, row.addresses),
+        digest=row.digest,
+        size_limit=row.size_limit,
+        wrong=wrong,
+        tell=tell,
+        patience=patience,
+        hints=(_way_round(row.style), f"{_on_this_machine()} {_way_round(row.style)}"),
+    )
 
 
 def _way_round(name: str) -> str:
@@ -265,11 +236,50 @@ def _on_this_machine() -> str:
     return f"On this machine: {', '.join(names) or 'no style'}."
 
 
-# -- what lies where -------------------------------------------------------------------------
+# -- what downloads of styles and of data sets share ---------------------------------------------
+
+
+def fetch_checked(
+    what: str,
+    file: str,
+    key: str,
+    part: Path,
+    addresses: Sequence[str],
+    *,
+    digest: Digest | None = None,
+    size_limit: int,
+    wrong: Callable[[Path], str],
+    tell: Tell,
+    patience: Patience,
+    hints: tuple[str, str],
+) -> str:
+    """``fetch``, from CYCLEGAN_MIRROR first, with the digest recorded for ``key`` if none is given.
+
+    ``what``: subject of a message. ``hints``: for a DownloadError, and for a NoNetworkError.
+    """
+    known = digest or recorded_digest(key)
+    base = mirror()
+    try:
+        return fetch(
+            [*([f"{base}/{file}"] if base else []), *addresses],
+            part,
+            digest=known,
+            size_limit=size_limit,
+            wrong=wrong,
+            tell=tell,
+            patience=patience,
+        )
+    except NoNetworkError as error:
+        message = f"{what} cannot be downloaded: {error}."
+        raise NoNetworkError(message, hint=hints[1]) from error
+    except DownloadError as error:
+        recorded = known and not digest
+        note = f" (Its digest was recorded in {_digests_file()}.)" if recorded else ""
+        raise DownloadError(f"{file}: {error}{note}", hint=hints[0]) from error
 
 
 def _parts() -> Path:
-    """The folder of downloads that are not done."""
+    """The folder of unfinished downloads."""
     folder = cache_dir() / "downloads"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -282,7 +292,7 @@ def _parts() -> Path:
 
 
 def part_file(name: str) -> Path:
-    """Where the download ``name`` is collected. Raises StoreError where no folder can be made."""
+    """Where the download ``name`` is collected. Raises StoreError if the folder cannot be made."""
     return _parts() / f"{_safe(name)}.part"
 
 
@@ -291,14 +301,14 @@ def _safe(name: str) -> str:
 
 
 def forget(part: Path) -> None:
-    """Remove what was collected, once it has become something."""
+    """Delete a partial file and its tag."""
     part.unlink(missing_ok=True)
     part.with_name(part.name + ".tag").unlink(missing_ok=True)
 
 
 @contextmanager
 def alone(name: str, tell: Tell) -> Iterator[None]:
-    """While no other process downloads what has this name."""
+    """Hold the lock on downloads of that name. Raises StoreError after ``_LOCK_SECONDS``."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(_parts() / f"{_safe(name)}.lock")
@@ -315,11 +325,11 @@ def alone(name: str, tell: Tell) -> Iterator[None]:
         lock.release()
 
 
-# -- digests of files that nobody had published one of ---------------------------------------
+# -- digests of files without a published one ----------------------------------------------------
 
 
 def _digests_file() -> Path:
-    """With what cannot be had again: a digest must outlive the cache that it protects."""
+    """In CYCLEGAN_HOME: a digest must outlive the cache that it protects."""
     return home_dir() / "digests.json"
 
 
@@ -341,30 +351,33 @@ def _key(row: Row) -> str:
 
 
 def recorded_digest(key: str) -> Digest | None:
-    """The SHA-256 that the first download of ``key`` had. Raises StoreError."""
+    """The SHA-256 of the first download of ``key``. Raises StoreError."""
     sha256 = _digests().get(key)
     return Digest("sha256", sha256) if sha256 else None
 
 
-def record_digest(key: str, sha256: str) -> None:
-    """From now on a download of ``key`` must have ``sha256``. Raises StoreError."""
-    _change_digests({key: sha256})
+def remember(key: str, file: str, part: Path, tell: Tell) -> None:
+    """Record the digest of a download that turned out well, if none is known for ``key``."""
+    if recorded_digest(key) is None:
+        sha256 = file_digests(part)["sha256"]
+        record_digest(key, sha256)
+        tell(Learned(file, sha256))
 
 
 def forget_digest(key: str) -> None:
     """A download of ``key`` may have any digest again. Raises StoreError."""
-    _change_digests({key: ""})
+    record_digest(key, "")
 
 
-def _change_digests(changes: Mapping[str, str]) -> None:
-    """``changes``: by key; an empty one is none."""
+def record_digest(key: str, sha256: str) -> None:
+    """From now on a download of ``key`` must have ``sha256``; empty: any. Raises StoreError."""
     from filelock import FileLock
 
     try:
         home_dir().mkdir(parents=True, exist_ok=True)
         with FileLock(_digests_file().with_suffix(".lock")):
             remove_leftovers(home_dir())
-            known = {key: sha for key, sha in {**_digests(), **changes}.items() if sha}
+            known = {k: v for k, v in {**_digests(), key: sha256}.items() if v}
             write_text(_digests_file(), json.dumps(known, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         raise StoreError(

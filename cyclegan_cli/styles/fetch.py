@@ -1,8 +1,7 @@
-"""One file from the network: resumed, retried, bounded, checked.
+"""One file from the network: resumed, retried, limited in size, checked.
 
-The standard library's urllib is enough for it (one GET with a Range), honours the usual proxy
-variables, and adds no dependency to a program that works without a network. A file is collected
-in ``NAME.part`` and only becomes something when it has the digest that it should have.
+The standard library's urllib is enough (one GET with a Range), honours the usual proxy variables,
+and adds no dependency. A file is collected in ``NAME.part`` and used only if its digest is right.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ _NO_WAY = {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server is waited for; times in seconds.
+    """How long to wait for a server; times in seconds.
 
-    ``attempts``: in a row that brought less than ``_PROGRESS`` bytes more than there ever were.
-    ``slowest``: bytes per second, over ``window`` seconds, below which an answer counts as none.
+    ``attempts``: in a row that may bring less than ``_PROGRESS`` new bytes. ``slowest``: bytes per
+    second, over ``window`` seconds, below which a download is given up.
     """
 
     timeout: float = 20.0
@@ -78,15 +77,15 @@ Event = Trying | Received | Failed
 
 
 class _PassingError(Exception):
-    """Something that may be better the next time."""
+    """A failure that another attempt may not have."""
 
 
 class _FinalError(Exception):
-    """Something that will be the same the next time."""
+    """A failure that another attempt would have too."""
 
 
 class _UnreachableError(_FinalError):
-    """The host's name is not found, or there is no way to it: to try again would be no use."""
+    """The host's name is not found, or there is no route to it."""
 
 
 def fetch(
@@ -99,13 +98,12 @@ def fetch(
     tell: Callable[[Event], None],
     patience: Patience,
 ) -> str:
-    """Fill ``part`` with the file that one of ``addresses`` gives, and return that address.
+    """Download a file from one of ``addresses`` to ``part``; returns the address used.
 
-    What ``part`` holds already is kept if the server can go on from there. On return the file is
-    whole, has ``digest`` (where there is none, the length that the server said), and ``wrong``
-    says nothing of it: a sentence from it sends us to the next address.
-    Raises DownloadError, naming each address and what it answered; NoNetworkError, naming the hosts
-    that cannot be reached, where none can; StoreError of the disk.
+    What ``part`` holds already is kept if the server can continue from there. The file must have
+    ``digest`` (if None, the length that the server announced), and ``wrong`` must return nothing
+    for it; else the next address is tried. Raises DownloadError, with what each address answered;
+    NoNetworkError if no host can be reached; StoreError if ``part`` cannot be written.
     """
     job = _Job(part, digest, size_limit, wrong, tell, patience, _opener())
     reasons: dict[str, str] = {}
@@ -161,7 +159,7 @@ class _Job:
 
     @property
     def tag(self) -> Path:
-        """Beside the part: its address, and the server's word for which version it is of."""
+        """A file beside the part: its address, and the server's tag of its version."""
         return self.part.with_name(self.part.name + ".tag")
 
     def get(self, address: str) -> None:
@@ -193,10 +191,10 @@ class _Job:
             return self.part.stat().st_size if self.part.exists() else 0
 
     def _start(self, address: str) -> int:
-        """How much of the file is here and worth keeping, in bytes.
+        """How many bytes of the part to keep.
 
-        Where no digest will tell, only a piece from the same address, of a version that the server
-        can name, is gone on from: two servers may call two files by one tag.
+        Without a digest, only a part from the same address whose version the server can name: two
+        servers may use one tag for two files.
         """
         size = self.size()
         if 0 < size <= self.size_limit and (self.digest or self._version(address)):
@@ -205,7 +203,7 @@ class _Job:
         return 0
 
     def _version(self, address: str) -> str:
-        """What ``address`` calls the version of the piece that is here, if it is from there."""
+        """The version tag of the part, if it is from ``address``."""
         try:
             written, _, version = self.tag.read_text(encoding="latin-1").partition("\n")
         except FileNotFoundError:
@@ -231,7 +229,7 @@ class _Job:
     def _begin(
         self, answer: http.client.HTTPResponse, address: str, start: int
     ) -> tuple[int, int | None]:
-        """From which byte the answer goes on, and how long the whole file is, if it says."""
+        """The byte at which the answer starts, and the length of the whole file, if known."""
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise _FinalError("it sends the file compressed, which was not asked for")
         length = answer.headers.get("Content-Length", "")
@@ -276,7 +274,7 @@ class _Job:
             raise _PassingError("it sent an empty file")
 
     def _blocks(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
-        """The answer's bytes as they come; a drip is cut off."""
+        """The answer in blocks; one that is too slow is given up."""
         since, gathered = time.monotonic(), 0
         while block := _read(answer):
             gathered += len(block)
@@ -318,7 +316,7 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
 
 @contextlib.contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """What goes wrong on this machine's disk is no fault of a server's."""
+    """Turn an OSError of the disk into a StoreError, so that no server is blamed for it."""
     try:
         yield
     except OSError as error:
@@ -329,7 +327,7 @@ def _disk(path: Path) -> Iterator[None]:
 
 
 def file_digests(path: Path) -> dict[str, str]:
-    """The file's SHA-256 ("sha256"), and what git would call it ("git_blob")."""
+    """The file's SHA-256 ("sha256") and its name as a git blob ("git_blob")."""
     sha256 = hashlib.sha256()
     blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
@@ -344,7 +342,7 @@ def _host(address: str) -> str:
 
 
 def _look_up(address: str) -> None:
-    """Raise socket.gaierror where the host has no address; a proxy would look it up itself."""
+    """Raise socket.gaierror if the host has no address; a proxy looks it up itself."""
     host, parts = _host(address), urlsplit(address)
     if parts.scheme not in urllib.request.getproxies() or urllib.request.proxy_bypass(host):
         socket.getaddrinfo(host, parts.port or parts.scheme, type=socket.SOCK_STREAM)
@@ -360,7 +358,7 @@ def _reason(error: OSError) -> str:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Redirects to http and https only, and not for ever."""
+    """Redirects to http and https only, and not without end."""
 
     max_redirections = 5
     max_repeats = 2

@@ -1,9 +1,8 @@
 """A generator as an ONNX graph that takes pictures of any size.
 
-The graph is written layer by layer with ``onnx`` alone: torch's exporters differ from version to
-version, and none of them knows how this program pads. Height and width are dynamic. The graph
-itself pads the bottom and the right by reflection to a multiple of 4, and to 16 at least, and
-crops the result, exactly as ``painting`` does: what comes out has the size of what went in.
+The graph is written layer by layer with ``onnx`` alone: torch's exporters differ between versions,
+and do not pad as this program does. The graph itself pads the bottom and the right by reflection to
+a multiple of 4, at least 16, and crops the result, as ``painting`` does.
 """
 
 from __future__ import annotations
@@ -36,9 +35,8 @@ def export_onnx(network: Generator, path: Path, about: dict[str, object]) -> Non
     """Write ``network`` to ``path`` as ONNX (opset 18).
 
     Input ``picture``: float32, N×in_channels×H×W in [−1, 1], any H and W from 1 up. Output
-    ``painting``: float32, N×out_channels×H×W in [−1, 1]. ``about`` becomes the model's metadata.
-    Raises UsageError where the package ``onnx`` is not installed, and for a ``scene`` generator.
-    Raises OSError.
+    ``painting``: float32, N×out_channels×H×W in [−1, 1]. ``about``: the model's metadata. Raises
+    UsageError if the package ``onnx`` is not installed and for a ``scene`` generator; OSError.
     """
     try:
         import onnx

@@ -35,11 +35,11 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def read_generator(path: Path) -> Generator:
-    """The generator in ``path``, float32, eval mode, on the CPU: a file of this program, or of the
-    public PyTorch CycleGAN (``.pth`` of any version, or its tensors as ``.safetensors``).
+    """The generator in ``path``: float32, in eval mode, on the CPU.
 
-    No byte of the file is ever executed. Raises WeightsError where the file is damaged, hostile, or
-    holds something else, saying what it is; OSError where it cannot be read.
+    ``path``: a file of this program, or of the public PyTorch CycleGAN (``.pth`` of any version, or
+    its tensors as ``.safetensors``). No byte of it is executed. Raises WeightsError, saying what is
+    wrong with it, or OSError.
     """
     with path.open("rb") as file:
         head = file.read(9)
@@ -62,7 +62,7 @@ def read_generator(path: Path) -> Generator:
 
 
 def _paintable(network: Generator, path: Path) -> Generator:
-    """``network``. Raises WeightsError where no picture has as many channels as it has."""
+    """``network``. Raises WeightsError unless it has 1 or 3 channels on each side."""
     spec = network.spec
     if not {spec.in_channels, spec.out_channels} <= {1, 3}:
         raise WeightsError(
@@ -73,10 +73,10 @@ def _paintable(network: Generator, path: Path) -> Generator:
 
 
 def from_public(tensors: dict[str, Tensor], path: Path) -> Generator:
-    """The generator that a state_dict of the public layout describes; ``path`` is for the errors.
+    """The generator of a state_dict in the public layout; ``path`` is for the errors.
 
     InstanceNorm's running statistics are dropped: the method normalises by the picture's own.
-    Raises WeightsError where it is not a residual generator with InstanceNorm.
+    Raises WeightsError if it is not a residual generator with InstanceNorm.
     """
     _refuse_unet(tensors, path)
     tensors = _one_network(tensors, path)
@@ -111,18 +111,11 @@ def to_public(network: Generator) -> OrderedDict[str, Tensor]:
     Raises UsageError for generators that the public code does not have.
     """
     spec = network.spec
-    if spec != GeneratorSpec(
-        name=spec.name,
-        blocks=spec.blocks,
-        width=spec.width,
-        in_channels=spec.in_channels,
-        out_channels=spec.out_channels,
-    ):
+    sizes = ("name", "blocks", "width", "in_channels", "out_channels")
+    if spec != GeneratorSpec(**{name: vars(spec)[name] for name in sizes}):
         raise UsageError(
             f"A {spec.name} generator has no place in the public CycleGAN's layout.",
-            hint="Export it as .safetensors."
-            if spec.code
-            else "Export it as .safetensors or .onnx.",
+            hint=f"Export it as .safetensors{'' if spec.code else ' or .onnx'}.",
         )
     names = _names(spec, dropout=False)
     state: OrderedDict[str, Tensor] = OrderedDict()
@@ -153,11 +146,10 @@ def _names(spec: GeneratorSpec, dropout: bool) -> dict[str, str]:
 
 
 def _one_network(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The generator's tensors by the layout's names, without what wrappers and other dictionaries
-    put before them: ``module.``, ``state_dict.``, ``netG_A.``.
+    """The generator's tensors without prefixes such as ``module.``, ``state_dict.``, ``netG_A.``.
 
-    What else is there (discriminators, states of optimisers) is left out. Raises WeightsError where
-    there are several generators.
+    Other tensors (discriminators, states of optimisers) are left out. Raises WeightsError if there
+    are several generators.
     """
     bare: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -180,7 +172,7 @@ def _one_network(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _architecture(tensors: dict[str, Tensor], path: Path) -> tuple[GeneratorSpec, bool]:
-    """The generator's description, and whether its blocks had dropout, from the tensors."""
+    """The generator's spec, and whether its blocks have dropout."""
     matches = [match for name in tensors if (match := _BLOCK.fullmatch(name))]
     blocks = len({match[1] for match in matches})
     second = {int(match[2]) for match in matches} - {1}
@@ -205,13 +197,13 @@ def _architecture(tensors: dict[str, Tensor], path: Path) -> tuple[GeneratorSpec
 
 
 def _refuse_unet(tensors: dict[str, Tensor], path: Path) -> None:
-    """Each of its levels lies in the one above it."""
+    """Raise WeightsError for a U-Net: each of its levels is nested in the one above."""
     if any(re.search(r"(^|\.)model\.\d+\.model\.\d", name) for name in tensors):
         raise _not_it(path, "it is a U-Net (--netG unet_128 or unet_256)")
 
 
 def _refuse_others(tensors: dict[str, Tensor], path: Path) -> None:
-    """Name the networks of the public code that are not what is wanted."""
+    """Raise WeightsError for other networks of the public code, by name."""
     first = tensors.get("model.0.weight")
     if first is not None and first.shape[-1:] == (4,):
         raise WeightsError(

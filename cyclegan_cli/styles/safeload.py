@@ -1,11 +1,10 @@
-"""A state_dict from a ``.pth`` file that nobody vouches for.
+"""A state_dict from a ``.pth`` file that is not trusted.
 
-``torch.load(weights_only=True)`` runs no foreign code, but it believes what a file says of its own
-sizes: a kilobyte can ask for a terabyte, a storage can be said to be longer than its bytes, and a
-zip can unfold for ever. So the file's pickle is first read by an interpreter of its own, which
-knows only the few instructions that a state_dict needs, builds nothing but descriptions, and holds
-every size against the bytes that are there. Only then is torch asked, and, for zip files, given a
-copy with nothing in it but what was looked at.
+``torch.load(weights_only=True)`` executes no foreign code, but it believes the sizes in the file: a
+kilobyte can ask for a terabyte, a storage can claim more bytes than it has, and a zip can expand
+without end. So the pickle is first read by a small interpreter, which knows only the instructions
+that a state_dict needs, builds only descriptions, and checks every size against the bytes in the
+file. Then torch loads it: of a zip file, a copy that holds only what was checked.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_cli.errors import WeightsError
-from cyclegan_cli.styles.cards import DOWNLOAD_AGAIN, foreign
+from cyclegan_cli.styles.catalogue import DOWNLOAD_AGAIN, foreign
 
 __all__ = ["SIZE_LIMIT", "load_state_dict"]
 
@@ -46,9 +45,9 @@ _CALLS = {
 
 
 class _RefusedError(ValueError):
-    """What is wrong with a file, as the end of a sentence, and what to do about it.
+    """What is wrong with a file, as the end of a sentence.
 
-    ``state``: instead, Python that gives its state_dict to whoever trusts ``FILE``.
+    ``state``: a Python expression for the state_dict of ``FILE``, for those who trust it.
     """
 
     def __init__(self, message: str, hint: str | None = None, state: str = "") -> None:
@@ -57,12 +56,10 @@ class _RefusedError(ValueError):
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.pth`` file, by name, on the CPU; views of no more bytes than the file's.
+    """The tensors of a ``.pth`` file by name, on the CPU.
 
-    In nested dictionaries a name is all keys that lead there, as in ``state_dict.model.1.weight``.
-
-    Raises WeightsError where the file is damaged, hostile, or not a state_dict; OSError where it
-    cannot be read.
+    Keys of nested dictionaries are joined, as in ``state_dict.model.1.weight``. Raises WeightsError
+    if the file is damaged, hostile or not a state_dict; OSError if it cannot be read.
     """
     with path.open("rb") as file:
         data = file.read(SIZE_LIMIT + 1)
@@ -98,7 +95,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _checked_zip(data: bytes) -> tuple[Any, bytes]:
-    """The description of what a zip file holds, and a copy of it with nothing else."""
+    """The description of a zip file's content, and a copy with nothing else."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         names = [entry.filename for entry in entries]
@@ -148,7 +145,7 @@ def _refuse_other_zips(names: list[str]) -> None:
 
 
 def _checked_legacy(data: bytes) -> Any:
-    """The description of what a file from before PyTorch 1.6 holds: pickles, then raw bytes."""
+    """The description of a file from before PyTorch 1.6: pickles, then raw bytes."""
     stream = io.BytesIO(data)
     for _ in range(3):  # the magic number, the protocol's version, the machine's word sizes
         _interpret(_next_pickle(stream))
@@ -183,7 +180,7 @@ def _instructions(stream: io.BytesIO, start: int) -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class _Name:
-    """A global that the pickle names; it stands for itself and is never looked up."""
+    """A global that the pickle names; it is never looked up."""
 
     name: str
 
@@ -205,10 +202,10 @@ class _Built(dict[Any, Any]):
 
 
 def _interpret(program: bytes) -> tuple[Any, dict[str, tuple[str, int]]]:
-    """Run a pickle over descriptions only.
+    """Run a pickle on descriptions only.
 
-    Returns what it builds, and the storages that it asks for: {key: (kind, count of numbers)}.
-    Raises _RefusedError at the first instruction that a state_dict does not need.
+    Returns its value and the storages that it uses: {key: (kind, number of items)}. Raises
+    _RefusedError at the first instruction that a state_dict does not need.
     """
     if len(program) > _PICKLE_LIMIT:
         raise _RefusedError("holds more than the names of a generator's tensors: it is refused")

@@ -19,36 +19,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cyclegan_cli.errors import (
-    StoreError,
-    UnknownNameError,
-    UsageError,
-    WeightsError,
-    command_line,
+from cyclegan_cli.errors import StoreError, UnknownNameError, UsageError, WeightsError, command_line
+from cyclegan_cli.files import (
+    digest_of,
+    recover_folders,
+    remove_folder,
+    remove_leftovers,
+    swap_folder,
+    write_text,
 )
-from cyclegan_cli.files import digest_of, write_text
 from cyclegan_cli.places import cache_dir, check_name, styles_dir
-from cyclegan_cli.styles.cards import (
+from cyclegan_cli.styles.catalogue import (
     STYLE_FORMAT,
     WAYS,
     Direction,
     Origin,
     Style,
     Way,
+    available_styles,
     damaged,
     is_name,
+    obtainable,
     plain,
     read_generator_header,
     read_style,
 )
-from cyclegan_cli.styles.catalogue import available_styles, obtainable
-from cyclegan_cli.styles.moves import building, recover, style_lock, swap_in, take_away
 
 __all__ = [
-    "Direction",
-    "Origin",
-    "Style",
-    "Way",
     "Write",
     "add_style",
     "damaged_styles",
@@ -61,7 +58,8 @@ __all__ = [
 ]
 
 _BUNDLED = Path(__file__).parent / "bundled"
-_LOOKS = 3
+_ATTEMPTS = 3  # to read a style that may be just being replaced
+_LOCK_SECONDS = 60.0
 _LIST_HINT = "cyclegan pretrained list"
 
 Write = Callable[[Path], None]  # writes one file of weights to the path that it is given
@@ -71,10 +69,9 @@ Write = Callable[[Path], None]  # writes one file of weights to the path that it
 
 
 def list_styles(*, available: bool = True) -> list[Style]:
-    """Every style that a name stands for, sorted by name; damaged ones are left out.
+    """All styles by name, without damaged ones; ``available``: also those that can be downloaded.
 
-    Those of the catalogue that are not here are among them if ``available``. Raises UsageError for
-    a catalogue that cannot be understood, StoreError for folders that cannot be read.
+    Raises UsageError for a catalogue that is wrong, StoreError for folders that cannot be read.
     """
     found = {style.name: style for style in available_styles()} if available else {}
     found.update(_scan()[0])
@@ -82,19 +79,16 @@ def list_styles(*, available: bool = True) -> list[Style]:
 
 
 def damaged_styles() -> list[tuple[Path, StoreError]]:
-    """The folders that should be styles and are not, each with what is wrong with it."""
+    """The folders that are damaged styles, each with what is wrong with it."""
     return _scan()[1]
 
 
 def find_style(name_or_path: str) -> Style:
-    """The style of that name: the user's own, else bundled, else downloaded, else the catalogue's
-    (origin "available": nothing of it is here).
+    """The style of that name: the user's own, else bundled, downloaded, or in the catalogue.
 
-    Also a path to a style's folder, or to one ``.safetensors`` file of this program. A name comes
-    before a path; ``./name`` is always a path.
-
-    Raises UnknownNameError, StoreError for a damaged style, WeightsError for a file that is not a
-    generator of this program.
+    Or the path of a style's folder or of a ``.safetensors`` file of this program. A name comes
+    before a path; ``./name`` is always a path. Raises UnknownNameError, StoreError for a damaged
+    style, WeightsError for a file that is not a generator of this program.
     """
     style = _named(unicodedata.normalize("NFC", name_or_path))
     if style is not None:
@@ -139,7 +133,7 @@ def find_styles(given: Sequence[str]) -> list[Style]:
 def weights_file(style: Style, reverse: bool) -> Path:
     """The file of G: X→Y, or of F: Y→X with ``reverse``.
 
-    Raises UsageError where the style has only the other direction, or is not on this machine.
+    Raises UsageError if the style has only the other direction or is not on this machine.
     """
     way: Way = "yx" if reverse else "xy"
     if way in style.directions:
@@ -171,12 +165,12 @@ def weights_file(style: Style, reverse: bool) -> Path:
 
 
 def _roots() -> list[tuple[Path, Origin | None]]:
-    """Folders of styles in the order in which a name is looked up; None: each says its own."""
+    """Folders of styles in the order of lookup; None: each style.json says its origin."""
     return [(styles_dir(), None), (_BUNDLED, "bundled"), (root_of("downloaded"), "downloaded")]
 
 
 def downloaded_style(name: str) -> Style | None:
-    """The downloaded style of that name, hidden or not. Raises StoreError where it is damaged."""
+    """The downloaded style of that name, hidden or not. Raises StoreError if it is damaged."""
     return _look(root_of("downloaded"), "downloaded", name)
 
 
@@ -217,6 +211,7 @@ def _named(name: str) -> Style | None:
 
 
 def _before(first: Style | None, style: Style) -> Style:
+    """``first``, which hides ``style``."""
     return style if first is None else replace(first, hides=(*first.hides, style.origin))
 
 
@@ -234,8 +229,8 @@ def _names(root: Path) -> list[str]:
 
 
 def _look(root: Path, origin: Origin | None, name: str) -> Style | None:
-    """The style in ``root`` of that name; one being replaced is out of place for a moment."""
-    for _ in range(_LOOKS):
+    """The style of that name in ``root``; one that is being replaced is missing for a moment."""
+    for _ in range(_ATTEMPTS):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return read_style(root / name, origin, name=name)
         if not _moving(root, name):
@@ -277,15 +272,15 @@ def add_style(
     card: Mapping[str, object],
     replace: bool | Callable[[Style], bool] = False,
 ) -> Style:
-    """Make a new style of ``weights``, whole or not at all, and return it.
+    """Make a new style of ``weights``, as a whole or not at all, and return it.
 
-    ``weights``: files that are copied, or functions that write such a file where they are told.
-    ``card`` holds plain JSON values (``licence``, ``source``, facts of the training). ``replace``:
-    whether a style of that name gives way, or a function that says so of that one.
+    ``weights``: files to copy, or functions that write a file to the path they are given.
+    ``card``: plain JSON values. ``replace``: whether to replace a style of that name, or a function
+    that decides it from that style.
 
-    Raises UsageError for an impossible name, or one that is taken and not to be replaced;
-    WeightsError where a file is not a generator of this program; StoreError where the folder
-    cannot be written; and what a function of ``weights`` raises.
+    Raises UsageError for a name that is not valid or taken, WeightsError for a file that is not a
+    generator of this program, StoreError if the folder cannot be written, and what a function of
+    ``weights`` raises.
     """
     name = check_name(unicodedata.normalize("NFC", name))
     if not weights or not set(weights) <= set(WAYS) or origin in ("bundled", "available"):
@@ -297,7 +292,7 @@ def add_style(
     _refuse_taken(root, name, replace)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with building(root):  # readers wait only for the renames
+        with _building(root):  # readers wait only for the renames
             temporary.mkdir()
             entries = {way: _put(weights[way], temporary, way) for way in WAYS if way in weights}
             about = {
@@ -307,14 +302,14 @@ def add_style(
             }
             text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
             write_text(temporary / "style.json", text)
-            with style_lock(root):
-                recover(root)
+            with _style_lock(root):
+                recover_folders(root, "style.json")
                 _refuse_taken(root, name, replace)
-                swap_in(temporary, root / name)
+                swap_folder(temporary, root / name)
                 said = origin if origin == "downloaded" else None
                 return read_style(root / name, said, name=name)
     except OSError as error:
-        if error.filename is not None:  # its name tells nobody anything
+        if error.filename is not None:  # name the place instead of the temporary folder
             error.filename = str(error.filename).replace(str(temporary), str(root / name))
         raise _store_error(error, root, "written") from error
     finally:
@@ -356,10 +351,9 @@ def _put(source: Path | Write, folder: Path, way: Way) -> dict[str, object]:
 
 
 def remove_style(name: str, *, dry_run: bool = False) -> Path:
-    """Remove the style that ``name`` stands for, damaged or not; returns where it lay.
+    """Remove the style of that name, damaged or not; returns its folder.
 
-    Runs are never touched; with ``dry_run`` nothing is. Raises UnknownNameError, UsageError for a
-    bundled one, StoreError.
+    ``dry_run``: only look. Raises UnknownNameError, UsageError for a bundled style, StoreError.
     """
     name = unicodedata.normalize("NFC", name)
     for root, origin in _roots():
@@ -371,11 +365,11 @@ def remove_style(name: str, *, dry_run: bool = False) -> Path:
         if dry_run:
             return folder
         try:
-            with style_lock(root):
-                recover(root)
+            with _style_lock(root):
+                recover_folders(root, "style.json")
                 if not folder.is_dir():
                     break
-                take_away(folder)
+                remove_folder(folder)
         except OSError as error:
             raise _store_error(error, root, "written") from error
         return folder
@@ -384,18 +378,18 @@ def remove_style(name: str, *, dry_run: bool = False) -> Path:
 
 
 def _moving(root: Path, name: str) -> bool:
-    """Whether that name is there without being whole, or may be about to come or go."""
+    """Whether the style is incomplete, or being replaced or removed."""
     return (root / name).is_dir() or any(root.glob(f".{name}.*.*"))
 
 
 @contextlib.contextmanager
 def _still(root: Path) -> Iterator[None]:
-    """While nothing moves in ``root``; where it cannot be written, nothing moves anyway."""
+    """Hold the lock of ``root``, unless it is read-only, where nothing changes anyway."""
     if not os.access(root, os.W_OK):
         yield
         return
-    with style_lock(root):
-        recover(root)
+    with _style_lock(root):
+        recover_folders(root, "style.json")
         yield
 
 
@@ -405,3 +399,26 @@ def _store_error(error: OSError, root: Path, verb: str) -> StoreError:
         f"{error.filename or root} cannot be {verb}: {error.strerror or error}.",
         hint=f"Set {variable} to a folder that can be {verb}.",
     )
+
+
+@contextlib.contextmanager
+def _building(root: Path) -> Iterator[None]:
+    """Build a style in ``root``, one process at a time; leftovers of others are deleted."""
+    with _style_lock(root.parent):
+        remove_leftovers(root)
+        yield
+
+
+@contextlib.contextmanager
+def _style_lock(root: Path) -> Iterator[None]:
+    """Hold the lock of a folder of styles. Raises StoreError after ``_LOCK_SECONDS``."""
+    from filelock import FileLock, Timeout  # slow to import, rarely needed
+
+    lock = FileLock(root / ".lock", timeout=_LOCK_SECONDS)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise StoreError(
+            f"{root} is locked by another process.", hint="Wait for it to end, and try again."
+        ) from None

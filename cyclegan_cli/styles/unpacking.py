@@ -1,9 +1,9 @@
-"""Archives of pictures from a stranger, unpacked without trusting a word in them.
+"""Archives of pictures from a source that is not trusted.
 
-A zip file may name places outside its folder, hold links, or be a few bytes that become a full
-disk. Here everything is decided from its table of contents before a byte is written: only files in
-folders that a data set has, only picture names, no more than so many and so much, no part of the
-archive used twice. While writing, no entry gets more bytes than it declared.
+A zip file may name places outside its folder, hold links, or expand to fill the disk. So all is
+decided from its table of contents before a byte is written: only files in a data set's folders,
+only names of pictures, limits of number and size, no byte of the archive used twice. No entry gets
+more bytes than it declares.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from cyclegan_cli.errors import DownloadError
+from cyclegan_cli.places import RESERVED
 
-__all__ = ["FOLDERS", "Entry", "Limits", "plan", "size_of", "unpack", "what_is_wrong"]
+__all__ = ["FOLDERS", "Limits", "archive_size", "unpack", "what_is_wrong"]
 
 FOLDERS = tuple(f"{part}{domain}" for part in ("train", "test", "val") for domain in "AB")
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _BLOCK = 1 << 18
 _LONGEST = 200  # bytes of a name
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(10))}
 _HEADER = 30  # bytes of a local header, before the entry's name
 
 
 @dataclass(frozen=True)
 class Limits:
-    """``count``: entries of an archive; ``total``: bytes of all files; ``file``: of one of them;
-    ``ratio``: bytes that come of a packed one (deflate's own limit is 1032, pictures have 1)."""
+    """``count``: entries; ``total``: bytes of all files; ``file``: bytes of one file; ``ratio``:
+    unpacked to packed size (deflate's own limit is 1032, pictures have 1)."""
 
     count: int = 200_000
     total: int = 16_000_000_000
@@ -43,7 +43,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Entry:
+class _Entry:
     """One picture of an archive, and where it goes: ``folder``/``name``."""
 
     info: zipfile.ZipInfo
@@ -52,10 +52,10 @@ class Entry:
 
 
 def what_is_wrong(file: Path, limits: Limits | None = None) -> str:
-    """Why ``file`` is no archive that can be unpacked safely; empty where it is one."""
+    """Why ``file`` cannot be unpacked safely; empty if it can."""
     try:
         with zipfile.ZipFile(file) as archive:
-            plan(archive, limits or Limits())
+            _plan(archive, limits or Limits())
     except DownloadError as error:
         return str(error).rstrip(".")
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
@@ -63,21 +63,21 @@ def what_is_wrong(file: Path, limits: Limits | None = None) -> str:
     return ""
 
 
-def size_of(file: Path) -> int:
+def archive_size(file: Path) -> int:
     """Bytes of all the pictures that ``unpack`` would write. Raises DownloadError."""
     with zipfile.ZipFile(file) as archive:
-        return sum(entry.info.file_size for entry in plan(archive, Limits()))
+        return sum(entry.info.file_size for entry in _plan(archive, Limits()))
 
 
-def plan(archive: zipfile.ZipFile, limits: Limits) -> list[Entry]:
-    """What to unpack: the pictures in a data set's folders; other files are left where they are.
+def _plan(archive: zipfile.ZipFile, limits: Limits) -> list[_Entry]:
+    """What to unpack: the pictures in a data set's folders; other files are ignored.
 
-    Raises DownloadError, naming the entry, for what no honest data set has.
+    Raises DownloadError, naming the entry, for anything suspicious.
     """
     infos = archive.infolist()
     if len(infos) > limits.count:
         raise DownloadError(f"The archive has {len(infos)} entries; {limits.count} are allowed.")
-    entries: list[Entry] = []
+    entries: list[_Entry] = []
     seen: set[tuple[str, str]] = set()
     for info in infos:
         parts = _parts(info)
@@ -89,7 +89,7 @@ def plan(archive: zipfile.ZipFile, limits: Limits) -> list[Entry]:
         if key in seen:
             raise _bad(info, "is there twice")
         seen.add(key)
-        entries.append(Entry(info, folder, name))
+        entries.append(_Entry(info, folder, name))
     if not entries:
         raise DownloadError(f"The archive has no pictures in {', '.join(FOLDERS[:4])}.")
     total = sum(entry.info.file_size for entry in entries)
@@ -121,12 +121,12 @@ def _is_picture(parts: tuple[str, ...]) -> bool:
 
 
 def _portable(info: zipfile.ZipInfo, name: str) -> str:
-    """``name`` as every system can write it: public sets have names with a time of day in them."""
+    """``name`` as every system can write it: some public sets have times of day in names."""
     safe = re.sub(r'[<>:"|?*]', "_", name)
     if not safe.isprintable() or len(safe.encode("utf-8", "replace")) > _LONGEST:
         raise _bad(info, "has a name that not every system can write")
     stem = safe.split(".", maxsplit=1)[0].rstrip().lower()
-    return f"_{safe}" if stem in _RESERVED else safe
+    return f"_{safe}" if stem in RESERVED else safe
 
 
 def _check(info: zipfile.ZipInfo, limits: Limits) -> None:
@@ -140,7 +140,7 @@ def _check(info: zipfile.ZipInfo, limits: Limits) -> None:
         raise _bad(info, f"grows from {info.compress_size} to {info.file_size} bytes")
 
 
-def _refuse_overlaps(entries: list[Entry]) -> None:
+def _refuse_overlaps(entries: list[_Entry]) -> None:
     """No two entries may share packed bytes: a bomb that no ratio of one entry shows."""
     ordered = sorted((entry.info for entry in entries), key=lambda info: info.header_offset)
     for one, other in pairwise(ordered):
@@ -157,12 +157,12 @@ def unpack(
 ) -> dict[str, int]:
     """Unpack ``file`` into ``folder``, which must exist; ``advance`` is called after each picture.
 
-    Returns how many pictures each of its folders has. Raises DownloadError for what ``plan``
-    refuses and for an entry that is not what it declared; OSError as the file system does.
+    Returns the number of pictures in each of its folders. Raises DownloadError for what
+    ``what_is_wrong`` finds and for an entry that is not what it declared; OSError.
     """
     counts: dict[str, int] = {}
     with zipfile.ZipFile(file) as archive:
-        for entry in plan(archive, limits or Limits()):
+        for entry in _plan(archive, limits or Limits()):
             target = folder / entry.folder / entry.name
             target.parent.mkdir(exist_ok=True)
             _write(archive, entry, target)
@@ -171,7 +171,7 @@ def unpack(
     return counts
 
 
-def _write(archive: zipfile.ZipFile, entry: Entry, target: Path) -> None:
+def _write(archive: zipfile.ZipFile, entry: _Entry, target: Path) -> None:
     left = entry.info.file_size
     try:
         with archive.open(entry.info) as source, target.open("xb") as out:

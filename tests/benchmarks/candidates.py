@@ -17,8 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from cyclegan_cli.engine import checkpoint
-from cyclegan_cli.engine.evaluation import through
-from cyclegan_cli.engine.measures import classifier_error, sliced_wasserstein
+from cyclegan_cli.engine.evaluation import classifier_error, sliced_wasserstein, through
 from cyclegan_cli.engine.run import Run, open_run
 from cyclegan_cli.media.dataset import whole_views
 from cyclegan_cli.painting.by_torch import paints_tensors

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cyclegan_cli.cli.app import main
-from cyclegan_cli.engine import checkpoint, evaluation, measures
+from cyclegan_cli.engine import checkpoint, evaluation
 from cyclegan_cli.engine.run import open_run
 from cyclegan_cli.engine.weights import load_generator
 from tests.program import SMALL, make_pictures
@@ -21,7 +21,7 @@ MEASURED = (*SMALL, "--evaluate-every", "2steps", "--checkpoint-every", "2steps"
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The classifier's own learning is tested elsewhere."""
-    monkeypatch.setattr(measures, "STEPS", 2)
+    monkeypatch.setattr(evaluation, "STEPS", 2)
 
 
 @pytest.fixture

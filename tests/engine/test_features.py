@@ -12,14 +12,13 @@ from torch import Tensor
 from cyclegan_cli.engine import features
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.features import (
-    CHANNELS,
     FeatureDistance,
     FrozenNetwork,
     Perception,
-    View,
-    chroma_loss,
     content_loss,
 )
+from cyclegan_cli.engine.losses import chroma_loss
+from cyclegan_cli.engine.networks import SEEN_CHANNELS, View
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.settings import GENERATORS, TrainSettings
 
@@ -99,7 +98,7 @@ def test_a_view_is_computed_once_a_step() -> None:
 
 def fake_view(seed: int, shift: float) -> View:
     draw = torch.Generator().manual_seed(seed)
-    stages = [torch.randn(1, c, 12, 12, generator=draw) + shift for c in CHANNELS]
+    stages = [torch.randn(1, c, 12, 12, generator=draw) + shift for c in SEEN_CHANNELS]
     shown = pictures(seed)
     return View(shown, shown, stages)
 

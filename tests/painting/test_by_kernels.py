@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyclegan_cli.engine.fast import arrays
+from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.layers import Layer, reduction
 from cyclegan_cli.engine.weights import weights_of
@@ -112,7 +112,7 @@ def test_threads_do_not_show(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     x, plan = picture(name, 56, 40, 1), Plan(2**14, 2**13)
     found = []
     for count in (1, 3):
-        monkeypatch.setattr(arrays, "threads", lambda count=count: count)
+        monkeypatch.setattr(kernels, "threads", lambda count=count: count)
         found.append(streamed(NETWORKS[name], x, plan, kernels=True))
     assert torch.equal(*found)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from cyclegan_cli.report.metrics import MetricsLog, read_metrics
-from cyclegan_cli.report.sheet import sample_sheet, to_image
+from cyclegan_cli.report.record import MetricsLog, read_metrics
+from cyclegan_cli.report.samples import sample_sheet, to_image
 
 
 def test_levels_are_rounded_not_truncated() -> None:

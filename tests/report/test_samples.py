@@ -14,9 +14,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cyclegan_cli.errors import PictureError, UsageError
-from cyclegan_cli.report.gallery import Gallery, thinned
-from cyclegan_cli.report.samples import Sheet, list_sheets, read_sheet, sheet_name
-from cyclegan_cli.report.sheet import sample_sheet, to_image
+from cyclegan_cli.report.samples import (
+    Gallery,
+    Sheet,
+    list_sheets,
+    read_sheet,
+    sample_sheet,
+    sheet_name,
+    thinned,
+    to_image,
+)
 from cyclegan_cli.report.timelapse import frame_of, spread
 from tests.report.run_folder import colour, make_run, write_sheet
 

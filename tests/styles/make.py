@@ -9,7 +9,7 @@ import torch
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import save_generator
 from cyclegan_cli.settings import GeneratorSpec
-from cyclegan_cli.styles.cards import Style
+from cyclegan_cli.styles.catalogue import Style
 from cyclegan_cli.styles.store import add_style
 
 TINY = GeneratorSpec(name="resnet2", blocks=2, width=4)

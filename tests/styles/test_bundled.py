@@ -10,8 +10,8 @@ from PIL import Image
 
 from cyclegan_cli.engine.weights import load_generator
 from cyclegan_cli.settings import TrainSettings
+from cyclegan_cli.styles.convert import verify_style
 from cyclegan_cli.styles.store import find_style, list_styles, remove_style
-from cyclegan_cli.styles.verification import verify_style
 from tests.painting.common import painter_of
 
 pytestmark = pytest.mark.bundled

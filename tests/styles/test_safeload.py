@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from cyclegan_cli.errors import WeightsError
-from cyclegan_cli.styles.cards import read_generator_header
+from cyclegan_cli.styles.catalogue import read_generator_header
 from cyclegan_cli.styles.safeload import load_state_dict
 
 STATE = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.steps": torch.tensor(7)}

@@ -29,7 +29,8 @@ from cyclegan_cli.files import digest_of
 from cyclegan_cli.places import styles_dir
 from cyclegan_cli.settings import GeneratorSpec
 from cyclegan_cli.styles import store
-from cyclegan_cli.styles.cards import read_style
+from cyclegan_cli.styles.catalogue import read_style
+from cyclegan_cli.styles.convert import verify_style
 from cyclegan_cli.styles.store import (
     add_style,
     damaged_styles,
@@ -39,7 +40,6 @@ from cyclegan_cli.styles.store import (
     root_of,
     weights_file,
 )
-from cyclegan_cli.styles.verification import verify_style
 from tests.program import environment
 from tests.styles.make import TINY, TINY_MOBILE, a_style, weights
 
@@ -496,8 +496,8 @@ def test_a_style_that_sees_the_scene_is_verified_and_not_exported_as_onnx(tmp_pa
     from cyclegan_cli.engine.weights import save_generator
     from cyclegan_cli.errors import UsageError
     from cyclegan_cli.settings import GENERATORS
+    from cyclegan_cli.styles.convert import check_generator
     from cyclegan_cli.styles.onnxformat import export_onnx
-    from cyclegan_cli.styles.verification import check_generator
 
     network = Generator(replace(GENERATORS["scene"], width=4, blocks=1))
     save_generator(tmp_path / "xy.safetensors", network, {})

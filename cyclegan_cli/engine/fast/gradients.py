@@ -1,53 +1,61 @@
-"""Layers of a training with gradients of their own: float32 on the CPU.
+"""Layers with gradients of their own, by the kernels: float32 on the CPU.
 
-Each reads its input through what lies before it (``Reading``), which so is never computed on its
-own, neither forwards nor backwards.
+Each reads its input through the ReLU, upsampling and padding before it (``Before``), which are
+therefore never computed on their own, neither forwards nor backwards.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cyclegan_cli.engine.fast import kernels
-from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.winograd import convolve, transformed
+from cyclegan_cli.engine.fast.kernels import Array, Strip
 
 __all__ = [
+    "Before",
     "Convolution",
     "Depthwise",
     "Normalised",
-    "Reading",
     "Separable",
     "Transposed",
     "Winograd",
+    "apply",
 ]
 
-Grads = tuple[Tensor | None, ...]
+Grads: TypeAlias = tuple[Tensor | None, ...]
+
+
+def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    """The output of one of the layers."""
+    return cast(Tensor, function.apply(*arguments))
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What is done first, in order: ReLU, each pixel as 2×2, padding by reflection or by zeros."""
+class Before:
+    """What a layer does first: ReLU, each pixel as 2×2, padding by reflection (or zeros)."""
 
     relu: bool = False
     enlarge: bool = False
     pad: int = 0
     mirror: bool = False
 
-    def padded(self, zeros: int) -> Reading:
-        """With a convolution's own zeros."""
-        return dataclasses.replace(self, pad=zeros, mirror=False)
+    def size(self, x: Tensor) -> tuple[int, int]:
+        """Height and width of N×C×H×W after it."""
+        scale = 2 if self.enlarge else 1
+        return scale * x.shape[2] + 2 * self.pad, scale * x.shape[3] + 2 * self.pad
 
-    def strip(self, one: Tensor) -> Strip:
-        """1×C×H×W to be read so by the kernels."""
+    def strip(self, x: Tensor) -> Strip:
+        """C×H×W to be read in this way by the kernels."""
         return Strip(
-            *(one, 0, one.shape[2], self.pad, self.mirror),
+            *(_array(x), 0, x.shape[1], self.pad, self.mirror),
             relu=self.relu,
             enlarge=self.enlarge,
         )
@@ -58,72 +66,79 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, reading: Reading, stride: int
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, before: Before, stride: int
     ) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x, weight)
-        ctx.reading, ctx.stride = reading, stride
-
-        def one(part: Tensor) -> Tensor:
-            strip = reading.strip(part)
-            rows = (strip.padded[0] - weight.shape[2]) // stride + 1
-            return kernels.convolve(strip, (0, rows), weight, bias, stride)
-
-        return _each(x, one)
+        ctx.before, ctx.stride = before, stride
+        pair = (_array(weight), _array(bias))
+        height, width = ((n - weight.shape[2]) // stride + 1 for n in before.size(x))
+        out = torch.empty(len(x), weight.shape[0], height, width)
+        for one, own in zip(x, out, strict=True):
+            kernels.convolve(before.strip(one), 0, pair, stride, _array(own))
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Grads:
         x, weight = ctx.saved_tensors
-        reading, stride, kernel = ctx.reading, ctx.stride, weight.shape[2]
-        inwards, trained = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        before, stride = ctx.before, ctx.stride
+        inwards, trained = ctx.needs_input_grad[:2]
 
-        def one(part: Tensor, grad: Tensor) -> Grads:
-            strip = reading.strip(part)
-            of_weights = kernels.correlate(strip, grad, kernel, stride) if trained else (None, None)
+        def one(picture: Tensor, grad: Tensor) -> Grads:
+            strip, own = before.strip(picture), _array(grad)
+            of_weight = of_bias = None
+            if trained:
+                of_weight, of_bias = torch.empty(weight.shape), torch.empty(weight.shape[0])
+                kernels.convolve_backward(strip, own, stride, _array(of_weight), _array(of_bias))
             if not inwards:
-                return None, *of_weights
-            height, width = strip.padded
-            zeros = kernel - 1 if stride == 1 else 1
-            around = Strip(grad, 0, grad.shape[2], zeros)
+                return None, of_weight, of_bias
+            around = Strip(own, 0, grad.shape[1], weight.shape[2] - 1 if stride == 1 else 1)
+            padded = kernels.empty(weight.shape[1], *before.size(picture[None]))
             if stride == 1:
-                padded = kernels.convolve(around, (0, height), weight, None, turned=True)
+                kernels.convolve(around, 0, (_array(weight), None), 1, padded, transposed=True)
             else:
-                padded = kernels.spread(around, (0, height), (0, width), weight, None)
-            return kernels.fold(strip, padded), *of_weights
+                kernels.conv_transpose(around, 0, 0, (_array(weight), None), padded)
+            return _folded(strip, padded), of_weight, of_bias
 
-        return *_both(x, grads[0], one), None, None
+        return *_each(x, grads[0], one), None, None
 
 
 class Transposed(torch.autograd.Function):
-    """A transposed 3×3 convolution: stride 2, padding 1 on both sides; ``reading`` pads by 1."""
+    """A transposed 3×3 convolution: stride 2, padding 1 on both sides; ``before`` pads by 1."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, reading: Reading) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, before: Before) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x, weight)
-        ctx.reading = reading
-        rows, columns = ((1, 2 * size + 1) for size in x.shape[2:])
-        return _each(x, lambda one: kernels.spread(reading.strip(one), rows, columns, weight, bias))
+        ctx.before = before
+        pair = (_array(weight), _array(bias))
+        out = torch.empty(len(x), weight.shape[1], 2 * x.shape[2], 2 * x.shape[3])
+        for one, own in zip(x, out, strict=True):
+            kernels.conv_transpose(before.strip(one), 1, 1, pair, _array(own))
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Grads:
         x, weight = ctx.saved_tensors
         inwards, trained = ctx.needs_input_grad[:2]
-        alone = dataclasses.replace(ctx.reading, pad=0)
+        before = dataclasses.replace(ctx.before, pad=0)
 
-        def one(part: Tensor, grad: Tensor) -> Grads:
-            around = Strip(grad, 0, grad.shape[2], 1)
-            grad_in, grad_weight, grad_bias = None, None, None
+        def one(picture: Tensor, grad: Tensor) -> Grads:
+            strip, around = before.strip(picture), Strip(_array(grad), 0, grad.shape[1], 1)
+            grad_in, of_weight, of_bias = None, None, None
             if trained:
-                values = kernels.prepare(alone.strip(part), 0, part.shape[2])
-                grad_weight, _ = kernels.correlate(around, values, 3, 2)
-                grad_bias = grad.sum((0, 2, 3))
+                values, unused = kernels.empty(*picture.shape), kernels.empty(len(picture))
+                kernels.prepare(strip, 0, values)
+                of_weight = torch.empty(weight.shape)
+                kernels.convolve_backward(around, values, 2, _array(of_weight), unused)
+                of_bias = grad[None].sum((0, 2, 3))
             if inwards:
-                grad_in = kernels.convolve(around, (0, part.shape[2]), weight, None, 2)
-                grad_in = kernels.fold(alone.strip(part), grad_in)
-            return grad_in, grad_weight, grad_bias
+                padded = kernels.empty(*picture.shape)
+                kernels.convolve(around, 0, (_array(weight), None), 2, padded)
+                grad_in = _folded(strip, padded)
+            return grad_in, of_weight, of_bias
 
-        return *_both(x, grads[0], one), None
+        return *_each(x, grads[0], one), None
 
 
 class Separable(torch.autograd.Function):
@@ -137,103 +152,103 @@ class Separable(torch.autograd.Function):
         depth_bias: Tensor,
         point: Tensor,
         point_bias: Tensor,
-        reading: Reading,
+        before: Before,
     ) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x, depth, depth_bias, point)
-        ctx.reading = reading
-
-        def one(part: Tensor) -> Tensor:
-            strip = reading.strip(part)
-            rows = (0, strip.padded[0] - 2)
-            return kernels.separable(strip, rows, (depth, depth_bias), (point, point_bias))
-
-        return _each(x, one)
+        ctx.before = before
+        pairs = (_array(depth), _array(depth_bias)), (_array(point), _array(point_bias))
+        out = torch.empty(len(x), point.shape[0], *(n - 2 for n in before.size(x)))
+        for one, own in zip(x, out, strict=True):
+            kernels.separable(before.strip(one), 0, *pairs, _array(own))
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Grads:
         x, depth, depth_bias, point = ctx.saved_tensors
-        inwards = ctx.needs_input_grad[0]
+        pair = (_array(depth), _array(depth_bias))
 
-        def one(part: Tensor, grad: Tensor) -> Grads:
-            strip = ctx.reading.strip(part)
-            return kernels.separable_backward(
-                strip, grad, (depth, depth_bias), point, inwards=inwards
+        def one(picture: Tensor, grad: Tensor) -> Grads:
+            grad_in = torch.empty(picture.shape) if ctx.needs_input_grad[0] else None
+            between = kernels.empty(2 * len(picture), *grad.shape[1:])
+            shapes = (depth.shape, depth_bias.shape, point.shape, point.shape[:1])
+            found = [torch.empty(shape) for shape in shapes]
+            arrays = (_array(found[0]), _array(found[1]), _array(found[2]), _array(found[3]))
+            into = None if grad_in is None else _array(grad_in)
+            strip = ctx.before.strip(picture)
+            kernels.separable_backward(
+                strip, _array(grad), pair, _array(point), between, into, arrays
             )
+            return grad_in, *found
 
-        return *_both(x, grads[0], one), None
+        return *_each(x, grads[0], one), None
 
 
 class Depthwise(torch.autograd.Function):
     """A depthwise 3×3 convolution alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, reading: Reading) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, before: Before) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x, weight)
-        ctx.reading = reading
-
-        def one(part: Tensor) -> Tensor:
-            strip = reading.strip(part)
-            return kernels.depthwise(strip, 0, strip.padded[0] - 2, weight, bias)
-
-        return _each(x, one)
+        ctx.before = before
+        pair = (_array(weight), _array(bias))
+        out = torch.empty(*x.shape[:2], *(n - 2 for n in before.size(x)))
+        for one, own in zip(x, out, strict=True):
+            kernels.depthwise(before.strip(one), 0, pair, _array(own))
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Grads:
         x, weight = ctx.saved_tensors
 
-        def one(part: Tensor, grad: Tensor) -> Grads:
-            return kernels.depthwise_backward(ctx.reading.strip(part), grad, weight)
+        def one(picture: Tensor, grad: Tensor) -> Grads:
+            found = [torch.empty(shape) for shape in (picture.shape, weight.shape, len(picture))]
+            strip = ctx.before.strip(picture)
+            kernels.depthwise_backward(strip, _array(grad), _array(weight), *map(_array, found))
+            return tuple(found)
 
-        return *_both(x, grads[0], one), None
+        return *_each(x, grads[0], one), None
 
 
 class Normalised(torch.autograd.Function):
-    """InstanceNorm without parameters, by the statistics of what it is given."""
+    """InstanceNorm without parameters, by the statistics of its input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        x = x.contiguous()
-        y = torch.empty_like(x)
-        scale = kernels.normalise(x, eps, y)
-        ctx.save_for_backward(y, scale)
+        y = torch.empty(x.shape)
+        ctx.scale = kernels.normalise(_planes(x.contiguous()), eps, _planes(y))
+        ctx.save_for_backward(y)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Grads:
-        y, scale = ctx.saved_tensors
-        return kernels.normalise_backward(grads[0].contiguous(), y, scale), None
+        (y,) = ctx.saved_tensors
+        return _normalise_backward(grads[0], y, ctx.scale), None
 
 
 class Winograd(torch.autograd.Function):
-    """A 3×3 convolution by Winograd's filtering: output, and gradients of input and weight.
+    """A 3×3 convolution by Winograd's filtering, and the InstanceNorm after it if ``eps`` is given.
 
-    Also the InstanceNorm behind it, where ``eps`` is given: the convolution measures its output.
-    The bias, which normalising takes away, then has a gradient of 0.
+    The convolution measures its output. The gradient of the bias, which InstanceNorm removes, is 0.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, reading: Reading, eps: float | None
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, before: Before, eps: float | None
     ) -> Tensor:
         x = x.contiguous()
-        ctx.reading = reading
-        matrices = transformed(weight, passing=True)
-        scales: list[Tensor] = []
-
-        def one(part: Tensor) -> Tensor:
-            strip = reading.strip(part)
-            rows = (0, strip.padded[0] - 2)
-            if eps is None:
-                return convolve(strip, rows, matrices, bias)
-            mean, m2 = torch.empty(2, weight.shape[0], dtype=torch.float64)
-            out = convolve(strip, rows, matrices, bias, statistics=(mean, m2))
-            scales.append(kernels.normalise(out, eps, out, (mean, m2)))
-            return out
-
-        y = _each(x, one)
-        ctx.save_for_backward(x, weight, *((y, torch.cat(scales)) if scales else ()))
+        weights = _transformed(weight)
+        scales: list[Array] = []
+        y = torch.empty(len(x), weight.shape[0], *(n - 2 for n in before.size(x)))
+        for one, own in zip(x, map(_array, y), strict=True):
+            measured = kernels.winograd(
+                before.strip(one), 0, weights, _array(bias), own, measured=eps is not None
+            )
+            if eps is not None:
+                scales.append(kernels.normalise(own, eps, own, measured))
+        ctx.before, ctx.scale = before, np.concatenate(scales) if scales else None
+        ctx.save_for_backward(x, weight, *([y] if scales else []))
         return y
 
     @staticmethod
@@ -242,39 +257,71 @@ class Winograd(torch.autograd.Function):
         inwards, trained = ctx.needs_input_grad[:2]
         grad = grads[0]
         if normalised:
-            grad = kernels.normalise_backward(grad.contiguous(), *normalised)
-        one = _winograd_backward(ctx.reading, weight, inwards, trained)
-        of_input, of_weight, of_bias = _both(x, grad, one)
-        if trained and of_bias is None:
+            grad = _normalise_backward(grad, normalised[0], ctx.scale)
+        weights = _transformed(weight, transposed=True) if inwards else None
+
+        def one(picture: Tensor, own: Tensor) -> Grads:
+            of_input = torch.empty(picture.shape) if inwards else None
+            of_weight = torch.empty(weight.shape) if trained else None
+            into = [None if out is None else _array(out) for out in (of_input, of_weight)]
+            kernels.winograd_backward(ctx.before.strip(picture), _array(own), weights, *into)
+            return of_input, of_weight
+
+        of_input, of_weight = _each(x, grad, one)
+        of_bias = None
+        if trained:
             of_bias = torch.zeros(weight.shape[0]) if normalised else grad.sum((0, 2, 3))
         return of_input, of_weight, of_bias, None, None
 
 
-def _winograd_backward(
-    reading: Reading, weight: Tensor, inwards: bool, trained: bool
-) -> Callable[[Tensor, Tensor], Grads]:
-    """What gives the gradients of ``Winograd`` of one picture, the bias's left out."""
-    matrices = transformed(weight, turned=True, passing=True).matrices if inwards else None
+class _Buffer(threading.local):
+    """Weights of ``winograd``, valid until the next ones of this thread.
 
-    def one(part: Tensor, grad: Tensor) -> Grads:
-        strip = reading.strip(part)
-        return *kernels.winograd_backward(strip, grad, matrices, trained=trained), None
+    It is used again, since the system would have to clear the pages of a new one.
+    """
 
-    return one
+    values = np.empty(0, np.float32)
 
 
-def _each(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """The kernels take one picture at a time."""
-    parts = [function(x[i : i + 1]) for i in range(x.shape[0])]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+_buffer = _Buffer()
 
 
-def _both(x: Tensor, grad: Tensor, function: Callable[[Tensor, Tensor], Grads]) -> Grads:
-    """Of each picture the gradients of itself, which are put together, and of the rest: added."""
-    grad = grad.contiguous()
-    found = [function(x[i : i + 1], grad[i : i + 1]) for i in range(x.shape[0])]
-    if len(found) == 1:
-        return found[0]
-    own, *rest = zip(*found, strict=True)
-    sums = [None if parts[0] is None else sum(parts) for parts in rest]
-    return None if own[0] is None else torch.cat(own), *sums
+def _transformed(weight: Tensor, *, transposed: bool = False) -> Array:
+    """The weights of ``winograd``, or of ``winograd_backward``, of O×I×3×3."""
+    size = kernels.winograd_size(*weight.shape[:2][:: -1 if transposed else 1])
+    if _buffer.values.size < size:
+        _buffer.values = kernels.empty(size)
+    return kernels.winograd_weights(_array(weight), _buffer.values, transposed=transposed)
+
+
+def _array(tensor: Tensor) -> Array:
+    """``tensor`` as an array: a view, unless there are gaps in it."""
+    array: Array = tensor.detach().contiguous().numpy()
+    return array
+
+
+def _planes(tensor: Tensor) -> Array:
+    """N×C×H×W without gaps as (N · C)×H×W."""
+    return _array(tensor).reshape(-1, *tensor.shape[2:])
+
+
+def _folded(strip: Strip, padded: Array) -> Tensor:
+    grad_in = torch.empty(strip.values.shape)
+    kernels.fold(strip, padded, _array(grad_in))
+    return grad_in
+
+
+def _normalise_backward(grad: Tensor, normalised: Tensor, scale: Array) -> Tensor:
+    out = torch.empty(grad.shape)
+    arrays = _planes(grad.contiguous()), _planes(normalised)
+    kernels.normalise_backward(*arrays, scale, _planes(out))
+    return out
+
+
+def _each(x: Tensor, grad: Tensor, function: Callable[[Tensor, Tensor], Grads]) -> Grads:
+    """``function`` of each picture and its gradient: the first results stacked, the rest added."""
+    found = [function(*both) for both in zip(x, grad.contiguous(), strict=True)]
+    first, *rest = zip(*found, strict=True)
+    if len(found) > 1:
+        rest = [(None if parts[0] is None else sum(parts),) for parts in rest]
+    return None if first[0] is None else torch.stack(first), *(parts[0] for parts in rest)

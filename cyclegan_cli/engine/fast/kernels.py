@@ -1,358 +1,395 @@
-"""The kernels of native/kernels.cpp on tensors, where ``library`` has them.
+"""The kernels of native/kernels.cpp on NumPy arrays. Imports no PyTorch.
 
-All tensors are float32 on the CPU. Sources are 1×C×h×W, their rows contiguous. Each function raises
-MemoryError where the kernels get no memory for their own work.
+Pictures are float32, C×h×w, with contiguous rows; there may be gaps between channels. Weights and
+biases are shaped as in PyTorch. Results are written to arguments named ``out`` or ``grad_…``, which
+have no gaps in rows. Every function raises MemoryError if the kernels get no memory for their work.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from cyclegan_cli.engine.fast.library import LONG, Source, call, library
+from cyclegan_cli.engine.layers import Layer
+from cyclegan_cli.machine import thread_count
 
 __all__ = [
+    "WINOGRAD_CHANNELS",
+    "Array",
+    "Pair",
     "Strip",
-    "add_normalised",
+    "accumulate_normalised",
+    "bf16_transposed_weights",
+    "bf16_weights",
+    "conv_transpose",
+    "conv_transpose_bf16",
     "convolve",
-    "correlate",
+    "convolve_backward",
+    "convolve_bf16",
     "depthwise",
     "depthwise_backward",
+    "empty",
     "fold",
+    "has_bf16",
     "moments",
     "normalise",
     "normalise_backward",
-    "pointwise",
     "prepare",
-    "present",
     "separable",
     "separable_backward",
-    "spread",
+    "threads",
+    "uses_winograd",
     "winograd",
     "winograd_backward",
     "winograd_size",
     "winograd_weights",
+    "winograd_workspace",
 ]
+
+WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than they save
+_LINE = 64  # bytes of a cache line
+
+Array = NDArray[np.float32]
+Pair = tuple[Array, Array | None]  # weight and bias
+Statistics = tuple[NDArray[np.float64], NDArray[np.float64]]  # mean, sum of squared deviations
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of a picture, to be read as if they had been normalised and padded.
+    """Rows of a picture, to be read as if they had been normalised, enlarged and padded.
 
-    ``values``: 1×C×h×W, the rows from ``first`` on of a picture of ``height`` rows. ``mean`` and
-    ``scale``: C values each, or None; ``relu`` comes after them. ``pad`` on every side: by
-    reflection (``mirror``) or zeros. Rows are counted in the padded picture, from its first one.
-    ``enlarge``: before it is padded, each pixel becomes 2×2; ``first`` and ``height`` are of the
-    picture as it was.
+    ``values``: C×h×W, the rows from ``first`` on of a picture of ``height`` rows. In this order:
+    ``mean`` and ``scale`` (C values each, or None), ``relu``, ``enlarge`` (each pixel becomes 2×2),
+    ``pad`` on every side by reflection (``mirror``) or zeros. ``first`` and ``height`` are of the
+    picture in memory; the functions count rows in the padded picture, from its first one.
     """
 
-    values: Tensor
+    values: Array
     first: int
     height: int
     pad: int = 0
     mirror: bool = False
-    mean: Tensor | None = None
-    scale: Tensor | None = None
+    mean: Array | None = None
+    scale: Array | None = None
     relu: bool = False
     enlarge: bool = False
 
-    @property
-    def padded(self) -> tuple[int, int]:
-        """Height and width of what is read."""
-        scale = 2 if self.enlarge else 1
-        return scale * self.height + 2 * self.pad, scale * self.values.shape[3] + 2 * self.pad
+
+def threads() -> int:
+    """As many as PyTorch uses; once it is loaded, the kernels run in its threads."""
+    own = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    return int(own()) if own is not None else thread_count()
 
 
-def present() -> bool:
-    """Whether the kernels are here and run on this processor."""
-    return _library() is not None
+def empty(*shape: int) -> Array:
+    """An array, not cleared, that starts at a cache line."""
+    size = 4 * math.prod(shape)
+    raw = np.empty(size + _LINE, np.uint8)
+    first = -raw.ctypes.data % _LINE
+    return raw[first : first + size].view(np.float32).reshape(shape)
 
 
-@lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL | None:
-    """``library``, with the threads of PyTorch's own OpenMP."""
-    found = library()
-    if found is not None:
-        found.set_team(_team())
-    return found
+def prepare(strip: Strip, row: int, out: Array) -> None:
+    """Rows of the padded picture from ``row`` on; out, without gaps: C×count×(W + 2 pad)."""
+    _call("prepare", strip, row, out.shape[1], out)
 
 
-def _team() -> ctypes.c_void_p | None:
-    """What starts threads in the OpenMP runtime that PyTorch has loaded, where it can be found."""
-    try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
-    except (AttributeError, OSError, TypeError):
-        return None
+def fold(strip: Strip, grad: Array, grad_in: Array) -> None:
+    """The gradient of reading all of ``strip``, from that of the padded picture, which is changed.
 
-
-def _call(name: str, *arguments: object) -> None:
-    """Call a function of the library with tensors as pointers, whole numbers, and all threads."""
-    found = _library()
-    if found is None:
-        raise RuntimeError("the kernels are not here")
-    values = [_argument(argument) for argument in arguments]
-    call(found, name, *values, LONG(torch.get_num_threads()))
-
-
-def _argument(value: object) -> object:
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
-    if isinstance(value, int):
-        return LONG(value)
-    if isinstance(value, float):
-        return ctypes.c_double(value)
-    return None if value is None else ctypes.byref(_source(value))
-
-
-def _source(strip: object) -> Source:
-    assert isinstance(strip, Strip)
-    values = strip.values
-    _, channels, rows, width = values.shape
-    scale = 2 if strip.enlarge else 1
-    size = (scale * strip.height, scale * width)
-    return Source(
-        *(values.data_ptr(), values.stride(1), strip.first, rows, *size, channels),
-        *(strip.pad, int(strip.mirror)),
-        strip.mean.data_ptr() if strip.mean is not None else None,
-        strip.scale.data_ptr() if strip.scale is not None else None,
-        *(int(strip.relu), int(strip.enlarge)),
-    )
-
-
-def prepare(strip: Strip, row: int, count: int) -> Tensor:
-    """``count`` rows of the padded picture from ``row`` on: 1×C×count×(W + 2 pad)."""
-    out = torch.empty(1, strip.values.shape[1], count, strip.padded[1])
-    _call("prepare", strip, row, count, out)
-    return out
-
-
-def fold(strip: Strip, grad: Tensor) -> Tensor:
-    """The gradient of reading all of ``strip``: of 1×C×(H + 2 pad)×(W + 2 pad), which is changed.
-
-    Returns that of ``strip.values``; its mean and scale are taken for 0 and 1.
+    grad: C×(H + 2 pad)×(W + 2 pad); grad_in: C×H×W. ``mean`` and ``scale`` are ignored.
     """
-    out = torch.empty(strip.values.shape)
-    _call("fold", strip, grad, out)
-    return out
+    _call("fold", strip, grad, grad_in)
 
 
 # -- convolutions ----------------------------------------------------------------------------------
 
 
 def convolve(
-    strip: Strip,
-    rows: tuple[int, int],
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: int = 1,
-    *,
-    turned: bool = False,
-) -> Tensor:
-    """``rows`` (from, to) of a convolution of the padded picture; weight: O×C×K×K, stride 1 or 2.
+    strip: Strip, row: int, pair: Pair, stride: int, out: Array, *, transposed: bool = False
+) -> None:
+    """Rows from ``row`` on of a convolution of the padded picture, stride 1 or 2.
 
-    ``turned``: weight is C×O×K×K, and mirrored both ways: the gradient of a convolution's input, of
-    that of its output padded by K − 1 zeros. Returns 1×O×(to − from)×width.
+    The weight: O×C×K×K; out: O×count×width. ``transposed``: the weight is C×O×K×K, and mirrored
+    both ways, which gives the gradient of a convolution's input from that of its output, padded by
+    K − 1 zeros.
     """
-    outputs, kernel = weight.shape[1 if turned else 0], weight.shape[2]
-    start, stop = rows
-    width = (strip.padded[1] - kernel) // stride + 1
-    out = torch.empty(1, outputs, stop - start, width)
-    shape = (outputs, kernel, stride, int(turned))
-    _call("convolve", strip, start, stop - start, *shape, weight, bias, out, out.stride(1))
-    return out
+    weight, bias = pair
+    shape = (weight.shape[1 if transposed else 0], weight.shape[2], stride, int(transposed))
+    _call("convolve", strip, row, out.shape[1], *shape, weight, bias, out, _plane(out))
 
 
-def spread(
-    strip: Strip,
-    rows: tuple[int, int],
-    columns: tuple[int, int],
-    weight: Tensor,
-    bias: Tensor | None,
-) -> Tensor:
-    """Rows and columns of a 3×3 transposed convolution, stride 2; weight: C×O×3×3.
-
-    They are counted in the whole output, (2 H + 1)×(2 W + 1), behind which there are zeros (and the
-    bias). ``strip`` is padded by one zero. Also the gradient of a convolution's input, stride 2.
-    """
-    outputs, width = weight.shape[1], columns[1] - columns[0]
-    out = torch.empty(1, outputs, rows[1] - rows[0], width)
-    size = (rows[0], rows[1] - rows[0], columns[0], width, outputs)
-    _call("spread", strip, *size, weight, bias, out, out.stride(1))
-    return out
-
-
-def correlate(strip: Strip, grad: Tensor, kernel: int, stride: int = 1) -> tuple[Tensor, Tensor]:
-    """The gradients of ``convolve``'s weight and bias, of that of its whole output, 1×O×h×w."""
-    _, outputs, height, width = grad.shape
-    grad_weight = torch.empty(outputs, strip.values.shape[1], kernel, kernel)
-    grad_bias = torch.empty(outputs)
-    size = (outputs, height, width, kernel, stride)
+def convolve_backward(
+    strip: Strip, grad: Array, stride: int, grad_weight: Array, grad_bias: Array
+) -> None:
+    """The gradients of ``convolve``'s weight, O×C×K×K, and bias from that of its whole output."""
+    size = (*grad.shape, grad_weight.shape[2], stride)
     _call("correlate", strip, grad, *size, grad_weight, grad_bias)
-    return grad_weight, grad_bias
 
 
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 1×1 convolution of 1×C×h×w, rows contiguous; weight: O×C×1×1. Returns 1×O×h×w."""
-    _, channels, height, width = x.shape
-    outputs, count = weight.shape[0], height * width
-    out = torch.empty(1, outputs, height, width)
-    size = (channels, count, outputs, 0)
-    _call("pointwise", x, x.stride(1), *size, weight, bias, out, count)
-    return out
+def conv_transpose(strip: Strip, row: int, column: int, pair: Pair, out: Array) -> None:
+    """Rows and columns from ``row`` and ``column`` on of a transposed 3×3 convolution, stride 2.
 
-
-def depthwise(strip: Strip, row: int, count: int, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Rows of a depthwise 3×3 convolution of the padded picture; weight: C×1×3×3.
-
-    Returns 1×C×count×(W + 2 pad − 2), from row ``row`` of the output on.
+    They are counted in the whole output, (2 H + 1)×(2 W + 1), after which there are zeros (and the
+    bias). ``strip`` is padded by one zero. The weight: C×O×3×3; out: O×count×width. Also gives the
+    gradient of a convolution's input, stride 2.
     """
-    out = torch.empty(1, strip.values.shape[1], count, strip.padded[1] - 2)
-    _call("depthwise", strip, row, count, weight.contiguous(), bias, out)
-    return out
+    outputs, count, width = out.shape
+    size = (row, count, column, width, outputs)
+    _call("spread", strip, *size, *pair, out, _plane(out))
 
 
-def depthwise_backward(strip: Strip, grad: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of ``depthwise`` of a whole picture: of its values, weight and bias.
+def depthwise(strip: Strip, row: int, pair: Pair, out: Array) -> None:
+    """Rows from ``row`` on of a depthwise 3×3 convolution of the padded picture.
 
-    grad: 1×C×H×W, of the output.
+    The weight: C×1×3×3; out, without gaps: C×count×(W + 2 pad − 2).
     """
-    channels = grad.shape[1]
-    grad_in, grad_weight = torch.empty(strip.values.shape), torch.empty(weight.shape)
-    grad_bias = torch.empty(channels)
+    _call("depthwise", strip, row, out.shape[1], *pair, out)
+
+
+def depthwise_backward(
+    strip: Strip, grad: Array, weight: Array, grad_in: Array, grad_weight: Array, grad_bias: Array
+) -> None:
+    """The gradients of ``depthwise`` over a whole picture, from that of its output."""
     _call("depthwise_backward", strip, grad, weight, grad_in, grad_weight, grad_bias)
-    return grad_in, grad_weight, grad_bias
 
 
-def separable(
-    strip: Strip,
-    rows: tuple[int, int],
-    depth: tuple[Tensor, Tensor | None],
-    point: tuple[Tensor, Tensor | None],
-) -> Tensor:
-    """``rows`` (from, to) of a depthwise 3×3 convolution and a pointwise one behind it.
+def separable(strip: Strip, row: int, depth: Pair, point: Pair, out: Array) -> None:
+    """Rows from ``row`` on of a depthwise 3×3 convolution and a pointwise one after it.
 
-    ``depth`` and ``point``: weight and bias, C×1×3×3 and O×C×1×1. Returns 1×O×(to − from)×width.
+    The weights: C×1×3×3 and O×C×1×1; out: O×count×width.
     """
-    start, stop = rows
     outputs = point[0].shape[0]
-    out = torch.empty(1, outputs, stop - start, strip.padded[1] - 2)
-    _call("separable", strip, start, stop - start, *depth, outputs, *point, out, out.stride(1))
-    return out
+    _call("separable", strip, row, out.shape[1], *depth, outputs, *point, out, _plane(out))
 
 
 def separable_backward(
-    strip: Strip, grad: Tensor, depth: tuple[Tensor, Tensor], point: Tensor, *, inwards: bool
-) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of ``separable`` over a whole picture.
+    strip: Strip,
+    grad: Array,
+    depth: Pair,
+    point: Array,
+    between: Array,
+    grad_in: Array | None,
+    grads: tuple[Array, Array, Array, Array],
+) -> None:
+    """The gradients of ``separable`` over a whole picture, from that of its output: O×H×W.
 
-    Of the picture's values (None without ``inwards``), the depthwise weight and bias, the pointwise
-    weight and bias. ``grad``: 1×O×H×W, of its output. ``point``: the pointwise weight.
+    ``point``: the pointwise weight. ``between``: a buffer, 2×C×H×W. ``grad_in``: of the picture's
+    values, or None; ``grads``: of depthwise weight and bias, pointwise weight and bias.
     """
-    _, outputs, height, width = grad.shape
-    channels = point.shape[1]
-    grad_in = torch.empty(strip.values.shape) if inwards else None
-    between = torch.empty(2, channels, height, width)
-    depth_grads = torch.empty(channels, 1, 3, 3), torch.empty(channels)
-    point_grads = torch.empty(point.shape), torch.empty(outputs)
-    grads = (*depth_grads, *point_grads)
-    _call("separable_backward", strip, grad, *depth, outputs, point, between, grad_in, *grads)
-    return grad_in, *grads
+    size = (grad.shape[0], point, between, grad_in)
+    _call("separable_backward", strip, grad, *depth, *size, *grads)
 
 
-# -- Winograd's filtering --------------------------------------------------------------------------
+# -- Winograd's minimal filtering, F(4×4, 3×3) -----------------------------------------------------
+#
+# A quarter of the multiplications. Winograd, "Arithmetic Complexity of Computations", 1980; Lavin
+# and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. The rounding error
+# depends on the points (Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd
+# Convolution for Deep Neural Networks", 2020): with 0, ±⅝, ±1½ and infinity it is two thirds of
+# that of their 0, ±1, ½, −2, and less than half of that of the usual 0, ±1, ±2. As pairs they share
+# their sums; all constants are exact in binary.
+
+
+def uses_winograd(layer: Layer) -> bool:
+    """Whether ``layer`` is a 3×3 convolution of stride 1 with enough channels."""
+    whole = (layer.kind, layer.kernel, layer.stride, layer.groups) == ("conv", 3, 1, 1)
+    return whole and min(layer.inputs, layer.outputs) >= WINOGRAD_CHANNELS
 
 
 def winograd_size(outputs: int, inputs: int) -> int:
-    """Floats of ``winograd_weights``, at most: blocks have 3, 6, 8 or 12 rows, and a bias more."""
+    """Floats of ``winograd_weights``, at most: blocks have 3, 6, 8 or 12 rows, and one bias."""
     return 36 * (-(-outputs // 24) * 24) * (inputs + 1)
 
 
-def winograd_weights(weight: Tensor, out: Tensor, *, turned: bool = False) -> None:
-    """The weights of ``winograd``; weight: O×I×3×3; or ``turned``, of I×O×3×3.
+def winograd_weights(weight: Array, out: Array | None = None, *, transposed: bool = False) -> Array:
+    """The weights of ``winograd`` in the kernels' own order, of O×I×3×3.
 
-    ``out``: ``winograd_size`` floats, which come to be in the order of the kernels.
+    ``transposed``: those of ``winograd_backward``. ``out``: a buffer of ``winograd_size`` floats.
     """
-    outputs, inputs = weight.shape[:2][::-1] if turned else weight.shape[:2]
-    _call("winograd_weights", weight, outputs, inputs, int(turned), out)
+    outputs, inputs = weight.shape[:2][::-1] if transposed else weight.shape[:2]
+    packed = empty(winograd_size(outputs, inputs)) if out is None else out
+    _call("winograd_weights", weight, outputs, inputs, int(transposed), packed)
+    return packed
 
 
 def winograd(
-    strip: Strip,
-    row: int,
-    weights: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    statistics: tuple[Tensor, Tensor] | None = None,
-) -> None:
-    """Rows of a 3×3 convolution of the padded picture, from ``row`` on, to ``out``: 1×O×h×w.
+    strip: Strip, row: int, weights: Array, bias: Array | None, out: Array, *, measured: bool = True
+) -> Statistics:
+    """Rows from ``row`` on of a 3×3 convolution of the padded picture; out: O×count×width.
 
-    ``weights``: those of ``winograd_weights``. ``statistics``: room for the mean and the sum of
-    squared deviations of each channel of ``out``, float64, O each.
+    ``weights``: those of ``winograd_weights``. Returns ``moments`` of ``out``, if ``measured``.
     """
-    _, outputs, rows, _ = out.shape
-    mean, m2 = statistics or (None, None)
-    _call("winograd", strip, row, rows, weights, outputs, bias, out, out.stride(1), mean, m2)
+    outputs, count, _ = out.shape
+    mean, m2 = np.empty(outputs), np.empty(outputs)
+    statistics = (mean, m2) if measured else (None, None)
+    _call("winograd", strip, row, count, weights, outputs, bias, out, _plane(out), *statistics)
+    return mean, m2
 
 
 def winograd_backward(
-    strip: Strip, grad: Tensor, weights: Tensor | None, *, trained: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of ``winograd`` over a whole picture: of its values and its weight, O×I×3×3.
+    strip: Strip, grad: Array, weights: Array | None, grad_in: Array | None, out: Array | None
+) -> None:
+    """The gradients of ``winograd`` over a whole picture, from that of its output: O×h×w.
 
-    ``grad``: 1×O×h×w, of its output. ``weights``: those of ``winograd_weights``, turned, or None
-    where no gradient of the values is wanted; ``trained``: whether one of the weight is.
+    ``weights``: transposed ones of ``winograd_weights``, None without ``grad_in``; ``out``: of the
+    weight.
     """
-    outputs, inputs = grad.shape[1], strip.values.shape[1]
-    grad_in = None if weights is None else torch.empty(strip.values.shape)
-    grad_weight = torch.empty(outputs, inputs, 3, 3) if trained else None
-    _call("winograd_backward", strip, grad, weights, outputs, grad_in, grad_weight)
-    return grad_in, grad_weight
+    _call("winograd_backward", strip, grad, weights, grad.shape[0], grad_in, out)
+
+
+def winograd_workspace(outputs: int, inputs: int, width: int, threads: int) -> int:
+    """Bytes that ``winograd`` allocates at most and keeps for the next call.
+
+    ``width``: of its output. Each thread has 37 matrices of channels by tiles of 4×4 pixels: those
+    of one row of tiles, or 128 (``Filtering`` of native/winograd.h).
+    """
+    tiles = max(128, -(-width // 4))
+    pitch = (-(-tiles // 16) | 1) * 16
+    return 4 * 37 * threads * (max(outputs, inputs) * pitch + 16)
+
+
+# -- bfloat16 --------------------------------------------------------------------------------------
+
+
+def has_bf16() -> bool:
+    """Whether the kernels can multiply bfloat16 on this processor: AMX or AVX512-BF16."""
+    found = library()
+    return found is not None and int(found.bf16_unit()) > 0
+
+
+def bf16_weights(pair: Pair, stride: int) -> Array:
+    """The weights of ``convolve_bf16`` in the processor's own order, of O×C×K×K and O."""
+    weight, bias = pair
+    outputs, channels, kernel = weight.shape[:3]
+    out = empty(_size("bf16_size", outputs, channels, kernel, stride))
+    _call("bf16_weights", weight, bias, outputs, channels, kernel, stride, 0, out)
+    return out
+
+
+def convolve_bf16(
+    strip: Strip, row: int, weights: Array, kernel: int, stride: int, out: Array
+) -> None:
+    """``convolve`` with values and weights rounded to bfloat16; sums and results are float32."""
+    size = (row, out.shape[1], out.shape[0], kernel, stride)
+    _call("convolve_bf16", strip, *size, weights, out, _plane(out))
+
+
+def bf16_transposed_weights(pair: Pair) -> Array:
+    """The weights of ``conv_transpose_bf16``, of C×O×3×3 and O."""
+    weight, bias = pair
+    channels, outputs = weight.shape[:2]
+    out = empty(_size("bf16_transposed_size", outputs, channels))
+    _call("bf16_transposed_weights", weight, bias, outputs, channels, out)
+    return out
+
+
+def conv_transpose_bf16(strip: Strip, row: int, column: int, weights: Array, out: Array) -> None:
+    """``conv_transpose`` with values and weights rounded to bfloat16."""
+    outputs, count, width = out.shape
+    size = (row, count, column, width, outputs)
+    _call("conv_transpose_bf16", strip, *size, weights, out, _plane(out))
+
+
+def _size(name: str, *sizes: int) -> int:
+    """Floats of packed weights."""
+    found = library()
+    assert found is not None
+    function = {"bf16_size": found.bf16_size}.get(name) or found.bf16_transposed_size
+    function.restype = LONG
+    return int(function(*map(LONG, sizes)))
 
 
 # -- InstanceNorm ----------------------------------------------------------------------------------
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def moments(x: Array) -> Statistics:
     """Mean and sum of squared deviations of each channel: float64, C values each."""
-    _, channels, rows, width = x.shape
-    mean = torch.empty(channels, dtype=torch.float64)
-    m2 = torch.empty(channels, dtype=torch.float64)
-    _call("moments", x, channels, x.stride(1), rows * width, mean, m2)
+    channels, rows, width = x.shape
+    mean, m2 = np.empty(channels), np.empty(channels)
+    _call("moments", x, channels, _plane(x), rows * width, mean, m2)
     return mean, m2
 
 
-def normalise(
-    x: Tensor, eps: float, out: Tensor, statistics: tuple[Tensor, Tensor] | None = None
-) -> Tensor:
-    """InstanceNorm of N×C×h×w, contiguous, to ``out``, which may be ``x``.
+def normalise(x: Array, eps: float, out: Array, statistics: Statistics | None = None) -> Array:
+    """InstanceNorm of C×h×w without gaps to ``out``, which may be ``x``.
 
-    ``statistics``: mean and sum of squared deviations where they are known, float64, N·C each.
-    Returns 1 / √(variance + eps), N·C values.
+    ``statistics``: ``moments`` of ``x``, if known. Returns 1 / √(variance + eps), C values.
     """
-    planes, count = x.shape[0] * x.shape[1], x.shape[2] * x.shape[3]
-    scale = torch.empty(planes)
+    channels, rows, width = x.shape
+    scale = empty(channels)
     mean, m2 = statistics or (None, None)
-    _call("normalise", x, planes, count, eps, mean, m2, out, scale)
+    _call("normalise", x, channels, rows * width, eps, mean, m2, out, scale)
     return scale
 
 
-def normalise_backward(grad: Tensor, normalised: Tensor, scale: Tensor) -> Tensor:
-    """The gradient of what ``normalise`` read, of that of its output, both N×C×h×w, contiguous."""
-    planes, count = grad.shape[0] * grad.shape[1], grad.shape[2] * grad.shape[3]
-    out = torch.empty(grad.shape)
-    _call("normalise_backward", grad, normalised, scale, planes, count, out)
-    return out
+def normalise_backward(grad: Array, normalised: Array, scale: Array, grad_in: Array) -> None:
+    """The gradient of ``normalise``'s input, from that of its output; all C×h×w without gaps.
+
+    ``normalised``, ``scale``: what ``normalise`` gave.
+    """
+    channels, rows, width = grad.shape
+    _call("normalise_backward", grad, normalised, scale, channels, rows * width, grad_in)
 
 
-def add_normalised(total: Tensor, x: Tensor, mean: Tensor, scale: Tensor) -> None:
-    """total += (x − mean) · scale of each channel, in place; both 1×C×h×W."""
-    _, channels, rows, width = x.shape
-    count = rows * width
-    _call(
-        "add_normalised",
-        *(total, total.stride(1), x, x.stride(1), channels, count, mean, scale),
+def accumulate_normalised(total: Array, x: Array, mean: Array, scale: Array) -> None:
+    """total += (x − mean) · scale of each channel, in place; both C×h×W."""
+    channels, rows, width = x.shape
+    size = (channels, rows * width)
+    _call("add_normalised", total, _plane(total), x, _plane(x), *size, mean, scale)
+
+
+# -- calling ---------------------------------------------------------------------------------------
+
+
+def _plane(values: Array) -> int:
+    """Floats from one channel to the next."""
+    return values.strides[0] // 4
+
+
+def _call(name: str, *arguments: object) -> None:
+    found = library()
+    if found is None:
+        raise RuntimeError("the kernels are not here")
+    if "torch" in sys.modules:
+        found.set_team(_team())
+    call(found, name, *map(_argument, arguments), LONG(threads()))
+
+
+@lru_cache(maxsize=1)
+def _team() -> ctypes.c_void_p:
+    """What starts threads in the OpenMP runtime that PyTorch has loaded; null if there is none."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
+    except (AttributeError, OSError, TypeError):
+        return ctypes.c_void_p(None)
+
+
+def _argument(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return ctypes.c_void_p(value.ctypes.data)
+    if isinstance(value, int):
+        return LONG(value)
+    if isinstance(value, Strip):
+        return ctypes.byref(_source(value))
+    return None if value is None else ctypes.c_double(value)  # type: ignore[arg-type]
+
+
+def _source(strip: Strip) -> Source:
+    values = strip.values
+    channels, rows, width = values.shape
+    scale = 2 if strip.enlarge else 1
+    return Source(
+        *(values.ctypes.data, _plane(values), strip.first, rows),
+        *(scale * strip.height, scale * width, channels, strip.pad, int(strip.mirror)),
+        strip.mean.ctypes.data if strip.mean is not None else None,
+        strip.scale.ctypes.data if strip.scale is not None else None,
+        *(int(strip.relu), int(strip.enlarge)),
     )

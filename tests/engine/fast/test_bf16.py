@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from cyclegan_cli.engine.fast import arrays
-from cyclegan_cli.engine.fast.arrays import Strip
+from cyclegan_cli.engine.fast import kernels
+from cyclegan_cli.engine.fast.kernels import Strip
 
 pytestmark = pytest.mark.skipif(
-    not arrays.has_bf16(), reason="the processor has neither AMX nor AVX512-BF16"
+    not kernels.has_bf16(), reason="the processor has neither AMX nor AVX512-BF16"
 )
 SUMMED = 2e-5  # what float32 sums of some thousand products of about 1 may lose
 
@@ -36,10 +36,10 @@ def test_a_convolution_is_that_of_rounded_values(data: st.DataObject) -> None:
     padded = functional.pad(rounded(x)[None], (pad,) * 4, mode="reflect")
     wanted = functional.conv2d(padded, rounded(weight), torch.from_numpy(bias).double(), stride)[0]
     start = data.draw(st.integers(0, wanted.shape[1] - 1), "first row")
-    out = arrays.empty(outputs, wanted.shape[1] - start, wanted.shape[2])
+    out = kernels.empty(outputs, wanted.shape[1] - start, wanted.shape[2])
     strip = Strip(x, 0, height, pad, True)
-    packed = arrays.bf16_weights((weight, bias), stride)
-    arrays.convolve_bf16(strip, start, packed, kernel, stride, out)
+    packed = kernels.bf16_weights((weight, bias), stride)
+    kernels.convolve_bf16(strip, start, packed, kernel, stride, out)
     scale = max(1.0, (channels * kernel) ** 0.5)
     assert np.abs(out - wanted[:, start:].numpy()).max() < SUMMED * scale
 
@@ -58,7 +58,7 @@ def test_a_transposed_convolution_is_that_of_rounded_values(data: st.DataObject)
     )[0]
     row, column = (data.draw(st.integers(0, 3), side) for side in ("row", "column"))
     wanted = whole[:, row : 2 * height, column : 2 * width].numpy()
-    out = arrays.empty(*wanted.shape)
-    packed = arrays.bf16_transposed_weights((weight, bias))
-    arrays.conv_transpose_bf16(Strip(x, 0, height, 1), row, column, packed, out)
+    out = kernels.empty(*wanted.shape)
+    packed = kernels.bf16_transposed_weights((weight, bias))
+    kernels.conv_transpose_bf16(Strip(x, 0, height, 1), row, column, packed, out)
     assert np.abs(out - wanted).max() < SUMMED * max(1.0, channels**0.5)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from cyclegan_cli.engine.measures import classifier_error, sliced_wasserstein
+from cyclegan_cli.engine.evaluation import classifier_error, sliced_wasserstein
 from tests.program import SHARED
 
 

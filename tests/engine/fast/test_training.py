@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_cli.engine.cyclegan import CycleGAN
-from cyclegan_cli.engine.fast import kernels
-from cyclegan_cli.engine.fast.modules import _chain, quick
+from cyclegan_cli.engine.fast import kernels, training
+from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.fast.training import chain, fused_layers
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.settings import GeneratorSpec, TrainSettings
 from tests.engine.test_learning import scene, true_map
 
-pytestmark = pytest.mark.skipif(not kernels.present(), reason="no kernels built")
+pytestmark = pytest.mark.skipif(library() is None, reason="no kernels built")
 
 
 def _builds() -> dict[str, ctypes.CDLL]:
@@ -59,9 +60,7 @@ LAYERS = {
 @pytest.fixture(params=BUILDS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """By each of ``BUILDS``."""
-    build = BUILDS[request.param]
-    build.set_team(kernels._team())
-    monkeypatch.setattr(kernels, "_library", lambda: build)
+    monkeypatch.setattr(kernels, "library", lambda: BUILDS[request.param])
 
 
 def gradients(function, layers: nn.Sequential, x: Tensor, grad: Tensor) -> list[Tensor]:
@@ -91,8 +90,8 @@ def test_each_layer_and_its_gradients(
     exact = copy.deepcopy(layers).double()
     right = gradients(exact, exact, x.double(), grad.double())
     plain = gradients(layers, layers, x, grad)
-    quick = gradients(_chain(layers), layers, x, grad)
-    for ours, theirs, value in zip(quick, plain, right, strict=True):
+    fused = gradients(chain(layers), layers, x, grad)
+    for ours, theirs, value in zip(fused, plain, right, strict=True):
         allowed = 2 * float((theirs - value).norm()) + ROUNDING * float(value.norm())
         assert float((ours - value).norm()) <= allowed
 
@@ -100,7 +99,7 @@ def test_each_layer_and_its_gradients(
 def test_a_picture_need_not_have_a_gradient() -> None:
     layers = nn.Sequential(*copy.deepcopy(LAYERS["from three"]))
     x = torch.rand(1, 3, 12, 12)
-    for function in (layers, _chain(layers)):
+    for function in (layers, chain(layers)):
         layers.zero_grad()
         function(x).square().sum().backward()
     assert x.grad is None
@@ -134,21 +133,21 @@ def test_a_whole_step(name: str) -> None:
     """Of several draws: a ReLU or a difference that rounding turns over moves gradients by 1e-3."""
     settings = TrainSettings(generator=SPECS[name], crop_size=32, load_size=32, history=0)
     reference = TrainSettings.from_json({**settings.to_json(), "exact_reference": True})
-    errors: dict[str, list[float]] = {"plain": [], "quick": []}
+    errors: dict[str, list[float]] = {"plain": [], "fused": []}
     for seed in range(5):
         exact = step(reference, torch.float64, seed)
-        for way, chosen in (("plain", reference), ("quick", settings)):
+        for way, chosen in (("plain", reference), ("fused", settings)):
             found = step(chosen, torch.float32, seed)
             errors[way].append(float((found - exact).norm() / exact.norm()))
-    assert errors["plain"] != errors["quick"]  # another way was taken
-    assert statistics.median(errors["quick"]) <= 4 * statistics.median(errors["plain"]) + 1e-6
+    assert errors["plain"] != errors["fused"]  # another way was taken
+    assert statistics.median(errors["fused"]) <= 4 * statistics.median(errors["plain"]) + 1e-6
 
 
 def test_without_the_kernels_the_layers_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     network = Generator(SPECS["resnet"])
-    assert quick(network) is not network
-    monkeypatch.setattr(kernels, "_library", lambda: None)
-    assert quick(network) is network
+    assert fused_layers(network) is not network
+    monkeypatch.setattr(training, "library", lambda: None)
+    assert fused_layers(network) is network
 
 
 @pytest.mark.usefixtures("way")
@@ -169,7 +168,7 @@ def test_gradients_along_a_training(name: str) -> None:
     )
     plain = TrainSettings.from_json({**settings.to_json(), "exact_reference": True})
     model, references = CycleGAN(settings), {"exact": CycleGAN(plain), "plain": CycleGAN(plain)}
-    errors: dict[str, list[list[float]]] = {"quick": [], "plain": []}
+    errors: dict[str, list[list[float]]] = {"fused": [], "plain": []}
     for index in range(33):
         x, y = scene(index)[None], true_map(scene(50_000 + index)[None])
         found = {}
@@ -185,7 +184,7 @@ def test_gradients_along_a_training(name: str) -> None:
                 found[kind] = [p.grad.double() for p in _weights(reference)]
         model.step(x, y, settings.lr)
         if found:
-            found["quick"] = [p.grad.double() for p in _weights(model)]
+            found["fused"] = [p.grad.double() for p in _weights(model)]
             for kind, each in errors.items():
                 pairs = zip(found[kind], found["exact"], strict=True)
                 each.append([float((one - true).norm() / true.norm()) for one, true in pairs])
@@ -193,8 +192,8 @@ def test_gradients_along_a_training(name: str) -> None:
         kind: [statistics.median(one) for one in zip(*each, strict=True)]
         for kind, each in errors.items()
     }
-    assert medians["quick"] != medians["plain"]
-    for ours, theirs in zip(medians["quick"], medians["plain"], strict=True):
+    assert medians["fused"] != medians["plain"]
+    for ours, theirs in zip(medians["fused"], medians["plain"], strict=True):
         assert ours <= 4 * theirs + 3e-6
 
 

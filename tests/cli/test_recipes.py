@@ -90,6 +90,8 @@ def shell_variables() -> Iterator[dict[str, str]]:
             spec = GeneratorSpec(name="tiny", blocks=1, width=2, separable=True, upsample="resize")
             save_generator(weights[way], Generator(spec))
         add_style("monet", x="photo", y="monet", origin="trained", weights=weights, card={})
+        other = {"xy": weights["yx"], "yx": weights["xy"]}
+        add_style("vangogh", x="photo", y="vangogh", origin="trained", weights=other, card={})
         place = Path(folder, "fork")
         place.mkdir()
         with command(place) as programs:
@@ -125,6 +127,14 @@ def all_written(shell: Shell, names: list[str]) -> None:
 
 
 # -- one check a recipe, under its name in the document ----------------------------------------
+
+
+def two_styles(shell: Shell, line: str) -> None:
+    assert shell.type(line) == 0
+    assert shell.lines() == shell.made() == ["photo_monet.jpg", "photo_vangogh.jpg"]
+    one, other = (np.asarray(shell.image(name, "JPEG")) for name in shell.made())
+    assert one.shape == other.shape
+    assert not np.array_equal(one, other)
 
 
 def one_picture(shell: Shell, line: str) -> None:
@@ -312,6 +322,7 @@ def a_script(shell: Shell, line: str) -> None:
 
 CHECKS: dict[str, Callable[[Shell, str], None]] = {
     "one picture, its painting beside it (`photo_monet.jpg`)": one_picture,
+    "the same in two styles (`photo_monet.jpg`, `photo_vangogh.jpg`)": two_styles,
     "another name, another format": another_name,
     "a folder with all its folders, the tree mirrored": a_folder,
     "to see what would be done": what_would_be_done,

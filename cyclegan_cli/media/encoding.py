@@ -13,7 +13,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.files import atomic_path
-from cyclegan_cli.media.animation import palette_frames, whole_steps
+from cyclegan_cli.media.animation import (
+    apng_disposals,
+    gif_frames,
+    unmerged_webp,
+    whole_steps,
+)
 from cyclegan_cli.media.colour import srgb_profile, to_8_bits
 from cyclegan_cli.media.decoding import held_pillow
 from cyclegan_cli.media.deep import png_of, widen_tiff
@@ -217,11 +222,8 @@ def _encode_animation(
     shown = [frame.duration or 0.0 for frame in frames if frame.duration is not None]
     options = _options(kind, look) | {"save_all": True}
     if kind == "GIF":
-        images = palette_frames(frames)
-        clear = any("transparency" in image.info for image in images)
-        # What is transparent must not show the frame before: clear the canvas between the two.
-        options |= {"duration": whole_steps(shown, 10), "disposal": 2 if clear else 1}
-        options |= {"optimize": False}
+        images, options["disposal"] = gif_frames(frames)
+        options |= {"duration": whole_steps(shown, 10), "optimize": False}
         if picture.plays != 1:
             options["loop"] = max(0, picture.plays - 1)
     else:
@@ -229,8 +231,12 @@ def _encode_animation(
         options |= {"duration": shown if kind == "PNG" else whole_steps(shown, 1)}
         options |= {} if kind == "AVIF" else {"loop": picture.plays}
     if kind == "PNG":
-        options |= {"default_image": picture.poster, "disposal": 0, "blend": 0}
-    images[0].save(file, kind, append_images=images[1:], **options)
+        disposals = apng_disposals(images[1:] if picture.poster else images)
+        options |= {"default_image": picture.poster, "disposal": disposals, "blend": 0}
+    buffer = io.BytesIO()
+    images[0].save(buffer, kind, append_images=images[1:], **options)
+    data = buffer.getvalue()
+    file.write(data if kind != "WEBP" else unmerged_webp(data, options["duration"], picture.plays))
 
 
 def _is_deep(frame: Frame) -> bool:

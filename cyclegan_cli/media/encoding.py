@@ -13,7 +13,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.files import atomic_path
-from cyclegan_cli.media.animation import palette_frames, whole_steps
+from cyclegan_cli.media.animation import (
+    apng_disposals,
+    gif_frames,
+    unmerged_webp,
+    whole_steps,
+)
 from cyclegan_cli.media.colour import srgb_profile, to_8_bits
 from cyclegan_cli.media.decoding import held_pillow
 from cyclegan_cli.media.deep import png_of, widen_tiff
@@ -31,6 +36,7 @@ _DEEP = frozenset({"PNG", "TIFF"})
 _XMP_IN_JPEG = 65_504  # bytes that one segment of a JPEG holds
 _EXIF_IN_JPEG = 65_533
 _XMP_TAG = 700
+_READ_BACK = 2**26  # pixels of a file that is decoded to see that it can be
 _COMMENTS = {"GIF": "comment", "JPEG2000": "comment", "TGA": "id_section"}  # where no EXIF can be
 
 
@@ -50,8 +56,11 @@ def write_picture(
     *,
     quality: int | None = None,
     strip_metadata: bool = False,
-) -> None:
+) -> int:
     """Write ``picture`` atomically to a path (whose folder is made), or to an open binary stream.
+
+    Returns how many frames or pages the file holds. It has been opened again, and decoded where it
+    is not very large: what cannot be read is not left there.
 
     ``kind``: Pillow's name of the format, None for the picture's own (JPEG instead of HEIF).
     ``quality`` 1..100: 95 for JPEG and WebP, 90 for AVIF where it is None; 100 is without loss for
@@ -77,11 +86,13 @@ def write_picture(
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_path(destination) as temporary, temporary.open("w+b") as file:
                     _encode(picture, kind, look, file)
-            else:
-                buffer = io.BytesIO()  # encoders seek, a pipe does not
-                _encode(picture, kind, look, buffer)
-                destination.write(buffer.getbuffer())
-                destination.flush()
+                    return _frames_in(file, kind, picture)
+            buffer = io.BytesIO()  # encoders seek, a pipe does not
+            _encode(picture, kind, look, buffer)
+            count = _frames_in(buffer, kind, picture)
+            destination.write(buffer.getbuffer())
+            destination.flush()
+            return count
     except BrokenPipeError:
         raise
     except MemoryError as error:
@@ -89,6 +100,22 @@ def write_picture(
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise PictureError(f"{name} cannot be written as {kind}: {reason}.") from error
+
+
+def _frames_in(file: BinaryIO, kind: str, picture: Picture) -> int:
+    """The frames or pages of what was written. Raises what Pillow does where it cannot be read."""
+    height, width = picture.frames[0].pixels.shape[:2]
+    file.flush()
+    with Image.open(file, formats=[kind]) as image:
+        if image.size != (width, height):
+            raise ValueError(f"what was written is read as {image.width}×{image.height} pixels")
+        count = getattr(image, "n_frames", 1)
+        for page in range(count if kind in PAGED else 1):
+            if count > 1:
+                image.seek(page)
+            if image.width * image.height <= _READ_BACK:
+                image.load()
+    return count
 
 
 def _check_fits(picture: Picture, kind: str, name: str) -> None:
@@ -138,7 +165,9 @@ def _options(kind: str, look: _Look) -> dict[str, Any]:
         case "AVIF":
             subsampling = "4:4:4" if quality >= FULL_COLOUR else "4:2:0"
             options |= {"quality": quality, "subsampling": subsampling}
+            exif = tagged(exif, look.metadata.dpi) if exif else exif
         case "WEBP":
+            exif = tagged(exif, look.metadata.dpi) if exif else exif
             lossless = look.quality == 100 or (look.lossless and look.quality is None)
             # Without loss the number is effort, not quality.
             options |= {"lossless": lossless, "quality": 75 if lossless else quality}
@@ -193,11 +222,8 @@ def _encode_animation(
     shown = [frame.duration or 0.0 for frame in frames if frame.duration is not None]
     options = _options(kind, look) | {"save_all": True}
     if kind == "GIF":
-        images = palette_frames(frames)
-        clear = any("transparency" in image.info for image in images)
-        # What is transparent must not show the frame before: clear the canvas between the two.
-        options |= {"duration": whole_steps(shown, 10), "disposal": 2 if clear else 1}
-        options |= {"optimize": False}
+        images, options["disposal"] = gif_frames(frames)
+        options |= {"duration": whole_steps(shown, 10), "optimize": False}
         if picture.plays != 1:
             options["loop"] = max(0, picture.plays - 1)
     else:
@@ -205,8 +231,12 @@ def _encode_animation(
         options |= {"duration": shown if kind == "PNG" else whole_steps(shown, 1)}
         options |= {} if kind == "AVIF" else {"loop": picture.plays}
     if kind == "PNG":
-        options |= {"default_image": picture.poster, "disposal": 0, "blend": 0}
-    images[0].save(file, kind, append_images=images[1:], **options)
+        disposals = apng_disposals(images[1:] if picture.poster else images)
+        options |= {"default_image": picture.poster, "disposal": disposals, "blend": 0}
+    buffer = io.BytesIO()
+    images[0].save(buffer, kind, append_images=images[1:], **options)
+    data = buffer.getvalue()
+    file.write(data if kind != "WEBP" else unmerged_webp(data, options["duration"], picture.plays))
 
 
 def _is_deep(frame: Frame) -> bool:

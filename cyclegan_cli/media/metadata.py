@@ -10,18 +10,26 @@ from PIL import ExifTags, Image
 from cyclegan_cli.media.formats import PAINTED
 from cyclegan_cli.version import __version__
 
-__all__ = ["Metadata", "read_metadata", "tagged"]
+__all__ = ["Metadata", "exif_orientation", "read_metadata", "tagged", "xmp_orientation"]
 
-# Tags that speak of how the pixels were stored in the original, its thumbnail or its profile, and
-# would be wrong in another file: TIFF's own, JPEG-in-TIFF's, XMP (kept apart), IPTC, Photoshop.
-_STORAGE = frozenset(
-    {*range(254, 270), *range(273, 282), 282, 283, 284, *range(288, 298), *range(317, 352),
-     *range(512, 533), 700, 33723, 34377, 34675, 37724, 50341}
+# What says who made a picture, when and how: text, ratings, and the numbers of the exposure. Other
+# tags say how pixels are stored, here or by some program, and could make another file unreadable.
+_TEXT = frozenset({11, 269, 270, 271, 272, 285, 305, 306, 315, 316, 33432})
+_RATINGS = frozenset({18246, 18249})
+_XP = frozenset(range(40091, 40096))  # Windows' title, comment, author, keywords, subject: UTF-16
+_EXPOSURE = frozenset(
+    {33434, 33437, 34850, 34852, 34855, *range(34864, 34870), *range(36864, 36883),
+     *range(37377, 37397), 37500, 37510, *range(37520, 37523), *range(37888, 37894), 40960, 40964,
+     *range(41483, 41730), *range(41985, 41997), *range(42016, 42083)}
 )  # fmt: skip
-_SIZE_TAGS = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
+_POSITION = frozenset(range(32))
+# Descriptions by which programs lay out the pixels of a TIFF: ImageJ, tifffile, OME.
+_LAYOUT = re.compile(r'ImageJ=|\{"shape"|(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<OME\b', re.DOTALL)
 _XMP_ORIENTATION = re.compile(
-    rb'\s*tiff:Orientation="\d+"|<tiff:Orientation>\s*\d+\s*</tiff:Orientation>'
+    rb'\s*tiff:Orientation\s*=\s*["\'](\d+)["\']|<tiff:Orientation>\s*(\d+)\s*</tiff:Orientation>'
 )
+_RESOLUTION = (282, 283)  # EXIF's, by which WebP and AVIF have one
+_RESOLUTION_UNIT, _INCH, _CENTIMETRE = 296, 2, 3
 
 
 @dataclass(frozen=True)
@@ -38,14 +46,33 @@ def read_metadata(image: Image.Image) -> Metadata:
 
     A block that cannot be parsed is left out: it would be no use to a reader either.
     """
-    return Metadata(_exif(image), _xmp(image), _dpi(image))
+    return Metadata(_exif(image), _XMP_ORIENTATION.sub(b"", _packet(image)), _dpi(image))
 
 
-def tagged(exif: bytes) -> bytes:
-    """``exif``, with the tag by which ``media.folders.is_painting`` knows a painting."""
+def exif_orientation(image: Image.Image) -> int | None:
+    """The orientation in the EXIF, or None. Pillow adds that of XMP in its usual spelling."""
+    try:
+        return int(image.getexif()[ExifTags.Base.Orientation])
+    except Exception:
+        return None  # EXIF that cannot be parsed has no say; parsers of it fail in many ways
+
+
+def xmp_orientation(image: Image.Image) -> int | None:
+    """The orientation in the XMP, or None."""
+    found = _XMP_ORIENTATION.search(_packet(image))
+    return int(found[1] or found[2]) if found else None
+
+
+def tagged(exif: bytes, dpi: tuple[float, float] | None = None) -> bytes:
+    """``exif``, with the tag by which ``media.folders.is_painting`` knows a painting.
+
+    ``dpi``: the resolution, for formats that have no other place for it.
+    """
     block = Image.Exif()
     if exif:
         block.load(exif)
+    if dpi is not None:
+        block.update({**dict(zip(_RESOLUTION, dpi, strict=True)), _RESOLUTION_UNIT: _INCH})
     block[ExifTags.Base.ProcessingSoftware] = f"{PAINTED.decode()} {__version__}"
     return block.tobytes()
 
@@ -55,35 +82,41 @@ def _exif(image: Image.Image) -> bytes:
         source = image.getexif()
         kept = Image.Exif()
         for tag, value in source.items():
-            if tag not in _STORAGE and not isinstance(value, dict):
+            if _is_kept(tag, value):
                 kept[tag] = value
-        details = dict(source.get_ifd(ExifTags.IFD.Exif))
-        # The pixels are turned, perhaps widened: a size in there would be a guess.
-        for tag in _SIZE_TAGS:
-            details.pop(tag, None)
-        position = dict(source.get_ifd(ExifTags.IFD.GPSInfo))
-        for ifd, values in ((ExifTags.IFD.Exif, details), (ExifTags.IFD.GPSInfo, position)):
-            kept.pop(ifd, None)
+        for ifd, tags in ((ExifTags.IFD.Exif, _EXPOSURE), (ExifTags.IFD.GPSInfo, _POSITION)):
+            values = {tag: value for tag, value in source.get_ifd(ifd).items() if tag in tags}
             if values:
                 kept[ifd] = values
-        if ExifTags.Base.Orientation in kept:
-            del kept[ExifTags.Base.Orientation]
         return kept.tobytes() if len(kept) else b""
     except Exception:
         return b""  # parsers of EXIF fail in many ways, and the picture is what counts
 
 
-def _xmp(image: Image.Image) -> bytes:
+def _is_kept(tag: int, value: object) -> bool:
+    if isinstance(value, str):
+        return tag in _TEXT and not (tag == ExifTags.Base.ImageDescription and _LAYOUT.match(value))
+    if isinstance(value, bytes):
+        return tag in _XP
+    return isinstance(value, int) and tag in _RATINGS
+
+
+def _packet(image: Image.Image) -> bytes:
     packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     if isinstance(packet, str):
         packet = packet.encode("utf-8", "surrogateescape")
-    return _XMP_ORIENTATION.sub(b"", packet) if isinstance(packet, bytes) else b""
+    return packet if isinstance(packet, bytes) else b""
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
     try:
-        x, y = (float(value) for value in image.info["dpi"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
+        x, y = (float(value) for value in image.info.get("dpi") or _exif_dpi(image.getexif()))
+    except Exception:
+        return None  # as for EXIF
     # 1 is what Pillow says of a TIFF that says nothing; JFIF fields end at 65535.
     return (x, y) if 1 < x < 65535 and 1 < y < 65535 else None
+
+
+def _exif_dpi(exif: Image.Exif) -> list[float]:
+    scale = {_INCH: 1.0, _CENTIMETRE: 2.54}[exif.get(_RESOLUTION_UNIT, _INCH)]
+    return [float(exif[tag]) * scale for tag in _RESOLUTION]

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image, ImageFile
 
 from cyclegan_cli.media.colour import deep_grey, is_deep_grey, profiled, to_8_bits, to_srgb
 from cyclegan_cli.media.decoding import (
@@ -21,7 +21,12 @@ from cyclegan_cli.media.decoding import (
 )
 from cyclegan_cli.media.deep import is_deep_png, read_png
 from cyclegan_cli.media.formats import ANIMATED, PAGED, PICTURE_EXTENSIONS
-from cyclegan_cli.media.metadata import Metadata, read_metadata
+from cyclegan_cli.media.metadata import (
+    Metadata,
+    exif_orientation,
+    read_metadata,
+    xmp_orientation,
+)
 from cyclegan_cli.media.profiles import deep_to_srgb, is_srgb
 
 __all__ = [
@@ -163,6 +168,9 @@ def _plays(image: Image.Image) -> int:
 def _decode(image: Image.Image) -> tuple[Array, Array | None]:
     """(H×W×3 sRGB, H×W alpha or None) of the frame that ``image`` is at, upright."""
     profile = image.info.get("icc_profile")
+    # Pillow turns TIFFs, those that it decodes, as far as it knows.
+    plain_tiff = image.format == "TIFF" and not getattr(image, "deep", 0)
+    is_turned = plain_tiff and exif_orientation(image) is not None
     stored = _stored_deep(image)
     pixels: Array
     alpha: Array | None
@@ -176,7 +184,7 @@ def _decode(image: Image.Image) -> tuple[Array, Array | None]:
         else:
             pixels = _eight_bit_srgb(to_8_bits(values), profile)
             alpha = None if alpha is None else to_8_bits(alpha)
-    turn = _orientation(image)
+    turn = 1 if is_turned else _orientation(image)
     return _turned(pixels, turn), None if alpha is None else _turned(alpha, turn)
 
 
@@ -193,6 +201,8 @@ def _stored_deep(image: Image.Image) -> tuple[Array, Array | None] | None:
         values = read_png(image)
         alpha = values[..., -1] if values.shape[2] in (2, 4) else None
         return values[..., 0] if values.shape[2] == 2 else values[..., :3], alpha
+    if image.format == "PCX" and image.mode == "1":
+        return _two_colours(image), None
     image.load()
     if not is_deep_grey(image):
         return None
@@ -201,6 +211,20 @@ def _stored_deep(image: Image.Image) -> tuple[Array, Array | None] | None:
     if not isinstance(clear, int) or not image.mode.startswith("I;16"):
         return grey, None
     return grey, np.where(grey != clear, 65535, 0).astype(np.uint16)
+
+
+def _two_colours(image: Image.Image) -> NDArray[np.uint8]:
+    """H×W×3 of a 1-bit PCX in the colours of its header; Pillow takes them for black and white."""
+    assert isinstance(image, ImageFile.ImageFile)
+    assert image.fp is not None
+    image.fp.seek(0)
+    header = image.fp.read(22)
+    colours = np.frombuffer(header, np.uint8, 6, 16).reshape(2, 3)
+    # Versions 0 and 3 have no palette; programs that write none leave it all alike.
+    if header[1] in (0, 3) or (colours[0] == colours[1]).all():
+        colours = np.array([[0] * 3, [255] * 3], np.uint8)
+    image.load()
+    return colours[np.asarray(image).astype(np.uint8)]
 
 
 def _eight_bit_srgb(values: NDArray[np.uint8], profile: object) -> NDArray[np.uint8]:
@@ -237,11 +261,8 @@ def on_white(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> NDAr
 
 
 def _orientation(image: Image.Image) -> int:
-    """What the EXIF of a decoded image still asks for (Pillow turns TIFF itself)."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        return 1  # EXIF that cannot be parsed has no say; parsers of it fail in many ways
+    """By EXIF, or by XMP where the EXIF says nothing."""
+    return exif_orientation(image) or xmp_orientation(image) or 1
 
 
 def _turned(pixels: Array, orientation: int) -> Array:

@@ -31,7 +31,8 @@ _PATIENCE = 10.0  # seconds to wait, when stopped, for a reader that may hang on
 
 @dataclass(frozen=True)
 class Done:
-    """``job`` is written. ``size``: (width, height) of the first frame written, in pixels.
+    """``job`` is written. ``size``: (width, height) of the first frame written, in pixels;
+    ``frames``: how many there are in the file.
 
     ``seconds``: the time spent on it, waiting left out.
     """
@@ -193,7 +194,7 @@ def _write(step: _Step, settings: TranslateSettings, stdout: BinaryIO | None) ->
     if destination is None:
         return Failed(job, PictureError("There is no stdout to write to."))
     try:
-        write_picture(
+        count = write_picture(
             picture,
             destination,
             job.format,
@@ -208,4 +209,4 @@ def _write(step: _Step, settings: TranslateSettings, stdout: BinaryIO | None) ->
         return Failed(job, _failure(job.target or "stdout", "written", error))
     height, width = picture.frames[0].pixels.shape[:2]
     seconds = step.seconds + time.perf_counter() - start
-    return Done(job, (width, height), len(picture.frames), seconds)
+    return Done(job, (width, height), count, seconds)

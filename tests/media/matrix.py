@@ -68,7 +68,7 @@ AVIF = "AVIF" in Image.SAVE  # not every Pillow was built with it
 
 def cases() -> list[Case]:
     found = [*lossless(), *lossy(), *png_modes(), *tiff_modes(), *deep_files(), *orientations()]
-    return [*found, *profiles(), *mislabelled(), *animations()]
+    return [*found, *pcx_of_1_bit(), *profiles(), *mislabelled(), *animations()]
 
 
 def lossless() -> list[Case]:
@@ -112,6 +112,22 @@ def lossy() -> list[Case]:
     cmyk = image.convert("CMYK")
     result.append(Case("cmyk.jpg", saved(cmyk, "JPEG", quality=95), [base()], "JPEG", mean=5.0))
     return result
+
+
+def pcx_of_1_bit() -> list[Case]:
+    ones = luma(base())[..., 0] > 110
+    plain = three(np.where(ones, 255, 0).astype(np.uint8))
+    coloured = np.where(ones[..., None], (0, 40, 200), (250, 240, 10)).astype(np.uint8)
+    white_first = b"\xff\xff\xff\0\0\0"
+    return [
+        Case("one.pcx", raw.pcx1(ones, b"\0\0\0\xff\xff\xff"), [plain], "PCX"),
+        Case("one_unsaid.pcx", raw.pcx1(ones, b""), [plain], "PCX"),
+        Case("one_inverted.pcx", raw.pcx1(ones, white_first), [255 - plain], "PCX"),
+        Case("one_old.pcx", raw.pcx1(ones, white_first, version=3), [plain], "PCX"),
+        Case("one_coloured.pcx", raw.pcx1(ones, bytes([250, 240, 10, 0, 40, 200])), [coloured],
+             "PCX"),
+        Case("one_pillow.pcx", saved(Image.fromarray(ones), "PCX"), [plain], "PCX"),
+    ]  # fmt: skip
 
 
 def png_modes() -> list[Case]:

@@ -32,6 +32,16 @@ def png4(levels: Array) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
+def pcx1(ones: Array, colours: bytes, version: int = 5) -> bytes:
+    """A PCX of 1 bit a pixel, from H×W booleans; ``colours``: two, 6 bytes in its header."""
+    height, width = ones.shape
+    rows = np.packbits(ones, axis=1)
+    rows = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+    header = struct.pack("<4B6H", 10, version, 1, 1, 0, 0, width - 1, height - 1, 300, 300)
+    header += colours.ljust(48, b"\0") + struct.pack("<2BHH", 0, 1, rows.shape[1], 1)
+    return header.ljust(128, b"\0") + b"".join(b"\xc1%c" % byte for byte in rows.tobytes())
+
+
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

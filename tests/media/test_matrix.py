@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from cyclegan_cli.media.pictures import read_picture
 from cyclegan_cli.media.plan import Job, make_plan
 from cyclegan_cli.painting.pipeline import Done, Event, translate_pictures
 from cyclegan_cli.settings import TranslateSettings
 from tests.media import rawfiles as raw
-from tests.media.matrix import Case, base, cases, saved
+from tests.media.matrix import AVIF, Case, base, cases, saved, upright
 
 CASES = {case.name: case for case in cases()}
 
@@ -134,25 +136,20 @@ def photo(kind: str) -> bytes:
         exif[700] = XMP
         options: dict[str, Any] = {}
     elif kind == "PNG":
-        info = raw_info()
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", XMP.decode())
         options = {"pnginfo": info}
     else:
         options = {"xmp": XMP}
+    if kind in ("WEBP", "AVIF"):
+        exif[0x011A], exif[0x011B], exif[0x0128] = 300, 300, 2
     if kind == "JPEG":
         exif.get_ifd(1).update({0x0201: 0, 0x0202: 0})
     return saved(Image.fromarray(base()), kind, exif=exif, dpi=(300, 300), **options)
 
 
-def raw_info() -> Any:
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_itxt("XML:com.adobe.xmp", XMP.decode())
-    return info
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize("target", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", *(["AVIF"] if AVIF else [])])
+@pytest.mark.parametrize("target", ["jpg", "png", "tif", "webp", *(["avif"] if AVIF else [])])
 def test_metadata_travel(kind: str, target: str, tmp_path: Path) -> None:
     source = tmp_path / "photo.bin"
     source.write_bytes(photo(kind))
@@ -171,8 +168,40 @@ def test_metadata_travel(kind: str, target: str, tmp_path: Path) -> None:
     assert b'who="me"' in packet
     assert b"Orientation" not in packet
     assert image.size == (base().shape[0], base().shape[1])
-    if kind != "WEBP" and target != "webp":
+    if target in ("webp", "avif"):  # which have no other place for it
+        assert [exif[0x011A], exif[0x011B]] == pytest.approx([300, 300], abs=0.01)
+        assert exif[0x0128] == 2
+    else:
         assert image.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", *(["AVIF"] if AVIF else [])])
+@pytest.mark.parametrize(
+    "said",
+    [
+        '<a tiff:Orientation="6"/>',
+        "<a who='me'  tiff:Orientation = '6'/>",
+        "<a><tiff:Orientation>6</tiff:Orientation></a>",
+        "<a><tiff:Orientation>\n 6 </tiff:Orientation></a>",
+    ],
+)
+@pytest.mark.parametrize("in_exif", [None, 3, 8])
+def test_orientation_in_xmp_counts_where_the_exif_has_none(
+    in_exif: int | None, said: str, kind: str
+) -> None:
+    packet, exif = f"<x:xmpmeta xmlns:x='adobe:ns:meta/'>{said}</x:xmpmeta>".encode(), Image.Exif()
+    if in_exif is not None:
+        exif[0x0112] = in_exif
+    if kind == "TIFF":
+        exif[700] = packet
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", packet.decode())
+    options = {"PNG": {"pnginfo": info}, "TIFF": {}}.get(kind, {"xmp": packet})
+    read = read_picture(saved(Image.fromarray(base()), kind, exif=exif, **options))
+    expected = upright(base(), in_exif or 6)
+    assert np.abs(read.frames[0].pixels.astype(int) - expected).mean() < 6
+    assert b"Orientation" not in read.metadata.xmp
+    assert b"adobe:ns:meta" in read.metadata.xmp
 
 
 @pytest.mark.parametrize("target", ["jpg", "png", "tif", "webp"])

@@ -263,6 +263,38 @@ def test_deep_round_trip(width: int, height: int, alpha: bool, as_png: bool) -> 
         assert np.array_equal(frame.alpha, mask)
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", *(["AVIF"] if AVIF else [])])
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 90)), min_size=2, max_size=8),
+    st.sampled_from(["opaque", "holes", "moving holes"]),
+    st.integers(0, 3),
+)
+@settings(deadline=None, max_examples=25)
+def test_frames_that_repeat_stay_frames(
+    kind: str, shots: list[tuple[int, int]], alpha: str, plays: int
+) -> None:
+    """Each with its own time, whatever came before and comes after it."""
+    frames = []
+    for number, tens in shots:
+        mask = None if alpha == "opaque" else np.full(base().shape[:2], 255, np.uint8)
+        if mask is not None:
+            mask[:5, 3 * (number if alpha == "moving holes" else 0) :][:, :4] = 0
+        frames.append(Frame(np.roll(base() // 64 * 64, number, 1), mask, 10.0 * tens))
+    moving = Picture(tuple(frames), "RGB", kind, plays, False, True, Metadata())
+    buffer = io.BytesIO()
+    assert write_picture(moving, buffer, kind) == len(frames)
+    read = read_picture(buffer.getvalue())
+    assert [frame.duration for frame in read.frames] == [frame.duration for frame in frames]
+    assert read.plays == plays or kind == "AVIF"
+    for found, expected in zip(read.frames, frames, strict=True):
+        seen = slice(None)
+        if expected.alpha is not None and found.alpha is not None:
+            seen = expected.alpha > 0
+            assert np.array_equal(found.alpha > 127, seen)
+        difference = np.abs(found.pixels.astype(int) - expected.pixels)[seen]
+        assert difference.mean() < 8 if kind == "AVIF" else difference.max() == 0
+
+
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=30), st.sampled_from([1, 10]))
 @settings(deadline=None)
 def test_rounding_of_durations_does_not_add_up(durations: list[float], step: int) -> None:

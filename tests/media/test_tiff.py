@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
 from cyclegan_cli.errors import PictureError
+from cyclegan_cli.media import encoding
 from cyclegan_cli.media.encoding import write_picture
 from cyclegan_cli.media.pictures import read_picture, read_rgb
+from tests.media.matrix import saved
 from tests.test_imports import run_python
 
 Array = NDArray[Any]
@@ -198,10 +201,76 @@ def test_what_has_no_meaning_here_is_not_supported(
         read_picture(tiff(values, photometric, **options))
 
 
+FOREIGN = (433, 559, 32996, 32997, 33300, 33302, 33305, 33550, 34016, 34735, 50706, 50717, 65000)
+LAYOUT = (259, 266, 284, 317, 339, 530)
+
+
+def check_copied(data: bytes, target: str, tag: int) -> None:
+    picture, buffer = read_picture(data), io.BytesIO()
+    write_picture(picture, buffer, target)
+    if target == "TIFF":
+        written = tifffile.imread(io.BytesIO(buffer.getvalue()))
+        assert np.array_equal(written, picture.frames[0].pixels)
+    assert tag in LAYOUT or tag not in Image.open(buffer).getexif()
+
+
+@pytest.mark.parametrize("target", ["TIFF", "JPEG"])
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_tags_of_other_programs_are_not_copied(dtype: str, target: str) -> None:
+    values = levels(RGB, dtype)
+    for tag in FOREIGN:
+        for code, value in (("H", 8), ("f", 1.5), ("s", "text")):
+            tags = [(tag, code, None if code == "s" else 1, value, True)]
+            check_copied(tiff(values, "rgb", extratags=tags), target, tag)
+
+
+def test_tags_of_the_layout_are_not_copied() -> None:
+    for tag in LAYOUT:  # which the EXIF of a JPEG can hold, too
+        exif = Image.Exif()
+        exif[tag] = 8
+        check_copied(saved(Image.fromarray(levels(RGB, "u1")), "JPEG", exif=exif), "TIFF", tag)
+
+
+def test_text_and_ratings_are_copied_but_no_description_of_a_layout() -> None:
+    texts = {270: "A view", 271: "Maker", 305: "Program", 315: "Me", 33432: "Mine"}
+    tags = [(tag, "s", None, text, True) for tag, text in texts.items() if tag != 305]
+    tags += [(18246, "H", 1, 4, True)]
+    for description in ("A view", "ImageJ=1.53\nimages=9", '{"shape": [64, 256]}', "<OME></OME>"):
+        tags[0] = (270, "s", None, description, True)
+        data = tiff(levels(RGB, "u1"), "rgb", extratags=tags, software="Program")
+        buffer = io.BytesIO()
+        write_picture(read_picture(data), buffer, "TIFF")
+        exif = Image.open(buffer).getexif()
+        assert {tag: exif.get(tag) for tag in texts if tag != 270} == {
+            tag: text for tag, text in texts.items() if tag != 270
+        }
+        assert exif[18246] == 4
+        assert exif.get(270) == (description if description == "A view" else None)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "JPEG"])
+def test_what_cannot_be_read_again_is_not_written(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encoding._encode
+
+    def torn(picture: Any, kind: str, look: Any, file: Any) -> None:
+        whole(picture, kind, look, file)
+        file.truncate(file.tell() // 2)
+
+    monkeypatch.setattr(encoding, "_encode", torn)
+    picture = read_picture(tiff(levels(RGB, "u1"), "rgb"))
+    target = tmp_path / "a"
+    target.write_bytes(b"old")
+    for destination in (target, io.BytesIO()):
+        with pytest.raises(PictureError, match=f"cannot be written as {kind}"):
+            write_picture(picture, destination, kind)
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_other_pictures_are_read_without_tifffile(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    from PIL import Image
-
     Image.fromarray(levels(RGB, "u1")).save(path)
     code = (
         "import sys; from pathlib import Path; import cyclegan_cli.painting.pipeline; "

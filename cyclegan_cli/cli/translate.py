@@ -35,8 +35,7 @@ from cyclegan_cli.styles.catalogue import obtainable
 from cyclegan_cli.styles.store import find_style, list_styles, weights_file
 
 if TYPE_CHECKING:
-    from cyclegan_cli.painting.pipeline import Done, Event, Failed
-    from cyclegan_cli.painting.video import PaintFrame
+    from cyclegan_cli.painting.batch import Done, Event, Failed, PaintFrame
 
 __all__ = ["translate"]
 
@@ -340,8 +339,7 @@ def _say_left_out(console: Console, plan: Plan) -> None:
 def _run(console: Console, plan: Plan, paint: PaintFrame, settings: TranslateSettings) -> None:
     """Do the plan and render its events. Raises typer.Exit(1) at its end where some failed."""
     with importing():
-        from cyclegan_cli.painting.pipeline import Done
-        from cyclegan_cli.painting.video import FramePainted, Sounds, translate_media
+        from cyclegan_cli.painting.batch import Done, FramePainted, Sounds, translate_media
 
     stdin = b""
     if any(job.source is None for job in plan.jobs):
@@ -382,7 +380,7 @@ def _run(console: Console, plan: Plan, paint: PaintFrame, settings: TranslateSet
 
 
 def _report(console: Console, event: Event) -> None:
-    from cyclegan_cli.painting.pipeline import Done
+    from cyclegan_cli.painting.batch import Done
 
     if isinstance(event, Done):
         _report_done(console, event)

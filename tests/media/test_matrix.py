@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cyclegan_cli.media.plan import Job, make_plan
-from cyclegan_cli.painting.pipeline import Done, Event, translate_pictures
+from cyclegan_cli.painting.batch import Done, Event, translate_pictures
 from cyclegan_cli.settings import TranslateSettings
 from tests.media import rawfiles as raw
 from tests.media.matrix import Case, base, cases, saved

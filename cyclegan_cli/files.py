@@ -26,6 +26,7 @@ __all__ = [
     "atomic_path",
     "digest_of",
     "is_special",
+    "parse_safetensors_header",
     "read_safetensors_header",
     "read_toml",
     "recover_folders",
@@ -180,27 +181,38 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_safetensors_header(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """The metadata and the tensor table of a safetensors file, without torch and without the data.
+    """The metadata and the tensor table of a safetensors file, without its data.
 
     Returns (``__metadata__``, {tensor name: {"dtype", "shape", "data_offsets"}}).
-    Raises ValueError where it is not a whole safetensors file, OSError where it cannot be read.
+    Raises ValueError if it is not a complete safetensors file, OSError if it cannot be read.
     """
-    size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= min(_HEADER_LIMIT, size - 8):
-            raise ValueError("not a safetensors file")
-        try:
-            header = json.loads(file.read(length))
-        except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
-            raise ValueError("not a safetensors file") from error
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        head = start + (file.read(length) if length <= _HEADER_LIMIT else b"")
+    return parse_safetensors_header(head, path.stat().st_size)
+
+
+def parse_safetensors_header(data: bytes, size: int) -> tuple[dict[str, str], dict[str, Any]]:
+    """``read_safetensors_header`` of a file of ``size`` bytes that begins with ``data``."""
+    length = int.from_bytes(data[:8], "little")
+    if size < 8 or not 2 <= length <= min(_HEADER_LIMIT, size - 8):
+        raise ValueError("not a safetensors file")
+    try:
+        header = json.loads(data[8 : 8 + length])
+    except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+        raise ValueError("not a safetensors file") from error
     if not isinstance(header, dict):
         raise ValueError("not a safetensors file")
     metadata = header.pop("__metadata__", {})
-    ends = [entry["data_offsets"][1] for entry in header.values() if _is_entry(entry)]
-    if len(ends) != len(header) or not isinstance(metadata, dict):
+    if not isinstance(metadata, dict) or not all(map(_is_entry, header.values())):
         raise ValueError("not a safetensors file")
-    if 8 + length + max(ends, default=0) != size:
+    end = 0
+    for first, last in sorted(entry["data_offsets"] for entry in header.values()):
+        if first != end or last < first:
+            raise ValueError("not a safetensors file: its tensors overlap or leave gaps")
+        end = last
+    if 8 + length + end != size:
         raise ValueError("the file is cut short or has bytes that do not belong to it")
     return {str(k): str(v) for k, v in metadata.items()}, header
 
@@ -214,7 +226,7 @@ def _is_entry(entry: Any) -> bool:
         and isinstance(entry.get("shape"), list)
         and isinstance(offsets, list)
         and len(offsets) == 2
-        and all(isinstance(offset, int) for offset in offsets)
+        and all(type(number) is int for number in (*entry["shape"], *offsets))
     )
 
 

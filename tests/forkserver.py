@@ -66,7 +66,7 @@ def command(folder: Path) -> Iterator[Path]:
 def serve(address: str) -> NoReturn:
     """Fork for every call, for ever."""
     import cyclegan_cli.api  # all of the engine, painting and media
-    import cyclegan_cli.painting.pipeline  # noqa: F401
+    import cyclegan_cli.painting.batch  # noqa: F401
     from cyclegan_cli.cli.app import main
 
     Image.init()

@@ -109,12 +109,12 @@ def train_held(
     console: Console,
     run: Run,
     machine: Machine,
-    look: Callable[[], Path | None],
+    look: Callable[[], Checkpoint | None],
     commit: Callable[[], None],
 ) -> None:
-    """Train ``run`` with its lock held, from the checkpoint that ``look()`` names.
+    """Train ``run`` with its lock held, from the checkpoint that ``look()`` gives.
 
-    Of several processes the first holds the lock and looks; all read the same checkpoint.
+    Of several processes the first holds the lock and looks; the others read the same checkpoint.
     ``commit()`` writes, in the first process, what the run becomes: after everything that can be
     refused has been checked. Until then nothing is written.
     """
@@ -122,10 +122,13 @@ def train_held(
     with contextlib.ExitStack() as stack:
         new = not run.folder.exists()  # its lock lies in its folder, which is made at the end
 
+        found: list[Checkpoint | None] = []
+
         def looked() -> Path | None:
             if not new:
                 stack.enter_context(hold(run))
-            return look()
+            found.append(look())
+            return found[0].path if found[0] else None
 
         def committed() -> None:
             if new:
@@ -134,9 +137,9 @@ def train_held(
             sweep(run)
 
         path = led(group, looked)
-        start = error = None
+        start, error = found[0] if found else None, None
         try:
-            if path is not None:
+            if path is not None and start is None:
                 from cyclegan_cli.engine import checkpoint
 
                 start = checkpoint.load(path)

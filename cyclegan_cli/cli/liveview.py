@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cyclegan_cli.engine.run import Place
     from cyclegan_cli.media.plan import Job
-    from cyclegan_cli.painting.video import FramePainted
+    from cyclegan_cli.painting.batch import FramePainted
 
 __all__ = ["TrainingView", "VideoPace", "duration", "flowed"]
 

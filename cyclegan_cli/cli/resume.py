@@ -123,12 +123,12 @@ def resume(
         launch(arguments(), size)
     begin: list[Checkpoint | None] = []
 
-    def look() -> Path | None:
+    def look() -> Checkpoint | None:
         start = _start(console, changed, checkpoint)
         _refuse_past(changed, start.place if start else None, max_steps)
         _check_pictures(changed)
         begin[:] = [start]
-        return start.path if start else None
+        return start
 
     def commit() -> None:
         (start,) = begin

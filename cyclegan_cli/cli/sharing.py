@@ -16,9 +16,9 @@ from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
     from cyclegan_cli.painting.bands import BandPainter
+    from cyclegan_cli.painting.batch import PaintFrame
     from cyclegan_cli.painting.painter import Painter
     from cyclegan_cli.painting.statistics import OverrideStats
-    from cyclegan_cli.painting.video import PaintFrame
 
 __all__ = ["check_shareable", "own_share", "paint_together", "painter"]
 

@@ -56,6 +56,7 @@ from cyclegan_cli.settings import (
 )
 
 if TYPE_CHECKING:
+    from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.run import Run
 
 __all__ = ["train"]
@@ -341,12 +342,11 @@ def train(
         train_held(console, run, machine, lambda: newest(run), commit)
 
 
-def newest(run: Run) -> Path | None:
-    """Where processes that were started anew go on: a new run has none."""
+def newest(run: Run) -> Checkpoint | None:
+    """Where processes that were restarted go on: a new run has none."""
     from cyclegan_cli.engine import checkpoint
 
-    start, _ = checkpoint.newest(run.checkpoints)
-    return start.path if start else None
+    return checkpoint.newest(run.checkpoints)[0]
 
 
 # -- settings ----------------------------------------------------------------------------------

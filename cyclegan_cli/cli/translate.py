@@ -36,8 +36,7 @@ from cyclegan_cli.styles.catalogue import obtainable
 from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
 
 if TYPE_CHECKING:
-    from cyclegan_cli.painting.pipeline import Done, Event, Failed
-    from cyclegan_cli.painting.video import PaintFrame
+    from cyclegan_cli.painting.batch import Done, Event, Failed, PaintFrame
     from cyclegan_cli.styles.catalogue import Style
 
 __all__ = ["translate"]
@@ -378,8 +377,7 @@ class _Work:
     def run(self, jobs: list[Job], paint: PaintFrame, settings: TranslateSettings) -> None:
         """Do the jobs of one style and render their events."""
         with importing():
-            from cyclegan_cli.painting.pipeline import Done
-            from cyclegan_cli.painting.video import FramePainted, Sounds, translate_media
+            from cyclegan_cli.painting.batch import Done, FramePainted, Sounds, translate_media
 
         console, stdin = self.console, b""
         if any(job.source is None for job in jobs):
@@ -423,7 +421,7 @@ class _Work:
 
 
 def _report(console: Console, event: Event) -> None:
-    from cyclegan_cli.painting.pipeline import Done
+    from cyclegan_cli.painting.batch import Done
 
     if isinstance(event, Done):
         _report_done(console, event)

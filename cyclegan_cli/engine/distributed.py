@@ -1,7 +1,7 @@
 """Several processes at one training or one picture, by torch.distributed.
 
-Sums and messages are PyTorch's own: NCCL between CUDA devices, Gloo between processors. What is
-here says what they are for, and turns a process that has gone into an error with its reason.
+NCCL between CUDA devices, Gloo between processors. Failures of a process become errors with their
+reason in the others.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ALONE", "Group", "join"]
 
-_BUCKET = 32 * 2**20  # bytes of gradients in one message: the next is packed while it travels
+_BUCKET = 32 * 2**20  # bytes of gradients in one message: the next is packed while it is sent
 _FAILURE = "failure"
 
 T = TypeVar("T")
 
 
 class Group:
-    """The processes that work together, as one of them sees it: it is number ``rank`` of ``size``.
+    """The processes that work together; this one is number ``rank`` of ``size``.
 
-    Without a ``store`` it is a process alone, to which every method is free. All others are
-    collective: every process has to call the same ones in the same order. They raise
-    ProcessesError where another process has gone, failed, or does not answer in time.
+    Without a ``store`` it is a single process, and the methods cost nothing. Else they are
+    collective: every process must call them in the same order. They raise ProcessesError if another
+    process has ended, failed, or does not answer in time.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, store: Store | None = None) -> None:
@@ -43,12 +43,12 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     @property
     def joined(self) -> bool:
-        """Whether there is a group at all; it may be of one process."""
+        """Whether there is a group; it may have one process."""
         return self._store is not None
 
     # -- tensors -------------------------------------------------------------------------------
@@ -56,11 +56,11 @@ class Group:
     def average(
         self, gradients: Sequence[Tensor], values: Mapping[str, Tensor], count: int, whole: int
     ) -> dict[str, Tensor]:
-        """Means over the ``whole`` number of pictures, of which ``count`` are this process's.
+        """Means over all ``whole`` pictures, of which ``count`` are this process's.
 
         ``gradients``: of a sum over this process's pictures; each becomes, in place, that of the
-        mean over all. ``values``: scalars, means over this process's; returned are means over all.
-        One exchange for everything; every process has the same numbers afterwards, bit for bit.
+        mean over all. ``values``: scalar means over this process's pictures; returns those over
+        all. One exchange, after which all processes have the same numbers, bit for bit.
         """
         if not self.joined:
             return dict(values)
@@ -89,9 +89,9 @@ class Group:
                     tensor.copy_(part.view_as(tensor))
 
     def gather(self, x: Tensor, count: int) -> Tensor:
-        """The N×… tensors of all processes in one, in the order of their ranks.
+        """The N×… tensors of all processes, in the order of ranks.
 
-        ``count``: the sum of all N, which are divided as ``shares`` does.
+        ``count``: the sum of all N, which are divided as by ``shares``.
         """
         if not self.joined:
             return x
@@ -106,14 +106,14 @@ class Group:
         return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
 
     def send(self, x: Tensor, rank: int) -> None:
-        """Give ``x`` to one process, which calls ``receive``."""
+        """Send ``x`` to one process, which calls ``receive``."""
         import torch.distributed as dist
 
         with self._watched():
             dist.send(_bytes(x.contiguous()), rank)
 
     def receive(self, into: Tensor, rank: int) -> None:
-        """Fill ``into``, which is contiguous, with what process ``rank`` sends."""
+        """Fill ``into``, which is contiguous, with the values that process ``rank`` sends."""
         import torch.distributed as dist
 
         with self._watched():
@@ -122,7 +122,7 @@ class Group:
     # -- words ---------------------------------------------------------------------------------
 
     def first(self, value: T) -> T:
-        """What the first process gave, for all."""
+        """The value of the first process, for all."""
         if not self.joined:
             return value
         import torch.distributed as dist
@@ -145,10 +145,10 @@ class Group:
         return int(box)
 
     def check_in(self, word: int = 0, error: CycleganError | None = None) -> int:
-        """Wait for all others; the largest ``word`` of all.
+        """Wait for all others; returns the largest ``word``.
 
-        Where any process brings an ``error``, every process raises: the one itself its own, the
-        others a ProcessesError that says what it was.
+        If a process has an ``error``, every process raises: that one its own, the others a
+        ProcessesError that repeats it.
         """
         if not self.joined:
             if error is not None:
@@ -176,7 +176,7 @@ class Group:
         raise _told(f"Process {rank}: {message}", hint, code)
 
     def same(self, what: str, value: str) -> None:
-        """Raise ProcessesError on all where ``value`` differs between processes."""
+        """Raise ProcessesError in all if ``value`` differs between processes."""
         if not self.joined:
             return
         import torch.distributed as dist
@@ -194,14 +194,14 @@ class Group:
     # -- failures ------------------------------------------------------------------------------
 
     def report(self, error: BaseException) -> None:
-        """Leave word of why this process ends, for the others, who will miss it."""
+        """Leave the reason why this process ends for the others."""
         if self._store is not None:
             text = str(error).partition("\n")[0] or type(error).__name__
-            with contextlib.suppress(RuntimeError):  # the store may be what has gone
+            with contextlib.suppress(RuntimeError):  # the store may have ended
                 self._store.compare_set(_FAILURE, "", f"Process {self.rank}: {text}")
 
     def speaks(self) -> bool:
-        """Whether this process shall say what went wrong: the first that asks does."""
+        """Whether this process should print the error: the first that asks."""
         if self._store is None:
             return True
         try:
@@ -210,7 +210,7 @@ class Group:
             return self.leads
 
     def leave(self) -> None:
-        """The end, when all has gone well; not called after an error, when others may have gone."""
+        """Leave the group at the end; not after an error, when others may have ended."""
         if self.joined:
             import torch.distributed as dist
 
@@ -225,7 +225,7 @@ class Group:
             raise self._lost(error) from error
 
     def _lost(self, error: RuntimeError) -> CycleganError:
-        """Why a collective failed: what another process said of itself, if it could."""
+        """Why a collective failed: the reason that another process left, if any."""
         if self._store is not None:
             with contextlib.suppress(RuntimeError):
                 if self._store.check([_FAILURE]):
@@ -238,11 +238,10 @@ ALONE = Group()
 
 
 def join(device: torch.device, timeout: float) -> Group:
-    """The group that this process's environment names, as torchrun sets it.
+    """The group of this process's environment, as torchrun sets it.
 
-    ``device``: what this process computes on; CUDA tensors travel by NCCL, all others by Gloo.
-    ``timeout``: seconds after which a process that does not answer is given up. Raises
-    ProcessesError where the others are not found.
+    ``device``: of this process; CUDA tensors are sent by NCCL, all others by Gloo. ``timeout``:
+    seconds to wait for another process. Raises ProcessesError if the others are not found.
     """
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import PrefixStore

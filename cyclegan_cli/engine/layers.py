@@ -1,7 +1,7 @@
 """A generator as a list of layers, without PyTorch.
 
-``layers`` is the one description of a generator. The PyTorch network, both ways of painting, the
-estimates of memory and the check of a file of weights all read it.
+``layers`` is the one description of a generator, for the PyTorch network, both painting backends,
+the estimates of memory and the check of files of weights.
 
 The residual generator is that of Johnson et al., ECCV 2016, as in Zhu et al., ICCV 2017, appendix.
 """
@@ -56,10 +56,10 @@ class Layer:
 
     ``inputs``, ``outputs``: channels. ``kernel``, ``stride``, ``groups``: of convolutions.
     ``padding``: pixels on each side, by reflection ("reflect") or zeros (convolutions).
-    ``slope``: of a leaky ReLU. ``slot``: "save" keeps its input under that name; "add" adds what
-    was kept to its input (a skip connection). "upsample": twice the size, by the nearest pixel.
-    "instance_norm": over height and width, without parameters, biased variance. ``scene``: the
-    scene's code scales and shifts the output's channels (FiLM: Perez et al., AAAI 2018).
+    ``slope``: of a leaky ReLU. ``slot``: "save" keeps its input under that name, "add" adds it (a
+    skip connection). "upsample": twice the size, nearest pixel. "instance_norm": over height and
+    width, without parameters, biased variance. ``scene``: the scene's code scales and shifts the
+    output's channels (FiLM: Perez et al., AAAI 2018).
     """
 
     kind: Kind
@@ -105,7 +105,7 @@ class Trunk:
 
 @dataclass
 class _Chain:
-    """Layers in the making: each takes the channels of the one before, and the next name."""
+    """A list of layers under construction, with the channels and the name of the next one."""
 
     prefix: str
     channels: int
@@ -130,7 +130,7 @@ class _Chain:
         outputs = 2 * self.channels
         if self.spec.norm == "instance":
             self.add("conv", outputs, kernel=3, stride=2, padding=1)
-        else:  # zeros at the border, which no normalisation evens out, would show as a frame
+        else:  # without normalisation, zeros at the border would be visible
             self.add("reflect", padding=1)
             self.add("conv", outputs, kernel=3, stride=2)
         self.activate()
@@ -145,7 +145,7 @@ class _Chain:
         self.activate()
 
     def convolve3(self, outputs: int) -> None:
-        """A 3×3 convolution behind reflection, whole or depthwise and pointwise."""
+        """Reflection, then a 3×3 convolution or a depthwise and a pointwise one."""
         self.add("reflect", padding=1)
         if self.spec.separable:
             self.add("conv", kernel=3, groups=self.channels)
@@ -158,7 +158,7 @@ class _Chain:
         self.add("conv", outputs, kernel=7)
 
     def leak(self, slot: str = "", kind: Kind = "save") -> None:
-        """A leaky ReLU; where ``slot`` is given, its output is saved there or added to it."""
+        """A leaky ReLU, whose output is saved in ``slot`` or added to it, if given."""
         self.add("leaky_relu", slope=SLOPE)
         if slot:
             self.add(kind, slot=slot)
@@ -166,9 +166,9 @@ class _Chain:
 
 @lru_cache(maxsize=64)
 def layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
-    """The layers of a generator, in order, from the picture to what ``spec.residual`` adds to it.
+    """The layers of a generator in order, without the sum of ``spec.residual``.
 
-    Its parts are named ``encoder.N``, ``trunk.BLOCK.branch.N`` and ``decoder.N``.
+    They are named ``encoder.N``, ``trunk.BLOCK.branch.N`` and ``decoder.N``.
     """
     if spec.code > 0:
         return _scene_layers(spec)
@@ -252,7 +252,7 @@ def shapes(spec: GeneratorSpec) -> dict[str, tuple[int, ...]]:
 
 
 def _scene_shapes(spec: GeneratorSpec) -> dict[str, tuple[int, ...]]:
-    """Of what makes a code of the thumbnail, and of what reads the code."""
+    """Of the layers that compute the code of the thumbnail, and of those that use it."""
     if spec.code == 0:
         return {}
     found: dict[str, tuple[int, ...]] = {}
@@ -272,18 +272,18 @@ def _scene_shapes(spec: GeneratorSpec) -> dict[str, tuple[int, ...]]:
 
 
 def film_name(layer: Layer) -> str:
-    """The linear layer that makes scales and shifts for ``layer`` of the code."""
+    """Name of the linear layer that computes scales and shifts for ``layer`` from the code."""
     block = layer.name.split(".")[1]
     return f"films.{block}"
 
 
 def source_channels(spec: GeneratorSpec) -> int:
-    """Channels that the first layer reads: the picture's, and the grain where it lies beside it."""
+    """Input channels of the first layer: the picture's, and the grain if it is a channel."""
     return spec.in_channels + (1 if spec.code > 0 else 0)
 
 
 def reduction(spec: GeneratorSpec) -> int:
-    """How many times smaller than the picture the smallest layer is: pictures are padded to it."""
+    """The picture's size over that of the smallest layer; pictures are padded to its multiples."""
     scale = most = 1
     for part in layers(spec):
         if isinstance(part, Layer) and part.kind == "conv":

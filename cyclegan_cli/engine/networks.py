@@ -4,10 +4,10 @@ Zhu et al., ICCV 2017, section 4 and appendix; the residual generator is that of
 ECCV 2016, the discriminator the 70×70 PatchGAN of Isola et al., CVPR 2017. ``mobile`` replaces the
 3×3 convolutions of the blocks by depthwise-separable ones, as Li et al. do in GAN Compression
 (CVPR 2020), and the transposed convolutions by resize-convolutions (Odena et al., Distill 2016),
-which leave no checkerboard. ``brush`` is ``mobile`` without InstanceNorm, which paints its change
-onto the input: whatever lies elsewhere in a picture leaves a pixel as it is. ``scene`` is a U-Net
-that sees a thumbnail of the whole picture besides, whose code conditions its blocks as in FiLM
-(Perez et al., AAAI 2018).
+which leave no checkerboard. ``brush`` is ``mobile`` without InstanceNorm, and its output is added
+to the input, so that a pixel depends only on its surroundings. ``scene`` is a U-Net that also gets
+a thumbnail of the whole picture, whose code conditions its blocks as in FiLM (Perez et al., AAAI
+2018).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _norm(channels: int) -> nn.InstanceNorm2d:
 
 
 def _module(layer: Layer) -> nn.Module:
-    """The module of one layer. Raises KeyError for a kind that is no module by itself."""
+    """The module of one layer."""
     size = (layer.inputs, layer.outputs, layer.kernel, layer.stride, layer.padding)
     if layer.kind == "conv":
         return nn.Conv2d(*size, groups=layer.groups)
@@ -68,7 +68,7 @@ def _module(layer: Layer) -> nn.Module:
         "leaky_relu": lambda: nn.LeakyReLU(layer.slope),
         "upsample": lambda: nn.Upsample(scale_factor=2, mode="nearest"),
         "tanh": nn.Tanh,
-        "save": nn.Identity,  # what they do is done in forward
+        "save": nn.Identity,  # done in forward
         "add": nn.Identity,
     }
     return make[layer.kind]()
@@ -89,7 +89,7 @@ class ResidualBlock(nn.Module):
 class Generator(nn.Module):
     """G or F, of ``layers``: an encoder, residual blocks at a lower resolution, and a decoder.
 
-    ``spec`` says which; a ``Generator`` is rebuilt from it and a state_dict, with nothing else.
+    A ``Generator`` can be rebuilt from its ``spec`` and a state_dict alone.
     """
 
     def __init__(self, spec: GeneratorSpec) -> None:
@@ -128,13 +128,12 @@ class Generator(nn.Module):
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
         """Translate a batch.
 
-        x: float, N×in_channels×H×W in [−1, 1], H and W multiples of 4 and at least 16 (smaller or
-        odd pictures are padded by ``painting``). Returns N×out_channels×H×W in (−1, 1), or, where
-        ``spec.residual``, x plus that, in (−2, 2): whoever shows it clips it.
+        x: float, N×in_channels×H×W in [−1, 1], H and W multiples of 4 and at least 16. Returns
+        N×out_channels×H×W in (−1, 1); with ``spec.residual``, x plus that, in (−2, 2).
 
-        Where ``spec.code`` > 0, x has the grain as one more channel, H and W are multiples of 8,
-        and the result is float32, up to 1 away from the recoloured picture, not bound to [−1, 1].
-        ``code``: that of the scenes, N×code; None: that of x (``scene_code``).
+        With ``spec.code`` > 0, x has the grain as one more channel, H and W are multiples of 8, and
+        the result is float32, up to 1 away from the recoloured picture, not limited to [−1, 1].
+        ``code``: of the scenes, N×code; None: of x (``scene_code``).
         """
         if self.spec.code > 0:
             return self._conditioned(x, code)
@@ -142,7 +141,7 @@ class Generator(nn.Module):
         return x + y if self.spec.residual else y
 
     def scene_code(self, picture: Tensor) -> Tensor:
-        """N×in_channels×H×W in [−1, 1] -> N×code: what a thumbnail tells of the whole picture."""
+        """N×in_channels×H×W in [−1, 1] -> N×code, from a thumbnail of the whole picture."""
         small = functional.adaptive_avg_pool2d(picture, THUMBNAIL)
         return functional.relu(self.code(self.scene(small).mean((2, 3))))
 
@@ -179,9 +178,9 @@ class Generator(nn.Module):
         return h
 
     def _recoloured(self, picture: Tensor, code: Tensor) -> Tensor:
-        """The picture by a colour matrix with offset, which the code moves away from the identity.
+        """The picture by a colour matrix with offset: the identity plus entries from the code.
 
-        Each entry by less than 1: unbounded ones do not learn.
+        Each entry is in (−1, 1): unlimited ones do not learn.
         """
         inputs, outputs = self.spec.in_channels, self.spec.out_channels
         matrix = torch.tanh(_wide(self.colour(code))).view(-1, outputs, inputs + 1)
@@ -228,11 +227,10 @@ class Discriminator(nn.Module):
 class TwoScaleDiscriminator(nn.Module):
     """D_X or D_Y for few steps: logits for 38×38 patches of a picture and of its half.
 
-    Each sees the picture and beside it, twice as strong, what half the resolution cannot show:
-    brushwork is faint beside light and dark, and would be learnt late.
-    Two networks, each three 4×4 convolutions of stride 2 with padding 1 and widths 32, 64, 128, and
-    a 3×3 one to the logits; LeakyReLU 0.2, and no normalisation, which would hide the palette. Two
-    scales: Wang et al., "High-Resolution Image Synthesis …", CVPR 2018, section 3.2.
+    Two networks (Wang et al., "High-Resolution Image Synthesis …", CVPR 2018, section 3.2), each
+    three 4×4 convolutions of stride 2 with padding 1 and widths 32, 64, 128, and a 3×3 one to the
+    logits; LeakyReLU 0.2, no normalisation, which would hide the palette. Their input is the
+    picture, and as further channels its fine detail times 2, so that brushwork is learnt early.
     """
 
     def __init__(self, channels: int = 3, width: int = 32) -> None:
@@ -251,7 +249,7 @@ class TwoScaleDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: float, N×channels×H×W in [−1, 1], H and W ≥ 64. Returns logits, N×2×h×w.
 
-        The second channel is the half's answer, enlarged: so both scales weigh the same.
+        The second channel is that of the half, enlarged, so that both scales have equal weight.
         """
         half = functional.avg_pool2d(x, 2)
         fine = self.fine(_with_detail(x, half))
@@ -267,8 +265,8 @@ def _with_detail(x: Tensor, half: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class View:
-    """``source``: the pictures themselves; ``pictures``: what is shown of them;
-    ``features``: of ``SEEN`` stages."""
+    """``source``: pictures; ``pictures``: as the frozen network gets them; ``features``: of its
+    ``SEEN`` stages."""
 
     source: Tensor
     pictures: Tensor
@@ -278,8 +276,8 @@ class View:
 class ProjectedDiscriminator(nn.Module):
     """D_X or D_Y on frozen features: a small head on fixed random projections of each stage.
 
-    Beside them a small network on the pixels themselves, which counts twice. LeakyReLU 0.2, no
-    normalisation. ``scales``: the features' deviations, measured before the first step.
+    And a small network on the pixels, with twice the weight. LeakyReLU 0.2, no normalisation.
+    ``scales``: the deviations of the features, measured before the first step.
     """
 
     def __init__(self, channels: int = 3, width: int = 64) -> None:
@@ -295,7 +293,7 @@ class ProjectedDiscriminator(nn.Module):
         self.scales: Tensor
 
     def requires_grad_(self, requires_grad: bool = True) -> ProjectedDiscriminator:
-        """The projections never do."""
+        """As ``nn.Module``'s, without the projections."""
         super().requires_grad_(requires_grad)
         self.projections.requires_grad_(False)
         return self
@@ -334,11 +332,10 @@ def _head(width: int) -> nn.Sequential:
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Weights of convolutions from N(0, 0.02), biases 0 (paper, section 4).
 
-    A generator without InstanceNorm has nothing that would bring such small weights to scale: its
-    deviation is √(2/fan-in) (He et al., ICCV 2015; √(1/fan-in) where depthwise), the last
-    convolution of a block a fifth and that of the generator a fiftieth of it, so that every block,
-    and a residual generator as a whole, starts near the identity (Zhang et al., ICLR 2019).
-    A discriminator without normalisation has He's deviation for its LeakyReLU.
+    A generator without InstanceNorm has deviation √(2/fan-in) (He et al., ICCV 2015; √(1/fan-in) if
+    depthwise), the last convolution of a block a fifth and that of the generator a fiftieth of it,
+    so that blocks and residual generators start near the identity (Zhang et al., ICLR 2019). A
+    discriminator without normalisation has He's deviation for its LeakyReLU.
     """
     free = isinstance(network, Generator) and network.spec.norm == "none"
     leaky = not isinstance(network, Generator | Discriminator)
@@ -360,7 +357,7 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def _initialise_scene(network: Generator, generator: torch.Generator) -> None:
-    """What reads the code begins at 0: nothing is scaled, shifted or recoloured."""
+    """The layers that use the code start at 0: nothing is scaled, shifted or recoloured."""
     weight = network.code.weight
     weight.normal_(0.0, math.sqrt(2 / weight.shape[1]), generator=generator)
     network.code.bias.zero_()

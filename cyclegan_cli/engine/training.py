@@ -1,7 +1,7 @@
-"""The loop: it reads top to bottom, and yields events.
+"""The training loop, which yields events.
 
-It prints nothing and writes nothing but checkpoints; whoever runs it renders the events, and stops
-it by ``stop`` (it then saves) or by closing it (it then does not).
+It prints nothing and writes only checkpoints. The caller renders the events, and stops it by
+``stop``, with a checkpoint, or by closing it, without.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class StepDone:
-    """One more step; ``place`` is where the run now is."""
+    """One more step is done."""
 
     place: Place
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Means since the last of its kind: every loss by name, pictures (of X and Y) a second."""
+    """Means since the last such event: every loss by name, pictures (of X and Y) a second."""
 
     place: Place
     losses: dict[str, float]
@@ -72,7 +72,7 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What ``CycleGAN.sample`` gave for the held-out pictures."""
+    """The result of ``CycleGAN.sample`` for the held-out pictures."""
 
     place: Place
     pictures: dict[str, Tensor]
@@ -80,7 +80,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The generators, measured on held-out pictures; ``best``: better than ever before."""
+    """Scores on held-out pictures; ``best``: better than all before."""
 
     place: Place
     scores: Evaluation
@@ -89,7 +89,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Warned:
-    """A watchdog's ``kind`` of trouble: what it saw, with figures, and what usually helps."""
+    """A ``Finding`` of the watchdogs."""
 
     place: Place
     kind: str
@@ -99,7 +99,7 @@ class Warned:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint is on the disk, whole."""
+    """A checkpoint is written."""
 
     place: Place
     path: Path
@@ -128,15 +128,14 @@ def train(
 ) -> Iterator[Event]:
     """Train ``model`` from ``place`` to the end of its settings.
 
-    ``samples``: x and y, float32, N×3×H×W in [−1, 1], to be shown at every sampling interval.
-    ``folder``: where checkpoints go. ``evaluator`` measures at every interval of evaluation and at
-    the end; the best state by it stays in ``folder`` as a checkpoint apart. ``stop`` is asked after
-    every step; where several processes train, it must give all of them the same answer. Of these
-    the first alone samples, measures and saves.
+    ``samples``: x and y, float32, N×3×H×W in [−1, 1], sampled at every interval. ``folder``: of
+    checkpoints. ``evaluator`` measures at every interval and at the end; the best state is kept in
+    ``folder`` as a separate checkpoint. ``stop`` is called after every step, and must return the
+    same in all processes, of which only the first samples, measures and saves.
 
-    Raises NonFiniteLossError where a loss is no longer finite (the checkpoints on the disk are from
-    before), StoreError where a checkpoint cannot be written, PictureError where a picture has gone
-    (after a checkpoint), and what ``Group`` raises where another process has failed.
+    Raises NonFiniteLossError if a loss is not finite (checkpoints are from before), StoreError if a
+    checkpoint cannot be written, PictureError if a picture cannot be read (after a checkpoint), and
+    what ``Group`` raises if another process has failed.
     """
     s, group = model.settings, model.group
     last_step = math.inf if s.max_steps is None else s.max_steps
@@ -157,7 +156,7 @@ def train(
                     yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
                 group.check_in()
                 raise batch
-            # From pinned memory, CUDA copies while it still computes the step before.
+            # From pinned memory, CUDA copies while it computes the step before.
             ahead = model.device.type == "cuda"
             x, y = (part.to(model.device, non_blocking=ahead) for part in batch)
             count = min(s.batch_size, pictures.pictures_per_epoch - place.batch * s.batch_size)
@@ -187,14 +186,14 @@ def train(
                     yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
             if done or stopped:
                 break
-    group.check_in()  # nobody leaves before the last checkpoint is written
+    group.check_in()  # no process ends before the last checkpoint is written
     yield Ended(place, finished=done)
 
 
 def _evaluated(
     model: CycleGAN, evaluator: Evaluator, folder: Path, place: Place, losses: dict[str, float]
 ) -> Evaluated:
-    """Measure the generators, and keep their state where it is the best so far."""
+    """Measure the generators, and save their state if it is the best so far."""
     scores = evaluator.evaluate(
         partial(model.paint, model.shown_G), partial(model.paint, model.shown_F)
     )
@@ -213,7 +212,7 @@ def _warned(place: Place, findings: list[Finding]) -> Iterator[Warned]:
 def _together(
     batches: Iterator[tuple[Tensor, Tensor]], group: Group
 ) -> Iterator[tuple[Tensor, Tensor] | CycleganError]:
-    """The batches, each once every process has its own; or why one of them has none."""
+    """The batches, each when every process has its own, or the error of one of them."""
     while True:
         batch = error = None
         try:
@@ -237,14 +236,14 @@ def _next(place: Place, steps_per_epoch: int) -> Place:
 
 
 class _Timer:
-    """Says when something that happens at an interval is due."""
+    """Tells whether something that happens at an interval is due."""
 
     def __init__(self, every: str) -> None:
         self._every = None if every == "never" else Interval.parse(every)
         self._since = time.monotonic()
 
     def due(self, place: Place) -> bool:
-        """Whether it is due after this step; the clock starts anew if it is."""
+        """Whether it is due after this step; then the clock restarts."""
         if self._every is None:
             return False
         if self._every.unit == "step":
@@ -258,7 +257,7 @@ class _Timer:
 
 
 class _Meter:
-    """Sums losses on the device, so that a step does not wait for a number to come back."""
+    """Sums losses on the device, so that a step does not wait for their values."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
@@ -282,7 +281,7 @@ class _Meter:
             self.check(place)
 
     def check(self, place: Place) -> None:
-        """Raise NonFiniteLossError where a loss was not finite since the last measure."""
+        """Raise NonFiniteLossError if a loss was not finite since the last measure."""
         for name, value in self._values().items():
             if not math.isfinite(value):
                 raise NonFiniteLossError(
@@ -298,7 +297,7 @@ class _Meter:
         return dict(zip(self._sums, values, strict=True))
 
     def means(self) -> dict[str, float]:
-        """The mean of each loss since the last measure, or of the last measure."""
+        """The mean of each loss since the last measure, or at the last measure."""
         if self._steps == 0:
             return self._last
         return {name: total / self._steps for name, total in self._values().items()}
@@ -317,7 +316,7 @@ class _Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done inside does not count as time of training."""
+        """Exclude the time inside from the speed."""
         before = time.monotonic()
         yield
         self._since += time.monotonic() - before

@@ -1,10 +1,8 @@
-"""What goes wrong with a CycleGAN though every loss is finite, seen in what a training measures.
+"""Warnings about known failures of a training whose losses are finite.
 
-Known failures, each for both directions, by figures that a healthy run keeps clear of
-(docs/troubleshooting.md has its margins). Nothing here touches the training: it reads the losses
-and the sampled pictures. A warning is given once; it can come again only after the figure was well
-again, on the far side of a second threshold. A resumed run begins anew, and so says again what is
-still wrong.
+They are found in the losses and sampled pictures, for both directions; docs/troubleshooting.md has
+the thresholds. A warning is given once, and again only after the figure has passed a second
+threshold. A resumed run has no memory of earlier warnings.
 """
 
 from __future__ import annotations
@@ -29,10 +27,10 @@ __all__ = [
     "variety",
 ]
 
-EXPLODED = 1000.0  # times what guessing costs a discriminator; well again below a tenth
+EXPLODED = 1000.0  # times the loss of a guessing discriminator; the warning ends below a tenth
 WINDOW = 500  # steps over which a discriminator's loss is averaged
-EARLY = (100, 1000)  # steps in which pictures prove nothing: a quarter of all, within these
-LATE = 0.5  # of all steps: from here an output that is still its input is a finding
+EARLY = (100, 1000)  # limits of the steps without warnings about pictures: a quarter of all
+LATE = 0.5  # of all steps: from here on an output that equals its input is a finding
 IN_A_ROW = 2  # samplings that must agree
 # A warning begins below the first figure and ends above the second.
 UNCHANGED = (0.10, 0.15)
@@ -68,8 +66,7 @@ _GUESSING: dict[GanLoss, float] = {"lsgan": 0.25, "vanilla": math.log(2), "hinge
 @dataclass(frozen=True)
 class Finding:
     """One warning. ``kind``: ``exploded``, ``discriminator-collapse``, ``unchanged``, ``alike`` or
-    ``inverted``;
-    ``message``: what was seen, with its figures; ``hint``: what usually helps."""
+    ``inverted``; ``message``: the finding, with figures; ``hint``: the usual remedy."""
 
     kind: str
     message: str
@@ -77,10 +74,9 @@ class Finding:
 
 
 def discriminator_floor(gan: GanLoss) -> tuple[float, float]:
-    """(collapsed below, well again above), in units of the discriminator's loss.
+    """Thresholds of a discriminator's loss: (warn below, end above).
 
-    Guessing costs 0.25 under least squares, 0.69 under the vanilla loss and 1 under hinge; a
-    discriminator that is always right costs 0.
+    Guessing gives 0.25 for lsgan, 0.69 for vanilla and 1 for hinge; always being right gives 0.
     """
     return 0.04 * _GUESSING[gan], 0.16 * _GUESSING[gan]
 
@@ -89,29 +85,27 @@ def discriminator_floor(gan: GanLoss) -> tuple[float, float]:
 
 
 def change(before: Tensor, after: Tensor) -> float:
-    """How far ``after`` is from ``before``, in units of the contrast of ``before``.
+    """Root mean squared difference over the standard deviation of ``before`` (at least 0.05).
 
-    Both N×C×H×W in [−1, 1]. Root of the mean squared difference over the standard deviation of
-    ``before``: 0 for the identity. A flat ``before`` counts as one of little contrast.
+    Both N×C×H×W in [−1, 1]. 0 for the identity.
     """
     contrast = before.std(unbiased=False).clamp(min=0.05)
     return float((after - before).square().mean().sqrt() / contrast)
 
 
 def variety(pictures: Tensor) -> float:
-    """How different the pictures of a batch are from each other, coarsely.
+    """Root mean squared distance of the pictures, reduced to 16×16, from their mean.
 
-    N×C×H×W in [−1, 1], N ≥ 2. The root of the mean squared distance of the pictures, reduced to
-    16×16, from their mean: texture, which differs by itself, does not count.
+    N×C×H×W in [−1, 1], N ≥ 2. Reduced, so that texture does not count.
     """
     small = _coarse(pictures)
     return float((small - small.mean(dim=0, keepdim=True)).square().mean().sqrt())
 
 
 def luminance_correlation(before: Tensor, after: Tensor) -> float:
-    """Pearson's correlation of the luminance of both, reduced to 16×16; mean over the pictures.
+    """Pearson's correlation of luma, reduced to 16×16, in −1..1; the mean over the pictures.
 
-    Both N×3×H×W (or N×1×H×W) in [−1, 1]. In −1..1; a flat picture correlates with nothing: 0.
+    Both N×3×H×W (or N×1×H×W) in [−1, 1]. 0 for a flat picture.
     """
     a, b = (_coarse(luma(p)).flatten(1) for p in (before, after))
     a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
@@ -128,8 +122,8 @@ def _coarse(pictures: Tensor) -> Tensor:
 
 
 class _Alarm:
-    """Rings once when a figure was below ``low`` so many times in a row; again only after it was
-    above ``high``."""
+    """Rings once if a figure is below ``low`` so many times in a row, and again after it was above
+    ``high``."""
 
     def __init__(self, thresholds: tuple[float, float], in_a_row: int = 1) -> None:
         self._low, self._high = thresholds
@@ -148,14 +142,14 @@ class _Alarm:
 
 
 class _Window:
-    """The mean of a loss over the last WINDOW steps, of means over some steps each."""
+    """The mean of a loss over the last WINDOW steps, from means over a few steps each."""
 
     def __init__(self) -> None:
         self._parts: deque[tuple[int, float]] = deque()
         self._steps = 0
 
     def add(self, steps: int, mean: float) -> float | None:
-        """The mean with this part, or None while there are fewer steps than the window has."""
+        """The mean with this part, or None before there are WINDOW steps."""
         self._parts.append((steps, mean))
         self._steps += steps
         while self._steps - self._parts[0][0] >= WINDOW:
@@ -166,12 +160,12 @@ class _Window:
 
 
 class Watchdogs:
-    """The watch over one training of ``total`` steps that begins (or goes on) at ``step``."""
+    """Watches a training of ``total`` steps that begins or resumes at ``step``."""
 
     def __init__(self, settings: TrainSettings, step: int, total: int) -> None:
         self._step = step
         self._total = total
-        learning = ("D_X", "D_Y") if settings.lambda_gan > 0 else ()  # else they take no steps
+        learning = ("D_X", "D_Y") if settings.lambda_gan > 0 else ()  # else they are not trained
         self._windows = {name: _Window() for name in learning}
         floor = discriminator_floor(settings.gan)
         most = EXPLODED * _GUESSING[settings.gan]
@@ -183,7 +177,7 @@ class Watchdogs:
         )
 
     def measured(self, step: int, losses: Mapping[str, float]) -> list[Finding]:
-        """What the mean ``losses`` of the steps since the last call tell."""
+        """Findings in the mean ``losses`` of the steps since the last call."""
         steps, self._step = step - self._step, step
         found = self._look_for_explosion(losses)
         for name, window in self._windows.items():
@@ -194,7 +188,7 @@ class Watchdogs:
         return found
 
     def sampled(self, step: int, pictures: Mapping[str, Tensor]) -> list[Finding]:
-        """What the pictures of ``CycleGAN.sample`` tell: float32, N×3×H×W in [−1, 1]."""
+        """Findings in the pictures of ``CycleGAN.sample``: float32, N×3×H×W in [−1, 1]."""
         if step < min(max(self._total / 4, EARLY[0]), EARLY[1]):
             return []
         x, y = pictures["x"], pictures["y"]

@@ -1,13 +1,13 @@
-"""One generator in one .safetensors file, whose metadata rebuild it with no flag repeated.
+"""Weights: one generator in a .safetensors file, whose metadata say which generator it is.
 
-Importing this imports neither NumPy nor PyTorch: ``read_header`` does without either,
-``load_weights`` without PyTorch.
+``read_header`` needs neither NumPy nor PyTorch, ``load_weights`` no PyTorch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.engine.layers import shapes
 from cyclegan_cli.errors import WeightsError, command_line
-from cyclegan_cli.files import atomic_path, read_safetensors_header
+from cyclegan_cli.files import (
+    atomic_path,
+    parse_safetensors_header,
+    read_safetensors_header,
+)
 from cyclegan_cli.settings import GeneratorSpec
 
 if TYPE_CHECKING:
@@ -37,20 +41,21 @@ __all__ = [
 ]
 
 FORMAT = "cyclegan-generator-1"
+_ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A generator as arrays: ``tensors`` are float32, named and shaped as in its state_dict."""
+    """A generator as arrays: float32, named and shaped as in its state_dict."""
 
     spec: GeneratorSpec
     tensors: dict[str, NDArray[np.float32]]
 
 
 def read_header(path: Path) -> tuple[GeneratorSpec, dict[str, Any]]:
-    """The generator's spec and ``about`` in a file of weights; its numbers are not read.
+    """The generator's spec and ``about`` in a file of weights, without its numbers.
 
-    Raises WeightsError where the file is not one of this program's, OSError as the system does.
+    Raises WeightsError if it is not a file of this program, OSError.
     """
     try:
         metadata, _ = read_safetensors_header(path)
@@ -63,25 +68,28 @@ def read_header(path: Path) -> tuple[GeneratorSpec, dict[str, Any]]:
 def load_weights(path: Path) -> Weights:
     """The generator in ``path`` as arrays.
 
-    No byte of the file is ever executed. Raises WeightsError where the file is damaged, is not this
-    program's, or its tensors are not those of its spec; OSError where it cannot be read.
+    No byte of the file is executed. Raises WeightsError if the file is damaged, not of this
+    program, or its tensors are not those of its spec; OSError if it cannot be read.
     """
     import numpy as np
-    import safetensors
 
-    data = path.read_bytes()  # read once: another process may put a new file in its place
+    data = path.read_bytes()  # once: another process may replace the file
     try:
-        found: dict[str, Any] = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata = header.get("__metadata__", {})
-    except (ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
+        metadata, table = parse_safetensors_header(data, len(data))
+    except ValueError as error:
         raise WeightsError(f"{path} is not a whole weights file: {error}.") from error
     spec = _spec(path, metadata)
-    if {name: tuple(tensor["shape"]) for name, tensor in found.items()} != shapes(spec):
+    if {name: tuple(entry["shape"]) for name, entry in table.items()} != shapes(spec):
         raise WeightsError(f"The tensors in {path} are not those of a {spec.name} generator.")
-    if not all(tensor["dtype"] in ("F16", "BF16", "F32", "F64") for tensor in found.values()):
+    if not all(entry["dtype"] in _ITEM_BYTES for entry in table.values()):
         raise WeightsError(f"{path} holds numbers of a kind that weights never are.")
-    tensors = {name: _float32(found[name]) for name in shapes(spec)}
+    start = 8 + int.from_bytes(data[:8], "little")
+    tensors = {}
+    for name, shape in shapes(spec).items():
+        kind, (first, last) = table[name]["dtype"], table[name]["data_offsets"]
+        if last - first != math.prod(shape) * _ITEM_BYTES[kind]:
+            raise WeightsError(f"{path} is damaged: {name} has a wrong number of bytes.")
+        tensors[name] = _float32(data[start + first : start + last], kind).reshape(shape)
     if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise WeightsError(f"{path} holds numbers that are not finite in float32.")
     return Weights(spec, tensors)
@@ -122,8 +130,7 @@ def save_generator(
 ) -> None:
     """Write ``network`` to ``path`` atomically, with its spec and ``about`` (plain JSON).
 
-    ``dtype``: what the weights are kept in, float32 by default; float16 halves the file. Raises
-    OSError as the file system does.
+    ``dtype``: of the file, float32 by default. Raises OSError.
     """
     import torch
     from safetensors import SafetensorError
@@ -167,21 +174,17 @@ def _spec(path: Path, metadata: dict[str, Any]) -> GeneratorSpec:
         raise WeightsError(f"{path}: {error}") from error
 
 
-def _float32(tensor: dict[str, Any]) -> NDArray[np.float32]:
-    """A tensor of a safetensors file as a new array. What float32 cannot hold becomes infinite."""
+def _float32(data: bytes, kind: str) -> NDArray[np.float32]:
+    """Numbers of a safetensors file as a new array. What float32 cannot hold becomes infinite."""
     import numpy as np
 
-    kind, shape, data = tensor["dtype"], tensor["shape"], tensor["data"]
     if kind == "BF16":  # the upper half of a float32
-        values = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        stored = np.frombuffer(data, {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[kind])
-        with np.errstate(over="ignore"):
-            values = stored.astype(np.float32)
-    array: NDArray[np.float32] = values.reshape(shape)
-    return array
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    stored = np.frombuffer(data, {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[kind])
+    with np.errstate(over="ignore"):
+        return stored.astype(np.float32)
 
 
 def _digest(text: str) -> str:
-    """What a damaged number such as the grain is noticed by; a damaged shape shows by itself."""
+    """Detects a damaged number such as the grain; a damaged shape shows by itself."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """One picture painted by several processes, each a band of its rows.
 
-Every InstanceNorm's statistics are pooled over the bands by all-reduce, and what is kept on the way
-has the neighbours' rows beside it. So the result is that of one process.
+The statistics of every InstanceNorm are pooled over the bands by all-reduce, and rows at the border
+of a band are exchanged. So the result is that of one process.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from cyclegan_cli.engine.distributed import Group
 from cyclegan_cli.errors import CycleganError, PictureError, ProcessesError
 from cyclegan_cli.painting.painter import Painter
 from cyclegan_cli.painting.pixels import Pixels, check
-from cyclegan_cli.painting.scene import Array
-from cyclegan_cli.painting.statistics import Moments, OverrideStats
+from cyclegan_cli.painting.statistics import Array, Moments, OverrideStats
 from cyclegan_cli.painting.strips import Plan
 from cyclegan_cli.shares import shares
 
 __all__ = ["BandPainter", "help_paint"]
 
-HALO = 4  # rows of a neighbour's: more than any layers between two kept tensors reach
-_MARGIN = 32  # rows of the picture around a band: more than the encoder reaches
-_LEAST = 16  # rows of the picture that a process has at least: a halo at a quarter of them
+HALO = 4  # rows of a neighbour: more than the layers between two kept tensors need
+_MARGIN = 32  # rows of the picture around a band: more than the encoder needs
+_LEAST = 16  # rows of the picture that a process has at least: a halo at a quarter of the size
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One picture: its shape and dtype, the plans that the first process could use."""
+    """One picture, as the first process describes it to the others."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -70,11 +69,11 @@ class _Band:
         return self.of(self._group.rank, height)
 
     def exchange(self, buffer: Any) -> None:
-        """Bring the neighbours' rows into ``buffer``, …×h×w, beside this process's own."""
+        """Fill the neighbours' rows into ``buffer``, …×h×w, beside this process's own."""
         rank = self._group.rank
         tensor = buffer if isinstance(buffer, Tensor) else torch.from_numpy(buffer)
         low, high = self.rows(tensor.shape[-2])
-        # Even ones speak first, so that of two neighbours one always listens.
+        # Even ranks send first, so that one of two neighbours always receives.
         for turn in (0, 1):
             for other in (rank - 1, rank + 1):
                 if not 0 <= other < self.busy or rank >= self.busy:
@@ -89,7 +88,7 @@ class _Band:
                     tensor[..., theirs, :] = halo
 
     def pooled(self, override: OverrideStats | None, overridden: bool) -> OverrideStats:
-        """The statistics of the whole picture; then what the first process makes of them."""
+        """Gives the statistics of the whole picture, as the first process overrides them."""
 
         def pool(number: int, own: Moments) -> Moments:
             count = torch.tensor([float(own.count)], dtype=torch.float64)
@@ -140,9 +139,9 @@ class BandPainter:
         task = _Task(pixels.shape, str(pixels.dtype), size, plans, overridden, origin, deep, code)
         try:
             return self._paint_all(task, pixels, override_stats)
-        except PictureError:  # agreed on by all: they wait for the next picture
+        except PictureError:  # raised by all, which go on with the next picture
             raise
-        except BaseException as error:  # the others are somewhere on the way: it ends for all
+        except BaseException as error:  # the others are in the middle of it: all end
             self._group.report(error)
             self._broken = ProcessesError(f"The processes cannot go on: {error}")
             raise
@@ -164,14 +163,14 @@ class BandPainter:
         return painted
 
     def finish(self) -> None:
-        """Let the others go. Raises ProcessesError where they had to be given up."""
+        """End the other processes' ``help_paint``. Raises ProcessesError if they have failed."""
         if self._broken is not None:
             raise self._broken
         self._group.first(None)
 
 
 def help_paint(painter: Painter, group: Group) -> None:
-    """Paint this process's bands of the pictures that the first process has, until it is done."""
+    """Paint this process's bands of the first process's pictures, until it finishes."""
     while (task := group.first(_none())) is not None:
         band = _Band(group, task.size[0], painter.unit)
         low, high = _needed(band, group.rank, task)
@@ -197,7 +196,7 @@ def _paint_band(
     pixels: Pixels,
     override: OverrideStats | None,
 ) -> Pixels:
-    """This process's rows of the result. ``pixels``: what ``_needed`` says of the picture."""
+    """This process's rows of the result. ``pixels``: the rows that ``_needed`` gives."""
     backend = painter.backend_for(pixels, task.deep, task.code)
     plan = _agreed(painter, backend, group, task)
     return painter.paint_rows(
@@ -214,7 +213,7 @@ def _agreed(painter: Painter, backend: Any, group: Group, task: _Task) -> Plan:
     plans: list[Plan] = []
     with contextlib.suppress(PictureError):
         plans = painter.plans(backend, task.shape, task.nbytes)
-    # Each says which is its first; what all have is, if anything, the last of these.
+    # The largest of each process's first possible plan is possible for all, if any is.
     fits = [plan in plans for plan in task.plans]
     vote = group.check_in(fits.index(True) if any(fits) else len(fits))
     if group.check_in(int(vote == len(fits) or not fits[vote])):

@@ -1,8 +1,8 @@
-"""The layers of any generator by the compiled kernels, on NumPy arrays: float32, CPU, no PyTorch.
+"""The layers of any generator by the compiled kernels, on NumPy arrays: CPU, no PyTorch.
 
-What lies between two convolutions is not computed on its own: InstanceNorm, ReLU, enlarging and
-padding are left to the convolution that reads next, and a depthwise convolution to the pointwise
-one behind it. 3×3 convolutions of enough channels are computed by Winograd's filtering.
+Layers between two convolutions are not computed on their own: InstanceNorm, ReLU, upsampling and
+padding are left to the convolution after them, and a depthwise convolution to the pointwise one
+after it. 3×3 convolutions with enough channels are computed by Winograd's filtering.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from cyclegan_cli.engine.fast.library import keep_freed_memory
 from cyclegan_cli.engine.layers import Layer
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
-from cyclegan_cli.painting.scene import RECOLOUR, recoloured
-from cyclegan_cli.painting.statistics import Moments, factors
+from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, recoloured
 from cyclegan_cli.painting.strips import Place, Rows, Scratch, needed
 
 __all__ = ["KernelBackend"]
 
 Read = Callable[[int, int], Array]
+Compute = Callable[[Strip, int, Array], None]  # rows of a convolution from that row on, to out
 
-# Pixels before a convolution. In larger pictures transforming the weights for each, to four times
-# their size, costs less than 3 % of the time.
+# Pixels before a convolution. In larger pictures, transforming the weights for each picture costs
+# less than 3 % of the time.
 _SMALL = 128**2
 
 
@@ -51,7 +51,7 @@ class _Deferred:
 
     @property
     def takes_more(self) -> bool:
-        """Whether more than padding can still be deferred: it comes before padding."""
+        """Whether layers that come before padding can still be deferred."""
         return self.pad == 0 and not self.enlarge and self.depthwise is None
 
     @property
@@ -59,7 +59,7 @@ class _Deferred:
         return self.mean is not None and self.takes_more and not self.relu
 
     def strip(self, start: int, stop: int) -> Strip:
-        """What rows [start, stop) of the padded picture need, read."""
+        """The rows of the source that rows [start, stop) of the padded picture need."""
         source, how = self.source, {"mirror": self.mirror, "enlarge": self.enlarge}
         low, high = needed((start, stop), source.height, self.pad, **how)
         values = source.read(low, high)
@@ -80,7 +80,7 @@ class _Deferred:
 
 
 class _LastMeasured(threading.local):
-    """What was computed and measured last, by each thread that paints."""
+    """The output that was measured last in each thread that paints."""
 
     found: tuple[Array, Moments] | None = None
 
@@ -91,17 +91,17 @@ class KernelBackend:
     itemsize = 4
 
     def __init__(self, weights: Weights, *, bf16: bool = False) -> None:
-        """``bf16``: convolutions in bfloat16, but for depthwise ones and those behind them."""
+        """``bf16``: convolutions in bfloat16, except depthwise ones and those after them."""
         self._tensors = weights.tensors
         self._bf16 = bf16
         self._packed: dict[str, Array] = {}  # weights in bfloat16
-        self._transformed: dict[str, Array] = {}  # of Winograd's filtering
+        self._transformed: dict[str, Array] = {}  # weights of Winograd's filtering
         self._last = _LastMeasured()
         keep_freed_memory()
 
     @property
     def workspace_threads(self) -> int:
-        """How many threads keep memory of their own."""
+        """Threads that have memory of their own."""
         return kernels.threads()
 
     @staticmethod
@@ -113,7 +113,7 @@ class KernelBackend:
         return isinstance(error, MemoryError)
 
     def release(self) -> None:
-        """Give back what is held for later pictures."""
+        """Free what is kept for later pictures."""
         self._transformed = {}
 
     # -- pictures ----------------------------------------------------------------------------------
@@ -133,116 +133,80 @@ class KernelBackend:
 
     # -- layers ------------------------------------------------------------------------------------
 
-    def after(self, layer: Layer, source: Rows[Array]) -> Rows[Array]:
-        before = source.deferred
-        waiting = before if isinstance(before, _Deferred) else _Deferred(source)
-        behind = source.after(layer)
-        if layer.kind == "relu" and waiting.takes_more and not waiting.relu:
-            return _deferred(dataclasses.replace(waiting, relu=True), behind)
-        if layer.kind == "upsample" and waiting.takes_more:
-            return _deferred(dataclasses.replace(waiting, enlarge=True), behind)
-        if layer.kind == "reflect" and waiting.pad == 0 and waiting.depthwise is None:
-            padded = dataclasses.replace(waiting, pad=layer.padding, mirror=True)
-            return _deferred(padded, behind)
-        if layer.kind == "conv_transpose" and waiting.takes_more:
-            return dataclasses.replace(behind, read=self._conv_transpose(layer, waiting))
+    def apply(self, layer: Layer, source: Rows[Array]) -> Rows[Array]:
+        found = source.deferred
+        before = found if isinstance(found, _Deferred) else _Deferred(source)
+        out = source.output_of(layer)
+        if layer.kind == "relu" and before.takes_more and not before.relu:
+            return _deferred(dataclasses.replace(before, relu=True), out)
+        if layer.kind == "upsample" and before.takes_more:
+            return _deferred(dataclasses.replace(before, enlarge=True), out)
+        if layer.kind == "reflect" and before.pad == 0 and before.depthwise is None:
+            return _deferred(dataclasses.replace(before, pad=layer.padding, mirror=True), out)
+        if layer.kind == "conv_transpose" and before.takes_more:
+            return dataclasses.replace(out, read=self._conv_transpose(layer, before))
         if layer.kind == "conv":
-            return self._convolved(layer, waiting, behind)
-        return dataclasses.replace(behind, read=_in_place(layer, source))
+            return self._convolved(layer, before, out)
+        return dataclasses.replace(out, read=_in_place(layer, source))
 
-    def _convolved(self, layer: Layer, waiting: _Deferred, behind: Rows[Array]) -> Rows[Array]:
-        if waiting.depthwise is not None:
+    def _convolved(self, layer: Layer, before: _Deferred, out: Rows[Array]) -> Rows[Array]:
+        if before.depthwise is not None:
             if not layer.is_pointwise:
                 raise TypeError("a depthwise convolution is followed by a pointwise one")
-            return dataclasses.replace(behind, read=self._separable(layer, waiting))
+            return _computed(before, before.depthwise, out, self._separable(before, layer))
         if layer.padding:
-            if not waiting.takes_more:
+            if not before.takes_more:
                 raise TypeError("zeros cannot be put around what is padded or enlarged")
-            waiting = dataclasses.replace(waiting, pad=layer.padding, mirror=False)
+            before = dataclasses.replace(before, pad=layer.padding, mirror=False)
         if layer.is_depthwise:
-            return dataclasses.replace(
-                behind, deferred=dataclasses.replace(waiting, depthwise=layer)
-            )
+            return dataclasses.replace(out, deferred=dataclasses.replace(before, depthwise=layer))
         if self._bf16 and not layer.is_pointwise:
-            return dataclasses.replace(
-                behind, read=self._convolution_bf16(layer, waiting, behind.width)
-            )
-        if kernels.uses_winograd(layer):
-            return dataclasses.replace(behind, read=self._winograd(layer, waiting, behind.width))
-        return dataclasses.replace(behind, read=self._convolution(layer, waiting, behind.width))
+            compute = self._convolution_bf16(layer)
+        elif kernels.uses_winograd(layer):
+            compute = self._winograd(layer)
+        else:
+            compute = self._convolution(layer)
+        return _computed(before, layer, out, compute)
 
-    def _convolution(self, layer: Layer, waiting: _Deferred, width: int) -> Read:
-        kernel, stride, weights = layer.kernel, layer.stride, self._weights(layer)
+    def _convolution(self, layer: Layer) -> Compute:
+        weights = self._weights(layer)
+        return lambda strip, row, out: kernels.convolve(strip, row, weights, layer.stride, out)
 
-        def read(start: int, stop: int) -> Array:
-            strip = waiting.strip(start * stride, (stop - 1) * stride + kernel)
-            out = kernels.empty(layer.outputs, stop - start, width)
-            kernels.convolve(strip, start, weights, stride, out)
-            return out
-
-        return read
-
-    def _convolution_bf16(self, layer: Layer, waiting: _Deferred, width: int) -> Read:
+    def _convolution_bf16(self, layer: Layer) -> Compute:
         kernel, stride = layer.kernel, layer.stride
         if layer.name not in self._packed:
             self._packed[layer.name] = kernels.bf16_weights(self._weights(layer), stride)
-        weights = self._packed[layer.name]
+        packed = self._packed[layer.name]
+        return lambda strip, row, out: kernels.convolve_bf16(
+            strip, row, packed, kernel, stride, out
+        )
 
-        def read(start: int, stop: int) -> Array:
-            strip = waiting.strip(start * stride, (stop - 1) * stride + kernel)
-            out = kernels.empty(layer.outputs, stop - start, width)
-            kernels.convolve_bf16(strip, start, weights, kernel, stride, out)
-            return out
+    def _separable(self, before: _Deferred, point: Layer) -> Compute:
+        assert before.depthwise is not None
+        both = self._weights(before.depthwise), self._weights(point)
+        return lambda strip, row, out: kernels.separable(strip, row, *both, out)
 
-        return read
-
-    def _winograd(self, layer: Layer, waiting: _Deferred, width: int) -> Read:
-        """By Winograd's filtering, and measured on the way."""
+    def _winograd(self, layer: Layer) -> Compute:
+        """By Winograd's filtering, which also measures the output."""
         weight, bias = self._weights(layer)
 
-        def read(start: int, stop: int) -> Array:
-            strip = waiting.strip(start, stop + 2)
-            out = kernels.empty(layer.outputs, stop - start, width)
+        def compute(strip: Strip, row: int, out: Array) -> None:
             pixels = strip.height * strip.values.shape[2]
             transformed = self._winograd_weights(layer.name, weight, pixels)
-            mean, m2 = kernels.winograd(strip, start, transformed, bias, out)
+            mean, m2 = kernels.winograd(strip, row, transformed, bias, out)
             self._last.found = (out, Moments(out.shape[1] * out.shape[2], mean, m2))
-            return out
 
-        return read
+        return compute
 
-    def _winograd_weights(self, name: str, weight: Array, pixels: int) -> Array:
-        """Those of a small picture are kept for the next one; of a large one they cost nothing."""
-        found = self._transformed.get(name)
-        if found is None:
-            if pixels > _SMALL:
-                self._transformed = {}
-            found = self._transformed[name] = kernels.winograd_weights(weight)
-        return found
-
-    def _separable(self, point: Layer, waiting: _Deferred) -> Read:
-        assert waiting.depthwise is not None
-        both = self._weights(waiting.depthwise), self._weights(point)
-        width = waiting.source.width * (2 if waiting.enlarge else 1) + 2 * waiting.pad - 2
-
-        def read(start: int, stop: int) -> Array:
-            strip = waiting.strip(start, stop + 2)
-            out = kernels.empty(point.outputs, stop - start, width)
-            kernels.separable(strip, start, *both, out)
-            return out
-
-        return read
-
-    def _conv_transpose(self, layer: Layer, waiting: _Deferred) -> Read:
-        waiting, weights = dataclasses.replace(waiting, pad=1), self._weights(layer)
+    def _conv_transpose(self, layer: Layer, before: _Deferred) -> Read:
+        before, weights = dataclasses.replace(before, pad=1), self._weights(layer)
         if self._bf16 and layer.name not in self._packed:
             self._packed[layer.name] = kernels.bf16_transposed_weights(weights)
 
         def read(start: int, stop: int) -> Array:
-            # Row r is row r + 1 of the whole output, which comes of two rows at most.
-            strip = waiting.strip((start + 1) // 2, stop // 2 + 2)
-            width = 2 * waiting.source.width
-            out = kernels.empty(layer.outputs, stop - start, width)
+            # Row r is row r + 1 of the whole output, which depends on two rows at most.
+            strip = before.strip((start + 1) // 2, stop // 2 + 2)
+            out = kernels.empty(layer.outputs, stop - start, 2 * before.source.width)
             if self._bf16:
                 kernels.conv_transpose_bf16(strip, start + 1, 1, self._packed[layer.name], out)
             else:
@@ -250,6 +214,15 @@ class KernelBackend:
             return out
 
         return read
+
+    def _winograd_weights(self, name: str, weight: Array, pixels: int) -> Array:
+        """Transformed weights, kept for the next picture if this one is small."""
+        found = self._transformed.get(name)
+        if found is None:
+            if pixels > _SMALL:
+                self._transformed = {}
+            found = self._transformed[name] = kernels.winograd_weights(weight)
+        return found
 
     def _weights(self, layer: Layer) -> tuple[Array, Array]:
         return self._tensors[f"{layer.name}.weight"], self._tensors[f"{layer.name}.bias"]
@@ -268,7 +241,7 @@ class KernelBackend:
 
     # -- what is kept ------------------------------------------------------------------------------
 
-    def stored(self, values: Array) -> Rows[Array]:
+    def in_memory(self, values: Array) -> Rows[Array]:
         channels, height, width = values.shape
         cost = channels * width * self.itemsize
         read: Read = lambda start, stop: values[:, start:stop]  # noqa: E731
@@ -309,12 +282,24 @@ class KernelBackend:
         return strip
 
 
-def _deferred(waiting: _Deferred, behind: Rows[Array]) -> Rows[Array]:
-    return dataclasses.replace(behind, read=waiting.read, deferred=waiting)
+def _deferred(layers: _Deferred, out: Rows[Array]) -> Rows[Array]:
+    return dataclasses.replace(out, read=layers.read, deferred=layers)
+
+
+def _computed(before: _Deferred, layer: Layer, out: Rows[Array], compute: Compute) -> Rows[Array]:
+    """The rows ``out`` of a convolution of the size of ``layer``, after the deferred layers."""
+
+    def read(start: int, stop: int) -> Array:
+        first, end = start * layer.stride, (stop - 1) * layer.stride + layer.kernel
+        rows = kernels.empty(out.channels, stop - start, out.width)
+        compute(before.strip(first, end), start, rows)
+        return rows
+
+    return dataclasses.replace(out, read=read)
 
 
 def _in_place(layer: Layer, source: Rows[Array]) -> Read:
-    """What is computed by NumPy, in what was just made."""
+    """tanh and leaky ReLU, by NumPy, in place."""
     if layer.kind not in ("tanh", "leaky_relu") or not source.fresh:
         raise TypeError(f"the kernels cannot compute a layer of kind {layer.kind} here")
     slope = np.float32(layer.slope)

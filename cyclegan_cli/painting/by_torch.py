@@ -1,7 +1,7 @@
-"""The layers of a generator in PyTorch's own operations, on any device and in any precision.
+"""The layers of a generator by PyTorch's operations, on any device and in any precision.
 
-Each layer reads the rows of its source that it needs, and reflects or pads with zeros only at the
-picture's own border; whatever the strips, the values are those of the whole picture.
+Each layer reads the rows of its source that it needs, and pads only at the border of the whole
+picture, so that the result does not depend on the strips.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from torch.nn import functional
 from cyclegan_cli.engine.layers import EPS, Layer
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
-from cyclegan_cli.painting.scene import RECOLOUR
-from cyclegan_cli.painting.statistics import Moments, factors, is_alive
+from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, varies
 from cyclegan_cli.painting.strips import Place, Rows, Scratch
 from cyclegan_cli.settings import Precision
 
@@ -61,7 +60,7 @@ class TorchBackend:
         return is_out_of_memory(error)
 
     def release(self) -> None:
-        """Give back what is held for later pictures."""
+        """Free what is kept for later pictures."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -81,7 +80,7 @@ class TorchBackend:
 
     # -- layers ------------------------------------------------------------------------------------
 
-    def after(self, layer: Layer, source: Rows[Tensor]) -> Rows[Tensor]:
+    def apply(self, layer: Layer, source: Rows[Tensor]) -> Rows[Tensor]:
         read: Read
         if layer.kind == "reflect":
             read = _reflect(layer.padding, source)
@@ -99,7 +98,7 @@ class TorchBackend:
             read = _each(lambda x: functional.leaky_relu(x, layer.slope), source)
         else:
             raise TypeError(f"rows of a layer of kind {layer.kind} cannot be computed")
-        return dataclasses.replace(source.after(layer), read=read)
+        return dataclasses.replace(source.output_of(layer), read=read)
 
     def _weights(self, layer: Layer) -> tuple[Tensor, Tensor]:
         return self._tensors[f"{layer.name}.weight"], self._tensors[f"{layer.name}.bias"]
@@ -148,7 +147,7 @@ class TorchBackend:
 
     # -- what is kept ------------------------------------------------------------------------------
 
-    def stored(self, values: Tensor) -> Rows[Tensor]:
+    def in_memory(self, values: Tensor) -> Rows[Tensor]:
         def read(start: int, stop: int) -> Tensor:
             return values[:, :, start:stop].to(self.device)
 
@@ -227,7 +226,7 @@ def measure(x: Tensor) -> Moments:
     shift = deviation.mean((0, 2, 3))
     squares = deviation.mul_(deviation).sum((0, 2, 3))
     parts = torch.stack([rough.flatten(), shift, squares])
-    # A CUDA device goes on by itself, as nobody waits for what it found; others have no float64.
+    # On CUDA the result stays on the device, so that nothing waits for it; others lack float64.
     rough64, shift64, squares64 = (parts if parts.is_cuda else parts.cpu()).double()
     count = x.shape[0] * x.shape[2] * x.shape[3]
     found = Moments(count, rough64 + shift64, (squares64 - count * shift64**2).clamp_(min=0.0))
@@ -240,7 +239,7 @@ def normalise(x: Tensor, moments: Moments, *, in_place: bool) -> Tensor:
     The mean goes first: multiplying first would lose the digits of a mean that is far from 0.
     """
     if isinstance(moments.mean, Tensor):  # on the card
-        scale = ((moments.variance + EPS).rsqrt() * is_alive(moments)).float()
+        scale = ((moments.variance + EPS).rsqrt() * varies(moments)).float()
         mean = moments.mean.float()
     else:
         mean, scale = (torch.from_numpy(part).to(x.device) for part in factors(moments))
@@ -253,8 +252,7 @@ def normalise(x: Tensor, moments: Moments, *, in_place: bool) -> Tensor:
 def to_tensor(pixels: Pixels, channels: int, device: torch.device | str = "cpu") -> Tensor:
     """``to_planes`` as a new float32 tensor, 1×channels×H×W in [−1, 1].
 
-    To another device 8-bit pixels travel as they are, a quarter of the bytes, and are converted
-    there by the same operations.
+    8-bit pixels are copied to another device as they are, and converted there.
     """
     if channels == 3 and pixels.dtype == np.uint8 and torch.device(device).type != "cpu":
         levels = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
@@ -291,7 +289,7 @@ def paints_tensors(painter: Painter) -> Callable[[Tensor], Tensor]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch says it in many ways: its own class on CUDA, words elsewhere."""
+    """PyTorch has a class for it on CUDA, and only messages elsewhere."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         word in str(error) for word in words

@@ -1,4 +1,7 @@
-"""What a user can ask of a painting: coarser strokes, less of it, the photo's colours."""
+"""Options of a painting: resolution, strength, the photo's colours, side by side.
+
+Colours are combined in OKLab (Ottosson, "A perceptual color space for image processing", 2020).
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,39 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cyclegan_cli.painting.color import with_colors_of
-from cyclegan_cli.painting.detail import Enlarger
-from cyclegan_cli.painting.memory import check_room
+from cyclegan_cli.painting.memory import check_memory
 from cyclegan_cli.painting.pixels import Pixels, Planes, check, from_planes, to_planes
-from cyclegan_cli.painting.resample import resized
+from cyclegan_cli.painting.resample import Enlarger, matmul_left, resized
 from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
     from cyclegan_cli.painting.statistics import OverrideStats
 
-__all__ = ["Paints", "paint_picture"]
+__all__ = ["Paints", "paint_picture", "with_colors_of"]
 
-_STRIP = 2**17  # pixels that are worked on at once: they stay in the processor's caches
-# Bytes a pixel of the painting's size, at their most: the photo, the painting as pixels and as
-# planes, the Enlarger's five maps.
+_STRIP = 2**17  # pixels of a strip: they stay in the processor's caches
+# Bytes a pixel of the painting: photo, painting as pixels and as planes, the Enlarger's maps.
 _RESIZED = 4 * (3 + 3 + 3 + 5)
+
+_LMS = np.array(  # linear sRGB to the cones' responses
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_LAB = np.array(  # their cube roots to lightness, green–red and blue–yellow
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+_FORTH = (_LMS.astype(np.float32), _LAB.astype(np.float32))
+_BACK = (np.linalg.inv(_LAB).astype(np.float32), np.linalg.inv(_LMS).astype(np.float32))
+_LUMINANCE = np.array([[0.2126, 0.7152, 0.0722]], np.float32)  # of linear sRGB
 
 
 class Paints(Protocol):
@@ -46,13 +65,12 @@ def paint_picture(
     override_stats: OverrideStats | None = None,
     origin: tuple[int, int] = (0, 0),
 ) -> Pixels:
-    """Paint ``pixels`` as ``settings`` ask: resolution, keep_color, strength, compare, in order.
+    """Paint ``pixels`` with resolution, keep_color, strength, compare of ``settings``, in order.
 
-    pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype; with
-    ``compare`` H×2W×3: the original on the left, the result on the right, with no gap.
-    ``strength`` blends sRGB values, as the opacity of a layer does. ``override_stats``, and
-    ``origin`` in pixels of the picture: as for ``Painter.paint``.
-    Raises PictureError for arrays of another shape or type, and where memory does not suffice.
+    pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype, or with
+    ``compare`` H×2W×3, the original on the left. ``strength`` blends sRGB values.
+    ``override_stats``, and ``origin`` in pixels of the picture: as for ``Painter.paint``. Raises
+    PictureError for arrays of another shape or type, and if memory is short.
     """
     check(pixels)
     strength = settings.strength
@@ -99,7 +117,7 @@ def _at_resolution(
     override_stats: OverrideStats | None,
     origin: tuple[int, int],
 ) -> Enlarger | None:
-    """``pixels`` painted with their long side at the resolution; None where that is their own."""
+    """The painting at the resolution of ``settings``; None if that is the picture's own."""
     height, width = pixels.shape[:2]
     resolution, limit = settings.resolution, settings.at_most
     if resolution is None and limit is not None and limit < max(height, width):
@@ -108,9 +126,9 @@ def _at_resolution(
         return None
     scale = resolution / max(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    if resolution > max(height, width):  # a number that was typed can be of any size
+    if resolution > max(height, width):  # any number can be typed
         what = f"Painting it at {size[1]}×{size[0]} pixels (--resolution {resolution})"
-        check_room(what, size[0] * size[1] * _RESIZED, settings.max_memory)
+        check_memory(what, size[0] * size[1] * _RESIZED, settings.max_memory)
     photo = resized(lambda a, b: to_planes(pixels[a:b], 3), 3, (height, width), size)
     photo.clip(-1.0, 1.0, out=photo)
     moved = (round(origin[0] * scale), round(origin[1] * scale))
@@ -124,7 +142,7 @@ def _at_resolution(
 
 
 def _blended(photo: Planes, painting: Planes, share: float) -> Planes:
-    """``share`` of the painting, the rest of the photo; the painting's values are changed."""
+    """``share`` of the painting and the rest of the photo; changes ``painting``."""
     painting -= photo
     painting *= np.float32(share)
     painting += photo
@@ -135,3 +153,60 @@ def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
     step = max(1, _STRIP // width)
     for start in range(0, height, step):
         yield start, min(start + step, height)
+
+
+# -- colours --------------------------------------------------------------------------------------
+
+
+def with_colors_of(photo: Planes, painting: Planes) -> Planes:
+    """The painting's lightness with the photo's hue and saturation.
+
+    Both: sRGB, 3×h×w in [−1, 1]; returns the same. The photo's chroma is scaled with the lightness.
+    Colours outside sRGB move towards the grey of their luminance.
+    """
+    lab, light = _to_lab(photo), _to_lab(painting)[0]
+    lab[1:] *= np.minimum(light / np.maximum(lab[0], np.float32(1e-3)), np.float32(1.5))
+    lab[0] = light
+    coded = _encode(_into_gamut(_from_lab(lab)))
+    coded *= np.float32(2.0)
+    coded -= np.float32(1.0)
+    return np.clip(coded, -1.0, 1.0, out=coded)
+
+
+def _to_lab(picture: Planes) -> Planes:
+    """3×h×w sRGB in [−1, 1] as OKLab, 3×h×w."""
+    coded = ((picture + np.float32(1.0)) * np.float32(0.5)).clip(0.0, 1.0)
+    curve = ((coded + np.float32(0.055)) / np.float32(1.055)) ** np.float32(2.4)
+    linear = np.where(coded <= np.float32(0.04045), coded / np.float32(12.92), curve)
+    cones = _mix(_FORTH[0], linear)
+    return _mix(_FORTH[1], cones.clip(0.0, None) ** np.float32(1 / 3))
+
+
+def _from_lab(lab: Planes) -> Planes:
+    """OKLab, 3×h×w, as linear sRGB, which may leave 0..1."""
+    roots = _mix(_BACK[0], lab)
+    return _mix(_BACK[1], roots * roots * roots)
+
+
+def _mix(matrix: NDArray[np.float32], planes: Planes) -> Planes:
+    mixed = np.empty((len(matrix), *planes.shape[1:]), np.float32)
+    matmul_left(matrix, planes.reshape(1, 3, -1), mixed.reshape(1, len(matrix), -1))
+    return mixed
+
+
+def _into_gamut(rgb: Planes) -> Planes:
+    """Linear sRGB moved into 0..1, towards the grey of the same luminance."""
+    grey = _mix(_LUMINANCE, rgb).clip(0.0, 1.0)
+    away = rgb - grey
+    limit = np.where(away > 0, np.float32(1.0) - grey, grey)
+    share = (limit / np.maximum(np.abs(away), np.float32(1e-6))).min(0)
+    inside: Planes = grey + away * np.minimum(share, np.float32(1.0))
+    return inside
+
+
+def _encode(linear: Planes) -> Planes:
+    """Linear sRGB in 0..1 as coded sRGB in 0..1."""
+    linear = linear.clip(0.0, 1.0)
+    curve = np.float32(1.055) * linear ** np.float32(1 / 2.4) - np.float32(0.055)
+    coded: Planes = np.where(linear <= np.float32(0.0031308), linear * np.float32(12.92), curve)
+    return coded

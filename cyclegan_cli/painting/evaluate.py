@@ -1,9 +1,9 @@
-"""A generator evaluated in strips: the result of the whole picture, seam-free, in bounded memory.
+"""A generator of a whole picture, without seams, in bounded memory.
 
-InstanceNorm makes every pixel depend on the whole picture. So a picture is swept in strips once
-for each InstanceNorm, to measure it (``statistics``); what lies between is computed where it is
-needed, with halos, and computed again in the next sweep, unless the plan keeps it. The trunk, at a
-quarter of the resolution, is always kept, in two buffers, whose strips are replaced in place.
+InstanceNorm makes every pixel depend on the whole picture. So the picture is gone through in strips
+once for each InstanceNorm, to measure its input. The layers between are computed with halos, and
+again in the next sweep unless the plan keeps their output. The trunk, at a quarter of the
+resolution, is always kept, in two buffers that are updated in place.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class Backend(Protocol[T]):
     def itemsize(self) -> int:
         """Bytes of one value."""
 
-    def after(self, layer: Layer, source: Rows[T]) -> Rows[T]:
-        """``source`` after ``layer``, which is no InstanceNorm. Raises TypeError for others."""
+    def apply(self, layer: Layer, source: Rows[T]) -> Rows[T]:
+        """The output of ``layer``. Raises TypeError for a kind that it cannot compute."""
 
     def normalised(self, source: Rows[T], moments: Moments) -> Rows[T]:
         """InstanceNorm with these statistics."""
 
     def measure(self, strip: T) -> Moments:
-        """The statistics of what was read last."""
+        """The statistics of rows that were read last."""
 
-    def stored(self, values: T) -> Rows[T]:
-        """Rows that lie in memory, perhaps on another device or in a mapped file."""
+    def in_memory(self, values: T) -> Rows[T]:
+        """The rows of a buffer, which may be on another device or in a mapped file."""
 
     def added(self, source: Rows[T], other: Rows[T]) -> Rows[T]:
         """The sum of two of the same shape."""
@@ -60,20 +60,20 @@ class Backend(Protocol[T]):
         """Write ``strip`` into ``buffer`` from row ``start`` on."""
 
     def finish(self, strip: T, source: T | None) -> T:
-        """The result of a strip: float32, with the picture it is added to, if any.
+        """The result of a strip: float32, added to that of the picture, if any.
 
-        That picture goes through the colour matrix of its scene first, where there is one.
+        The colour matrix of the scene, if there is one, is applied to the picture first.
         """
 
 
 class Band(Protocol):
-    """The rows of a picture that one of several processes evaluates."""
+    """The rows of one of several processes."""
 
     def rows(self, height: int) -> tuple[int, int]:
-        """[start, stop) of rows of this process, of an array ``height`` rows high."""
+        """[start, stop) of this process, of an array of ``height`` rows."""
 
     def exchange(self, buffer: Any) -> None:
-        """Bring the rows around them into ``buffer`` from other processes."""
+        """Fill in the rows around them in ``buffer`` from other processes."""
 
 
 def evaluate(
@@ -86,47 +86,46 @@ def evaluate(
     override_stats: OverrideStats | None = None,
     band: Band | None = None,
 ) -> None:
-    """The generator ``spec``, computed by ``backend``, of the whole of ``source``, in strips.
+    """Compute the generator ``spec`` of ``source`` by ``backend``, in strips.
 
-    source: float32, in_channels×H×W in [−1, 1], or one more channel of grain where ``spec.code`` is
-    above 0; H and W padded (``pixels.padded``).
-    ``write(row, strip)`` is called in order with strips of the result from row ``row`` on, float32.
-    ``override_stats``: decides the statistics of each InstanceNorm. ``band``: other processes
-    evaluate the rest; then only its rows are written, and measured before ``override_stats``.
+    source: float32, in_channels×H×W in [−1, 1], with one more channel of grain if ``spec.code`` is
+    not 0; H and W padded (``pixels.padded``). ``write(row, strip)`` is called in order with strips
+    of the result from row ``row`` on, float32. ``override_stats``: decides the statistics of each
+    InstanceNorm. ``band``: the rows of this process, which alone are written and measured.
 
-    Raises what the backend raises where memory is short: MemoryError, or torch's errors.
+    Raises MemoryError or torch's errors if memory is short.
     """
     _Evaluation(spec, backend, plan, override_stats, band).run(source, write)
 
 
-@lru_cache(maxsize=256)  # many small pictures of one size would wait for their plans
+@lru_cache(maxsize=256)  # for many small pictures of one size
 def estimate(
     spec: GeneratorSpec, itemsize: int, height: int, width: int, plan: Plan, threads: int = 0
 ) -> Cost:
-    """What ``evaluate`` takes for a picture of that size, ``itemsize`` bytes a value.
+    """Bytes that ``evaluate`` needs for a picture of that size, with ``itemsize`` bytes a value.
 
-    ``threads``: of the kernels, which each keep memory for themselves; 0 without kernels.
+    ``threads``: of the kernels, each of which has memory of its own; 0 without kernels.
     """
     sizes = _Sizes(itemsize, threads)
-    rehearsal: _Evaluation[Any] = _Evaluation(spec, sizes, plan, rehearse=True)
+    dry_run: _Evaluation[Any] = _Evaluation(spec, sizes, plan, dry_run=True)
     channels = source_channels(spec)
     row = channels * width * itemsize
     source: Rows[Any] = Rows(channels, height, width, itemsize, cost=row, fresh=True)
-    rehearsal.run(source, lambda _row, _strip: None)
-    strips = int(rehearsal.widest * WORKSPACE) + sizes.workspace
-    return Cost(strips, rehearsal.peak, tuple(rehearsal.sizes), rehearsal.middle)
+    dry_run.run(source, lambda _row, _strip: None)
+    strips = int(dry_run.widest * WORKSPACE) + sizes.workspace
+    return Cost(strips, dry_run.peak, tuple(dry_run.sizes), dry_run.middle)
 
 
 class _Sizes:
-    """A backend that computes nothing: only sizes are known."""
+    """A backend that computes only sizes."""
 
     def __init__(self, itemsize: int, threads: int) -> None:
         self.itemsize = itemsize
-        self.workspace = 0  # bytes that the kernels keep for themselves
+        self.workspace = 0  # bytes of the kernels' own memory
         self._threads = threads
 
-    def after(self, layer: Layer, source: Rows[Any]) -> Rows[Any]:
-        rows = source.after(layer)
+    def apply(self, layer: Layer, source: Rows[Any]) -> Rows[Any]:
+        rows = source.output_of(layer)
         if self._threads and uses_winograd(layer):
             size = (layer.outputs, layer.inputs, rows.width, self._threads)
             self.workspace = max(self.workspace, winograd_workspace(*size))
@@ -138,7 +137,7 @@ class _Sizes:
     def added(self, source: Rows[Any], _other: Rows[Any]) -> Rows[Any]:
         return source.derived(*source.shape)
 
-    def stored(self, values: Any) -> Rows[Any]:
+    def in_memory(self, values: Any) -> Rows[Any]:
         channels, height, width = values.shape
         return Rows(channels, height, width, self.itemsize, channels * width * self.itemsize)
 
@@ -153,7 +152,7 @@ class _Sizes:
 
 
 class _Evaluation(Generic[T]):
-    """One picture under way. With ``rehearse`` nothing is computed, only sizes are noted."""
+    """One picture. ``dry_run``: nothing is computed, only sizes."""
 
     def __init__(
         self,
@@ -163,12 +162,12 @@ class _Evaluation(Generic[T]):
         override_stats: OverrideStats | None = None,
         band: Band | None = None,
         *,
-        rehearse: bool = False,
+        dry_run: bool = False,
     ) -> None:
         self._spec, self._backend, self._plan, self._band = spec, backend, plan, band
-        self._override, self._rehearse = override_stats, rehearse
-        self._norms = 0  # InstanceNorms passed
-        # What has been reached. Here and nowhere else: a second reference would keep old buffers.
+        self._override, self._dry_run = override_stats, dry_run
+        self._norms = 0  # InstanceNorms done
+        # The output of the layers done. The only reference: another would keep old buffers.
         self._rows: Rows[T]
         self._kept: T | None = None  # the buffer that ``_rows`` is computed from
         self._second: T | None = None  # the trunk's second buffer
@@ -182,54 +181,52 @@ class _Evaluation(Generic[T]):
         self._rows = source
         for part in layers(self._spec):
             if isinstance(part, Trunk):
-                self._through_trunk(part)
+                self._run_trunk(part)
             elif part.kind == "instance_norm":
-                self._through_norm()
+                self._run_norm()
             elif part.kind == "save":
                 self._save(part.slot)
             elif part.kind == "add":
                 self._rows = self._backend.added(self._rows, self._saved[part.slot])
             else:
-                self._rows = self._backend.after(part, self._rows)
+                self._rows = self._backend.apply(part, self._rows)
         for start, stop in self._strips(self._rows):
             strip = self._rows.read(start, stop)
             behind = source.read(start, stop) if self._spec.residual else None
             write(start, self._backend.finish(strip, behind))
             self._scratch.forget()
 
-    def _through_norm(self) -> None:
-        """An InstanceNorm outside of the trunk: measured when it is met."""
+    def _run_norm(self) -> None:
+        """An InstanceNorm outside the trunk."""
         self.sizes.append(self._rows.bytes)
         if self._rows.bytes <= self._plan.keep:
             buffer, moments = self._filled(self._new(self._rows), self._rows)
             self._keep(buffer)
         else:
             moments = self._sweep(self._rows)
-        self._rows = self._backend.normalised(self._rows, self._settled(moments))
+        self._rows = self._backend.normalised(self._rows, self._used_stats(moments))
 
     def _save(self, slot: str) -> None:
-        """For a skip connection: kept where the plan allows, else computed again."""
+        """For a skip connection: kept if the plan allows, else computed again."""
         if self._rows.bytes <= self._plan.keep:
             buffer, _ = self._filled(self._new(self._rows), self._rows, measured=False)
             self._keep(buffer)
-        self._kept = None  # no trunk may overwrite what the saved rows come from
+        self._kept = None  # no trunk may overwrite the buffer that they are computed from
         self._saved[slot] = self._rows
 
-    def _through_trunk(self, trunk: Trunk) -> None:
+    def _run_trunk(self, trunk: Trunk) -> None:
         """All residual blocks, in two buffers: the sum so far, and the branch of one block.
 
-        Without InstanceNorm nothing lies between a block's sum and the next: the buffers are the
-        sums before and after the block.
+        Without InstanceNorm, the buffers are the sums before and after the block.
         """
         total = self._kept
         if total is None or tuple(total.shape[-3:]) != self._rows.shape:
             total = self._new(self._rows)
-        # From total itself, or from before.
         total, _ = self._filled(total, self._rows, measured=False)
         if total is not self._kept:
             self._keep(total)
         self.middle = max(self.middle, self._rows.bytes)
-        self._rows = self._backend.stored(total)
+        self._rows = self._backend.in_memory(total)
         self._second = self._new(self._rows) if trunk.blocks else None
         for block in trunk.blocks:
             if any(layer.kind == "instance_norm" for layer in block):
@@ -239,7 +236,7 @@ class _Evaluation(Generic[T]):
             assert self._second is not None
             filled, _ = self._filled(self._second, summed, measured=False)
             total, self._second = filled, total
-            self._kept, self._rows = total, self._backend.stored(total)
+            self._kept, self._rows = total, self._backend.in_memory(total)
         self._drop(self._second)
         self._second = None
 
@@ -249,10 +246,10 @@ class _Evaluation(Generic[T]):
             if layer.kind == "instance_norm":
                 assert self._second is not None
                 self._second, moments = self._filled(self._second, rows)
-                kept = self._backend.stored(self._second)
-                rows = self._backend.normalised(kept, self._settled(moments))
+                kept = self._backend.in_memory(self._second)
+                rows = self._backend.normalised(kept, self._used_stats(moments))
             else:
-                rows = self._backend.after(layer, rows)
+                rows = self._backend.apply(layer, rows)
         return rows
 
     def _accumulate(self, total: T, rows: Rows[T]) -> None:
@@ -264,9 +261,9 @@ class _Evaluation(Generic[T]):
     def _filled(
         self, buffer: T, rows: Rows[T], *, measured: bool = True
     ) -> tuple[T, Moments | None]:
-        """``rows`` kept, in ``buffer`` or as they are read, and measured: what now holds them.
+        """Compute and measure ``rows``; returns the array that holds them.
 
-        A picture that is one strip need not be copied.
+        It is ``buffer``, or what was read if that is a single strip.
         """
         strips = list(self._strips(rows))
         whole = rows.fresh and self._plan.place == "device" and strips == [(0, rows.height)]
@@ -280,8 +277,8 @@ class _Evaluation(Generic[T]):
     ) -> Moments | None:
         """Go through ``rows`` once, measure them, and write them to ``into``.
 
-        ``into`` may be what they are computed from: each strip is written only when the next has
-        been computed, whose halo reaches back into it, and by less than a strip's height.
+        ``into`` may be what they are computed from: a strip is written after the next is computed,
+        whose halo reaches back into it by less than a strip's height.
         """
         total: Moments | None = None
         waiting: tuple[int, T] | None = None
@@ -299,27 +296,27 @@ class _Evaluation(Generic[T]):
         if into is not None and waiting is not None:
             self._backend.write(into, *waiting)
         self._exchange(into)
-        if total is None and measured and not self._rehearse:  # a band without rows
+        if total is None and measured and not self._dry_run:  # a band without rows
             total = Moments(0, np.zeros(rows.channels), np.zeros(rows.channels))
         return total
 
     def _exchange(self, buffer: T | None) -> None:
-        """What is kept is read with rows around it, which another process may have."""
+        """Fill in the rows around this process's band, which the next layers read."""
         if self._band is not None and buffer is not None:
             self._band.exchange(buffer)
 
     def _strips(self, rows: Rows[T]) -> Iterator[tuple[int, int]]:
-        """The strips of ``rows`` that the plan allows, from the top; none in a rehearsal."""
+        """The strips of ``rows`` by the plan, from the top; none in a dry run."""
         height = self._plan.rows(rows)
         self.widest = max(self.widest, height * rows.cost + rows.margin)
-        if not self._rehearse:
+        if not self._dry_run:
             first, end = self._band.rows(rows.height) if self._band else (0, rows.height)
             for start in range(first, end, height):
                 yield start, min(start + height, end)
 
-    def _settled(self, moments: Moments | None) -> Moments:
+    def _used_stats(self, moments: Moments | None) -> Moments:
         """The statistics that the next InstanceNorm uses."""
-        if moments is None:  # a rehearsal
+        if moments is None:  # a dry run
             return Moments(1, np.zeros(1), np.zeros(1))
         if self._override is not None:
             moments = self._override(self._norms, moments.on_host())
@@ -327,10 +324,10 @@ class _Evaluation(Generic[T]):
         return moments
 
     def _keep(self, buffer: T) -> None:
-        """Go on from ``buffer``; the one before it is given back."""
+        """Continue from ``buffer``, and free the one before it."""
         self._drop(self._kept)
         self._kept = buffer
-        self._rows = self._backend.stored(buffer)
+        self._rows = self._backend.in_memory(buffer)
 
     def _new(self, rows: Rows[T]) -> T:
         self._alive += rows.bytes

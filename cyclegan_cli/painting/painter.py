@@ -19,14 +19,20 @@ from cyclegan_cli.machine import may_have_accelerator
 from cyclegan_cli.painting.evaluate import Band, evaluate
 from cyclegan_cli.painting.memory import SHORT, choose, too_small
 from cyclegan_cli.painting.pixels import Pixels, check, padded, padded_rows
-from cyclegan_cli.painting.scene import Array, conditioned, scene_code, thumbnail
-from cyclegan_cli.painting.statistics import Moments, OverrideStats
+from cyclegan_cli.painting.statistics import (
+    Array,
+    Moments,
+    OverrideStats,
+    conditioned,
+    scene_code,
+    thumbnail,
+)
 from cyclegan_cli.painting.strips import Plan, Rows
 from cyclegan_cli.settings import Precision, normal_gpu
 
 __all__ = ["Painter", "open_painter"]
 
-_SCENE = -1  # the code's number among the statistics, which are counted from 0
+_SCENE = -1  # the scene code's number for ``override_stats``; InstanceNorms count from 0
 
 
 def open_painter(
@@ -37,10 +43,10 @@ def open_painter(
     max_memory: int | None = None,
     exact_reference: bool = False,
 ) -> Painter:
-    """A painter with the generator in ``weights``: the one way in, for the command and the API.
+    """A painter with the generator in ``weights``, for the command and the API.
 
-    PyTorch is loaded only where it is needed: for a GPU (with ``auto`` only where a driver of one
-    is found), another precision than float32, ``exact_reference``, or without the kernels.
+    PyTorch is loaded only for a GPU (with ``auto`` only if there is a driver), for a precision that
+    the kernels lack, for ``exact_reference``, or without the kernels.
 
     ``gpu``: ``auto``, ``cpu``, ``mps``, ``cuda`` or a CUDA device's number. The rest: as for
     ``Painter``.
@@ -84,13 +90,11 @@ def _may_use_gpu() -> bool:
 class Painter:
     """A generator applied to arrays of pixels.
 
-    ``device``: as PyTorch names it. ``precision``: what convolutions compute in. ``label``: the
-    device's name for people. ``max_memory``: bytes that this process may take (on CUDA: that much
-    of the card), None for what is free. ``exact_reference``: every layer by PyTorch's own
-    operations. ``notes``: what a user should know of the last picture, such as that the card's
-    memory was too small for it.
-
-    Raises WeightsError for a generator whose pictures have neither 1 nor 3 channels.
+    ``device``: PyTorch's name. ``precision``: of convolutions. ``label``: the device's name for
+    people. ``max_memory``: bytes that this process may use (on CUDA: of the card), None for what is
+    free. ``exact_reference``: every layer by PyTorch's operations. ``notes``: messages about the
+    last picture, such as that memory was short. Raises WeightsError unless the generator's pictures
+    have 1 or 3 channels.
     """
 
     def __init__(
@@ -118,7 +122,7 @@ class Painter:
         self._weights, self._precision = weights, precision
         self._by_kernels = device == "cpu" and not exact_reference and library() is not None
         self._backends: dict[Precision, Any] = {}
-        self._backend(precision)  # what is wrong with the device is said here
+        self._backend(precision)  # raises now if something is wrong with the device
 
     def paint(
         self,
@@ -131,17 +135,15 @@ class Painter:
         """Translate one picture of any size.
 
         pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype,
-        rounded, not truncated. A generator with 1 input channel gets the luma; 1 output channel
-        is repeated as grey. ``override_stats``: decides each InstanceNorm's statistics.
-        ``origin``: row and column, in the corner, of the canvas of a style with grain.
-        ``deep``: the picture has more than 8 bits a channel and is painted in float32, whatever the
-        precision; None: where it is uint16.
+        rounded. A generator with 1 input channel gets the luma; 1 output channel is repeated as
+        grey. ``override_stats``: decides each InstanceNorm's statistics. ``origin``: row and column
+        of the canvas in the picture's corner. ``deep``: paint in float32, whatever the precision,
+        since the picture has more than 8 bits a channel; None: if it is uint16.
 
-        Where H or W is no multiple of 4, or less than 16, the picture is padded at the bottom and
+        A picture whose sides are no multiples of 4, or less than 16, is padded at the bottom and
         the right by reflection, and the result is cropped. The padding is part of the picture for
-        InstanceNorm, so that the result does not depend on how it was computed.
-
-        Raises PictureError for arrays of another shape or type, and where memory does not suffice.
+        InstanceNorm. Raises PictureError for arrays of another shape or type, and if memory is
+        short.
         """
         check(pixels)
         self.notes = []
@@ -163,12 +165,12 @@ class Painter:
     def backend_for(
         self, pixels: Pixels, deep: bool | None = None, code: Array | None = None
     ) -> Any:
-        """What computes the layers for such a picture. ``code``: that of its scene, if any."""
+        """The backend for such a picture. ``code``: of its scene, if any."""
         deep = pixels.dtype == np.uint16 if deep is None else deep
         return self._backend("fp32" if deep else self._precision, code)
 
     def scene_code(self, pixels: Pixels, override_stats: OverrideStats | None) -> Array | None:
-        """What the generator sees of the whole picture; None where it sees but pixels.
+        """The code of the picture's scene; None for generators without one.
 
         ``override_stats`` may blend it with that of other frames, as it does with statistics.
         """
@@ -181,7 +183,7 @@ class Painter:
         return code
 
     def plans(self, backend: Any, shape: tuple[int, ...], extra: int) -> list[Plan]:
-        """How a picture of H×W×3 can be painted, best first; ``extra``: bytes taken besides."""
+        """Plans for a picture of H×W×3, fastest first; ``extra``: further bytes that are used."""
         return choose(
             self.spec,
             self.padded_size(shape),
@@ -209,9 +211,9 @@ class Painter:
         origin: tuple[int, int] = (0, 0),
         band: Band | None = None,
     ) -> Pixels:
-        """``rows`` [start, stop) of the result; ``band``: where other processes do the rest.
+        """``rows`` [start, stop) of the result; ``band``: of this process, if there are several.
 
-        pixels: those of the picture's ``height`` rows that are here, from row ``first``.
+        pixels: rows from ``first`` on of a picture of ``height`` rows.
         """
         start, stop = rows
         width = pixels.shape[1]
@@ -235,7 +237,7 @@ class Painter:
     def _source(
         self, backend: Any, pixels: Pixels, height: int, first: int, origin: tuple[int, int]
     ) -> Rows[Any]:
-        """The padded picture, whose strips are converted only when they are read: float32."""
+        """The padded picture; strips are converted to float32 when they are read."""
         spec, size = self.spec, self.padded_size((height, *pixels.shape[1:]))
         channels = spec.in_channels
         around = padded_rows(pixels, height, size, first)
@@ -250,12 +252,12 @@ class Painter:
                 values = backend.with_grain(values, np.float32(spec.grain) * grain)
             return values
 
-        # float32 pixels, and what they were before: wider than the values that come of them.
+        # Pixels as float32 and before the conversion take more bytes than the values.
         cost = max(3, source_channels(spec)) * size[1] * 4
         return Rows(source_channels(spec), *size, backend.itemsize, cost, read=read, fresh=True)
 
     def _backend(self, precision: Precision, code: Array | None = None) -> Any:
-        if code is not None:  # its weights are those of one picture, and others may be under way
+        if code is not None:  # weights for one picture; others may be painted at the same time
             return self._made(precision, conditioned(self._weights, code))
         if precision not in self._backends:
             self._backends[precision] = self._made(precision, self._weights)

@@ -40,10 +40,9 @@ def check(pixels: Pixels) -> None:
 
 
 def reflected(size: int, padded: int) -> NDArray[np.intp]:
-    """Which of ``size`` rows each of ``padded`` ≥ ``size`` rows shows: mirrored at the end.
+    """Indices of ``size`` rows that are padded to ``padded`` rows by reflection.
 
-    The mirror does not repeat the border and goes back and forth as often as is needed: 3 rows
-    padded to 8 are 0 1 2 1 0 1 2 1. One row is repeated.
+    3 rows padded to 8 are 0 1 2 1 0 1 2 1. One row is repeated.
     """
     period = max(1, 2 * (size - 1))
     turn = np.arange(padded) % period
@@ -51,16 +50,16 @@ def reflected(size: int, padded: int) -> NDArray[np.intp]:
 
 
 def padded(size: int, multiple: int = 4) -> int:
-    """The generator halves a picture twice, and then reflects: multiples of 4, from 16 up."""
+    """``size`` rounded up to a multiple of ``multiple``, at least 4 times it."""
     return max(4 * multiple, -(-size // multiple) * multiple)
 
 
 def padded_rows(
     pixels: Pixels, height: int, size: tuple[int, int], first: int = 0
 ) -> Callable[[int, int], Pixels]:
-    """What reads rows (from, to) of a picture that is ``padded`` to ``size`` by reflection.
+    """A function that gives rows [start, stop) of a picture padded to ``size`` by reflection.
 
-    pixels: those of its ``height`` rows that are here, from row ``first``.
+    pixels: rows from ``first`` on of a picture of ``height`` rows.
     """
     rows, columns = reflected(height, size[0]), reflected(pixels.shape[1], size[1])
 
@@ -74,7 +73,7 @@ def padded_rows(
 
 
 def to_planes(pixels: Pixels, channels: int) -> Planes:
-    """H×W×3 pixels as new values, channels×H×W in [−1, 1]; 1 channel is the luma."""
+    """H×W×3 pixels as a new array, channels×H×W in [−1, 1]; 1 channel is the luma."""
     top = _TOP.get(pixels.dtype.name)
     if channels == 1:
         values = _scaled(pixels.astype(np.float32), top)

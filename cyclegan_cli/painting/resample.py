@@ -1,8 +1,8 @@
-"""Pictures at another size, strip by strip: antialiased bicubic resampling.
+"""Pictures at another size, strip by strip: antialiased bicubic resampling, and detail.
 
-Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981, with a = −1/2; where a
-picture becomes smaller, the kernel is as much wider, so that nothing aliases. The values are those
-of Pillow's BICUBIC, in float32.
+Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981, with a = −1/2; for
+smaller pictures the kernel is wider, so that nothing aliases. The values are those of Pillow's
+BICUBIC, in float32.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan_cli.painting.pixels import Planes
+from cyclegan_cli.painting.pixels import LUMA, Planes
 
-__all__ = ["Filter", "matmul_left", "resample_rows", "resized"]
+__all__ = ["Enlarger", "Filter", "matmul_left", "resample_rows", "resized"]
 
 _STRIP = 2**21  # values that a strip of the larger picture may have
 _BLOCK = 32  # values that are computed by one matrix product
-# Multiplications of a product that OpenBLAS computes in the caller's thread. It divides larger ones
-# among threads of its own, which take longer to wake than such a part to compute, spin for a while
-# afterwards, and so take the processor from whatever paints.
+# Multiplications of a product that OpenBLAS computes in the caller's thread. For larger ones it
+# starts threads, which take longer to wake than to compute, and then spin for a while.
 _LARGEST = 2**18
+_FINE = 1  # pixels of the painting: radius of the mean from which its finest detail differs
+_RADIUS = 2  # of the windows in which the fine detail of photo and painting is compared
+_NOISE = 1e-4  # variance, of values in [−1, 1], below which a window counts as flat
 
 
 @dataclass(frozen=True)
@@ -149,3 +151,88 @@ def matmul_right(x: Planes, matrix: NDArray[np.float32], out: Planes) -> None:
         np.matmul(parts, matrix, out=out[:, :whole].reshape(count, -1, part, n))
     if whole < height:
         np.matmul(x[:, whole:], matrix, out=out[:, whole:])
+
+
+# -- detail ---------------------------------------------------------------------------------------
+
+
+class Enlarger:
+    """A small painting at the photo's size, strip by strip.
+
+    The enlarged painting gets the luma detail that the photo lost when it was reduced: the top of a
+    Laplacian pyramid (Burt and Adelson, 1983). Its weight is local, as in the guided filter (He,
+    Sun and Tang, 2010): the slope of the regression, in a small window, of the painting's finest
+    detail on the photo's, times r². So edges that the painting kept are as sharp as in the photo,
+    and detail that it painted over does not come back.
+
+    photo (at the painting's size), painting: 3×h×w in [−1, 1]. ``size``: height and width of the
+    photo itself.
+    """
+
+    def __init__(self, photo: Planes, painting: Planes, size: tuple[int, int]) -> None:
+        luma = _luma(photo)
+        maps = [painting]
+        if size[0] > painting.shape[1] or size[1] > painting.shape[2]:
+            maps += [luma, _gain(luma, _luma(painting))]
+        self._maps = np.concatenate(maps)
+        self._down = Filter.bicubic(painting.shape[1], size[0])
+        self._across = Filter.bicubic(painting.shape[2], size[1])
+
+    def rows(self, start: int, stop: int, photo: Planes) -> Planes:
+        """Rows start … stop − 1 of the painting: 3×h×W in [−1, 1].
+
+        ``photo``: the same rows of the photo, 3×h×W.
+        """
+        large = resample_rows(
+            lambda a, b: self._maps[:, a:b], self._down, self._across, start, stop
+        )
+        painting = large[:3]
+        if len(large) > 3:
+            detail = _luma(photo)
+            detail -= large[3]
+            detail *= large[4]
+            painting += detail
+        return np.clip(painting, -1.0, 1.0, out=painting)
+
+
+def _luma(picture: Planes) -> Planes:
+    """3×h×w as 1×h×w."""
+    luma: Planes = picture[:1] * LUMA[0]
+    luma += picture[1:2] * LUMA[1]
+    luma += picture[2:] * LUMA[2]
+    return luma
+
+
+def _gain(photo: Planes, painting: Planes) -> Planes:
+    """The slope, 0..1, of the regression of the painting's fine luma on the photo's, times r².
+
+    Of the fine luma only, else an edge that was kept would bring back a line beside it.
+    """
+    photo, painting = photo - _mean(photo, _FINE), painting - _mean(painting, _FINE)
+    mean, painted = _mean(photo), _mean(painting)
+    common = _mean(photo * painting) - mean * painted
+    slope = common / (_mean(photo * photo) - mean * mean + np.float32(_NOISE))
+    explained = common * slope
+    explained /= _mean(painting * painting) - painted * painted + np.float32(_NOISE)
+    return _mean(slope.clip(0.0, 1.0) * explained.clip(0.0, 1.0))
+
+
+def _mean(x: Planes, radius: int = _RADIUS) -> Planes:
+    """The mean over the square window around each pixel, within the picture."""
+    return _along(_along(x, 2, radius), 1, radius)
+
+
+def _along(x: Planes, axis: int, radius: int) -> Planes:
+    """The mean of up to 2 ``radius`` + 1 values along ``axis``."""
+    size = x.shape[axis]
+    total = x.copy()
+    for shift in range(1, min(radius, size - 1) + 1):
+        low, high = [slice(None)] * 3, [slice(None)] * 3
+        low[axis], high[axis] = slice(size - shift), slice(shift, None)
+        total[tuple(low)] += x[tuple(high)]
+        total[tuple(high)] += x[tuple(low)]
+    places = np.arange(size)
+    count = np.minimum(places, radius) + np.minimum(size - 1 - places, radius) + 1
+    shape = (1, 1, -1) if axis == 2 else (1, -1, 1)
+    mean: Planes = total / count.astype(np.float32).reshape(shape)
+    return mean

@@ -1,8 +1,10 @@
-"""The statistics of one InstanceNorm: measured strip by strip, merged exactly, or given.
+"""What layers depend on of the whole picture: InstanceNorm's statistics, and the scene's code.
 
-Merging is that of Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for
-Computing Sample Variances", 1979: the mean of the strips' variances would be wrong, since the
-strips' means differ.
+Statistics are measured strip by strip and merged as in Chan, Golub and LeVeque, "Updating Formulae
+and a Pairwise Algorithm for Computing Sample Variances", 1979.
+
+The code of a thumbnail scales and shifts channels and gives a colour matrix. They are constants for
+one picture, so they go into its weights, and what is left are plain layers.
 """
 
 from __future__ import annotations
@@ -12,21 +14,39 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from cyclegan_cli.engine.layers import EPS
+from cyclegan_cli.engine.layers import EPS, SCENE_WIDTHS, THUMBNAIL, Trunk, film_name, layers
+from cyclegan_cli.engine.weights import Weights
+from cyclegan_cli.painting.pixels import Pixels, Planes, to_planes
 
-__all__ = ["Moments", "OverrideStats", "factors", "is_alive"]
+__all__ = [
+    "RECOLOUR",
+    "Array",
+    "Moments",
+    "OverrideStats",
+    "conditioned",
+    "factors",
+    "recoloured",
+    "scene_code",
+    "thumbnail",
+    "varies",
+]
+
+Array = NDArray[np.float32]
+
+RECOLOUR = "recolour"  # name of one picture's colour matrix and offset: out×(in + 1)
 
 _ROUNDING = 1e-12  # the variance of values near 1 that differ by float32's rounding of sums
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of each channel: how many values, their mean, and the sum of their squared deviations.
+    """The number of values in each channel, their mean, and the sum of squared deviations.
 
     ``mean`` and ``m2``: float64, C values each: NumPy arrays, or tensors on the CUDA device that
-    measured them, so that nobody has to wait for it. The biased variance is m2 / count.
+    measured them. The biased variance is m2 / count.
     """
 
     count: int
@@ -62,21 +82,90 @@ class Moments:
         return Moments(self.count, mean, variance * self.count)
 
 
-# Replaces the statistics of an InstanceNorm: called with its number (0 is the first of the network)
-# and what was measured over the whole picture, as NumPy arrays; returns what shall be used.
+# Called with the number of an InstanceNorm (from 0) and the statistics of the whole picture, as
+# NumPy arrays; returns those to use.
 OverrideStats: TypeAlias = Callable[[int, Moments], Moments]
 
 
-def is_alive(moments: Moments) -> Any:
+def varies(moments: Moments) -> Any:
     """Whether each channel varies by more than rounding: bool, C values.
 
-    InstanceNorm would enlarge rounding by 1/√eps, and after a few of them a flat picture would be
-    full of noise. So where a channel does not vary, its scale is 0.
+    If not, its scale is 0: InstanceNorm would amplify rounding by 1/√eps, and a few of them would
+    turn a flat picture into noise.
     """
     return moments.variance > _ROUNDING * (1.0 + moments.mean**2)
 
 
 def factors(moments: Moments) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """mean and 1 / √(variance + eps): float32, C values each; 0 where ``is_alive`` says so."""
-    scale = 1.0 / np.sqrt(moments.variance + EPS) * is_alive(moments)
+    """mean and 1 / √(variance + eps): float32, C values each; 0 unless it ``varies``."""
+    scale = 1.0 / np.sqrt(moments.variance + EPS) * varies(moments)
     return moments.mean.astype(np.float32), scale.astype(np.float32)
+
+
+# -- the scene ------------------------------------------------------------------------------------
+
+
+def thumbnail(pixels: Pixels, channels: int) -> Planes:
+    """Means of a grid of 32×32 fields, channels×32×32 in [−1, 1]; pixels as ``Painter.paint``'s.
+
+    The fields are those of PyTorch's ``adaptive_avg_pool2d``: in small pictures they overlap.
+    """
+    rows = [pixels[part].mean(0, dtype=np.float32) for part in _fields(pixels.shape[0])]
+    lines = np.stack(rows)
+    fields = [lines[:, part].mean(1, dtype=np.float32) for part in _fields(pixels.shape[1])]
+    small = np.stack(fields, axis=1)
+    if pixels.dtype != np.float32:
+        small = small * np.float32(2.0 / np.iinfo(pixels.dtype).max) - np.float32(1.0)
+    return to_planes(small, channels)
+
+
+def _fields(size: int) -> list[slice]:
+    return [slice(i * size // THUMBNAIL, -(-(i + 1) * size // THUMBNAIL)) for i in range(THUMBNAIL)]
+
+
+def scene_code(weights: Weights, small: Planes) -> Array:
+    """The code of a thumbnail: what ``Generator.scene_code`` computes, to rounding."""
+    tensors, x = weights.tensors, small
+    for number in range(len(SCENE_WIDTHS)):
+        x = _halved(x, *(tensors[f"scene.{2 * number}.{kind}"] for kind in ("weight", "bias")))
+    code = tensors["code.weight"] @ x.mean((1, 2)) + tensors["code.bias"]
+    positive: Array = np.maximum(code, np.float32(0.0))
+    return positive
+
+
+def _halved(x: Planes, weight: Array, bias: Array) -> Planes:
+    """A 3×3 convolution of stride 2 and a ReLU, zeros around the picture."""
+    windows = sliding_window_view(np.pad(x, ((0, 0), (1, 1), (1, 1))), (3, 3), axis=(1, 2))
+    sums = np.einsum("chwij,ocij->ohw", windows[:, ::2, ::2], weight, optimize=True)
+    positive: Array = np.maximum(sums + bias[:, None, None], np.float32(0.0))
+    return positive
+
+
+def conditioned(weights: Weights, code: Array) -> Weights:
+    """The weights of the layers for a picture with this code, and its ``RECOLOUR``."""
+    spec, old = weights.spec, weights.tensors
+    tensors = {name: old[name] for name in old if name.startswith(("encoder", "trunk", "decoder"))}
+
+    def read(name: str) -> Array:
+        found: Array = np.tanh(old[f"{name}.weight"] @ code + old[f"{name}.bias"])
+        return found
+
+    for part in layers(spec):
+        for layer in (one for b in part.blocks for one in b) if isinstance(part, Trunk) else ():
+            if layer.scene:
+                scale, shift = np.split(read(film_name(layer)), 2)
+                scale = scale + np.float32(1.0)
+                weight, bias = f"{layer.name}.weight", f"{layer.name}.bias"
+                tensors[weight] = old[weight] * scale[:, None, None, None]
+                tensors[bias] = old[bias] * scale + shift
+    matrix = read("colour").reshape(spec.out_channels, spec.in_channels + 1)
+    tensors[RECOLOUR] = matrix + np.eye(*matrix.shape, dtype=np.float32)
+    return Weights(spec, tensors)
+
+
+def recoloured(matrix: Array, picture: Planes) -> Planes:
+    """(in or more)×h×w -> out×h×w by ``RECOLOUR``."""
+    inputs = matrix.shape[1] - 1
+    colours = np.tensordot(matrix[:, :inputs], picture[:inputs], axes=1)
+    colours += matrix[:, inputs, None, None]
+    return np.asarray(colours, np.float32)

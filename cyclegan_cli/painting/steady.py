@@ -1,13 +1,11 @@
 """Videos without flicker: statistics that change slowly, and a canvas that follows the camera.
 
-InstanceNorm measures every channel anew in every frame, so that noise, or an object that comes in
-at the edge, changes the colours of the whole picture. Here each statistic is an exponential average
-over the frames of a scene. It is two numbers a channel, with no place in the picture, so that
-nothing of an earlier frame can be seen in a later one; at a cut it begins anew.
+InstanceNorm measures every channel in every frame, so that noise, or an object that enters at the
+edge, changes the colours of the whole picture. Here each statistic is an exponential average over
+the frames of a scene, which starts again at a cut.
 
-A style with grain paints each stroke where its canvas has it. On a canvas that stays with the
-screen, the strokes of a panning shot stay there too, and the scene slides along behind them, as
-behind the glass of a shower's door. So the canvas moves as the picture does.
+The strokes of a style with grain are tied to its canvas. If the canvas stayed with the screen, the
+scene of a panning shot would slide along behind the strokes. So the canvas moves with the picture.
 """
 
 from __future__ import annotations
@@ -37,11 +35,8 @@ _Field = NDArray[np.float32]
 
 
 class Steady:
-    """The statistics of a video's scenes: ``look`` at each frame, then paint it.
-
-    Painting takes ``override_stats`` and ``origin``.
-
-    ``rate``: frames a second.
+    """The statistics of a video's scenes: ``look`` at each frame, then paint it with
+    ``override_stats`` and ``origin``. ``rate``: frames a second.
     """
 
     def __init__(self, rate: float) -> None:
@@ -59,11 +54,10 @@ class Steady:
         return self._follower.origin
 
     def look(self, pixels: Pixels) -> bool:
-        """Take the next frame: H×W×3, uint8 or uint16. Whether a scene begins with it.
+        """Take the next frame: H×W×3, uint8 or uint16. Returns whether a scene begins with it.
 
-        A cut is where the frame's 12×12 mean colours differ from the frame before by 9% of the
-        range on average, and by 3 times what is usual in this scene: noise has no share in such
-        means, and a pan changes them by a little in every frame.
+        At a cut, the 12×12 mean colours differ from the frame before by 9% of the range on average,
+        and by 3 times what is usual in this scene.
         """
         fields = _fields(pixels)
         change = 0.0 if self._fields is None else float(np.abs(fields - self._fields).mean())
@@ -77,10 +71,10 @@ class Steady:
         return cut
 
     def override_stats(self, number: int, measured: Moments) -> Moments:
-        """The statistics that InstanceNorm ``number`` shall use in this frame.
+        """The statistics for InstanceNorm ``number`` in this frame.
 
-        A scene's first frames weigh alike, so that the noise of the first one does not last. A
-        frame that is painted twice, as when memory was short, is counted once.
+        The first frames of a scene have equal weights. A frame that is painted twice, as when
+        memory was short, counts once.
         """
         held = self._held.get(number)
         weight = max(self._weight, 1.0 / self._seen) if self._seen else 1.0
@@ -122,10 +116,10 @@ class Follower:
 
 
 def movement(before: _Field, after: _Field) -> tuple[float, float]:
-    """By how many rows and columns what ``before`` shows has moved in ``after``; 0, 0 if unsure.
+    """Rows and columns by which the picture has moved from ``before`` to ``after``; 0, 0 if unsure.
 
-    The peak of the phase correlation (Kuglin and Hines, 1975) of the low frequencies, to fractions
-    of a pixel by a parabola. Both h×w, in levels of 255.
+    The peak of the phase correlation (Kuglin and Hines, 1975) of the low frequencies, with a
+    parabola for fractions of a pixel. Both h×w, in levels of 255.
     """
     height, width = before.shape
     if min(height, width) < 16:
@@ -136,7 +130,7 @@ def movement(before: _Field, after: _Field) -> tuple[float, float]:
     weights = np.exp(-(rows**2 + columns**2) / (2 * _SMOOTH**2))
     weights[0, 0] = 0.0  # the mean, which has been taken out
     cross = other * one.conj()
-    # Frequencies in which there is no more than a sensor's noise have no say.
+    # Frequencies with no more than a sensor's noise get no weight.
     weights /= np.abs(cross) + _NOISE**2 * float((window**2).sum())
     surface = np.fft.irfft2(weights * cross, (height, width))
     row, column = np.unravel_index(int(surface.argmax()), surface.shape)
@@ -148,7 +142,7 @@ def movement(before: _Field, after: _Field) -> tuple[float, float]:
 
 
 def _peak(line: NDArray[np.float64], place: int) -> float:
-    """The place of the maximum around ``place``, those past the middle being negative."""
+    """The position of the maximum around ``place``; past the middle it is negative."""
     size = len(line)
     low, top, high = line[place - 1], line[place], line[(place + 1) % size]
     bend = low - 2 * top + high

@@ -1,4 +1,4 @@
-"""Pictures read in strips: which rows a layer needs, how high a strip may be, and what it costs."""
+"""Pictures in strips: the rows that a layer needs, the height of a strip, and its cost."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["WORKSPACE", "Cost", "Place", "Plan", "Rows", "Scratch", "needed", "s
 T = TypeVar("T", bound=Any)  # NumPy arrays, C×h×W, or tensors, 1×C×h×W
 Place = Literal["device", "host", "disk"]
 
-# How many tensors of a strip's largest size are alive at once: a layer's input, padded copy and
-# output, the convolution's own copies of them, and a strip that waits to be written.
+# Arrays of a strip's largest size that exist at once: a layer's input, padded copy and output, the
+# convolution's own copies of them, and a strip that is to be written.
 WORKSPACE = 6
 
 
-def _unread(start: int, stop: int) -> Any:
+def _unread(_start: int, _stop: int) -> Any:
     raise NotImplementedError("only the sizes of these rows are known")
 
 
@@ -32,9 +32,9 @@ def _unread(start: int, stop: int) -> Any:
 class Rows(Generic[T]):
     """channels×height×width values, of which any rows can be read.
 
-    ``read(start, stop)`` gives rows [start, stop). ``fresh``: what it gives belongs to the reader,
-    who may change it. To read n rows, the largest array on the way has about
-    n · ``cost`` + ``margin`` bytes. ``deferred``: what a backend left to the reader of these rows.
+    ``read(start, stop)`` gives rows [start, stop). ``fresh``: the caller may change them. To read n
+    rows, the largest array on the way has about n · ``cost`` + ``margin`` bytes. ``deferred``:
+    layers that a backend left to the next one.
     """
 
     channels: int
@@ -58,13 +58,13 @@ class Rows(Generic[T]):
         return self.channels * self.height * self.width * self.itemsize
 
     def derived(self, channels: int, height: int, width: int, extra: int = 0) -> Rows[T]:
-        """Sizes of rows computed from these: n need n · self.height / height + ``extra``."""
+        """Sizes of rows computed from these; n rows need n · self.height / height + ``extra``."""
         cost = max(float(channels * width * self.itemsize), self.cost * self.height / height)
         margin = self.margin + extra * self.cost
         return Rows(channels, height, width, self.itemsize, cost, margin, fresh=True)
 
-    def after(self, layer: Layer) -> Rows[T]:
-        """The sizes of what ``layer`` makes of these rows; nothing can be read yet."""
+    def output_of(self, layer: Layer) -> Rows[T]:
+        """Sizes of the output of ``layer`` with these rows as its input."""
         _, height, width = self.shape
         if layer.kind == "reflect":
             border = 2 * layer.padding
@@ -85,10 +85,9 @@ class Rows(Generic[T]):
 class Plan:
     """How a picture is evaluated; every plan gives the same result.
 
-    ``strip``: bytes that the largest array of a strip may have (a strip has at least one row).
-    ``keep``: the input of an InstanceNorm is kept, rather than computed again, where it has at
-    most so many bytes. ``place``: where it is kept: on the device, in the host's memory, or in a
-    temporary file that is mapped into it.
+    ``strip``: bytes of the largest array of a strip, which has at least one row. ``keep``: the
+    input of an InstanceNorm is kept, not computed again, if it has at most so many bytes.
+    ``place``: where it is kept: on the device, in the host's memory, or in a mapped temporary file.
     """
 
     strip: int
@@ -102,10 +101,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a plan takes, in bytes: ``strips`` on the device, ``kept`` where the plan says.
+    """Bytes of a plan: ``strips`` on the device, ``kept`` at the plan's place.
 
-    ``sizes``: of the input of each InstanceNorm outside of the trunk, in order;
-    ``middle``: of one of the trunk's two buffers.
+    ``sizes``: of the input of each InstanceNorm outside the trunk, in order; ``middle``: of one of
+    the trunk's two buffers.
     """
 
     strips: int
@@ -133,14 +132,14 @@ def needed(
 
 
 def scratch_folder() -> str:
-    """Where what does not fit into memory goes: not /tmp, which often lies in memory itself."""
+    """The folder of temporary files: not /tmp, which is often in memory itself."""
     chosen = tempfile.gettempdir()
     large = Path("/var/tmp")
     return str(large) if chosen == "/tmp" and os.access(large, os.W_OK) else chosen
 
 
 class Scratch:
-    """Files without a name, mapped into memory: nothing is ever left behind."""
+    """Files without a name, mapped into memory."""
 
     def __init__(self) -> None:
         self._mappings: list[mmap.mmap] = []
@@ -162,7 +161,7 @@ class Scratch:
         return mapping
 
     def forget(self) -> None:
-        """What was read from or written to the files need not stay in memory."""
+        """Let the system drop the files' pages from memory."""
         for mapping in self._mappings:
             if sys.platform == "linux":
                 mapping.madvise(mmap.MADV_DONTNEED)

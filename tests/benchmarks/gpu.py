@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.machine import resident_memory
 from cyclegan_cli.media.plan import make_plan
+from cyclegan_cli.painting.batch import Done, translate_pictures
 from cyclegan_cli.painting.painter import Painter
-from cyclegan_cli.painting.pipeline import Done, translate_pictures
 from cyclegan_cli.settings import GeneratorSpec, TrainSettings, TranslateSettings
 from tests.benchmarks import baseline
 from tests.benchmarks.__main__ import machine

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cyclegan_cli.media.pictures import read_picture
 from cyclegan_cli.media.plan import Job, make_plan
-from cyclegan_cli.painting.pipeline import Done, Event, translate_pictures
+from cyclegan_cli.painting.batch import Done, Event, translate_pictures
 from cyclegan_cli.settings import TranslateSettings
 from tests.media import rawfiles as raw
 from tests.media.matrix import AVIF, Case, base, cases, saved, upright

@@ -273,7 +273,7 @@ def test_other_pictures_are_read_without_tifffile(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.fromarray(levels(RGB, "u1")).save(path)
     code = (
-        "import sys; from pathlib import Path; import cyclegan_cli.painting.pipeline; "
+        "import sys; from pathlib import Path; import cyclegan_cli.painting.batch; "
         "from cyclegan_cli.media.pictures import read_picture; "
         f"read_picture(Path({str(path)!r})); "
         "print(*{'tifffile', 'imagecodecs'} & {*sys.modules})"

@@ -16,7 +16,7 @@ from cyclegan_cli.painting.by_kernels import KernelBackend
 from cyclegan_cli.painting.by_torch import TorchBackend
 from cyclegan_cli.painting.evaluate import evaluate
 from cyclegan_cli.painting.painter import Painter
-from cyclegan_cli.painting.scene import conditioned, scene_code, thumbnail
+from cyclegan_cli.painting.statistics import conditioned, scene_code, thumbnail
 from cyclegan_cli.painting.strips import Plan, Rows
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec
 

@@ -131,13 +131,13 @@ def test_pictures_painted_at_once_do_not_disturb_each_other() -> None:
 def test_a_layer_that_the_kernels_lack_is_refused() -> None:
     backend = KernelBackend(weights_of(NETWORKS["resnet"]))
     with pytest.raises(TypeError, match="save"):
-        backend.after(Layer("save", "it"), rows_of(np.zeros((2, 8, 8), np.float32)))
+        backend.apply(Layer("save", "it"), rows_of(np.zeros((2, 8, 8), np.float32)))
 
 
 def test_leaky_relu_is_pytorchs() -> None:
     backend = KernelBackend(weights_of(NETWORKS["resnet"]))
     x = torch.randn(1, 2, 12, 10)
     fresh = replace(rows_of(x[0].numpy().copy()), fresh=True)
-    rows = backend.after(Layer("leaky_relu", "it", 2, 2, slope=0.1), fresh).read(3, 9)
+    rows = backend.apply(Layer("leaky_relu", "it", 2, 2, slope=0.1), fresh).read(3, 9)
     expected = torch.nn.functional.leaky_relu(x, 0.1)[0, :, 3:9]
     assert torch.equal(torch.from_numpy(rows), expected)

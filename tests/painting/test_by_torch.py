@@ -61,7 +61,7 @@ def test_any_rows_are_those_of_the_whole(name: str, data: st.DataObject) -> None
     x = torch.randn(1, 2, height, 10)
     before = x.clone()
     whole = module(x.clone())
-    rows = backend_of(module).after(layer, rows_of(x))
+    rows = backend_of(module).apply(layer, rows_of(x))
     assert rows.shape == whole.shape[1:]
     start = data.draw(st.integers(0, rows.height - 1), "start")
     stop = data.draw(st.integers(start + 1, rows.height), "stop")
@@ -71,7 +71,7 @@ def test_any_rows_are_those_of_the_whole(name: str, data: st.DataObject) -> None
 
 def test_a_layer_that_no_generator_has_is_refused() -> None:
     with pytest.raises(TypeError, match="save"):
-        backend_of(nn.ReLU()).after(Layer("save", "it"), rows_of(torch.zeros(1, 2, 8, 8)))
+        backend_of(nn.ReLU()).apply(Layer("save", "it"), rows_of(torch.zeros(1, 2, 8, 8)))
 
 
 def test_a_picture_is_added_in_float32() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyclegan_cli.painting.color import _to_lab, with_colors_of
+from cyclegan_cli.painting.effects import _to_lab, with_colors_of
 from cyclegan_cli.painting.pixels import Planes
 
 UNIT = st.floats(0, 1, width=32)

@@ -8,7 +8,7 @@ from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.painting import memory
 from cyclegan_cli.painting.evaluate import estimate
-from cyclegan_cli.painting.memory import check_room, choose
+from cyclegan_cli.painting.memory import check_memory, choose
 from cyclegan_cli.painting.strips import Plan
 from cyclegan_cli.settings import GeneratorSpec
 
@@ -85,9 +85,9 @@ def test_a_full_machine_is_not_driven_into_swap(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_room_for_what_is_needed() -> None:
-    check_room("It", 14 * GB, None)
+    check_memory("It", 14 * GB, None)
     for needed, limit in ((15 * GB, None), (2 * GB, 2 * GB)):
         with pytest.raises(
             PictureError, match=r"It needs \d+\.00 GB of memory; 1\d?\.\d\d GB is left"
         ):
-            check_room("It", needed, limit)
+            check_memory("It", needed, limit)

@@ -23,7 +23,7 @@ SCRIPT = """
 import json, resource, sys, time
 from pathlib import Path
 from cyclegan_cli.media.plan import make_plan
-from cyclegan_cli.painting.pipeline import Done, translate_pictures
+from cyclegan_cli.painting.batch import Done, translate_pictures
 from cyclegan_cli.settings import TranslateSettings
 
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

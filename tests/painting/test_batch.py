@@ -19,7 +19,7 @@ from PIL import Image
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.media.plan import Job
 from cyclegan_cli.painting import pipeline
-from cyclegan_cli.painting.pipeline import Done, Event, Failed, translate_pictures
+from cyclegan_cli.painting.batch import Done, Event, Failed, translate_pictures
 from cyclegan_cli.settings import TranslateSettings
 
 SETTINGS = TranslateSettings()

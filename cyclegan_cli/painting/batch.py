@@ -1,29 +1,46 @@
-"""Read, paint, write: overlapped, in order, and never stopped by one bad file.
+"""Many pictures and videos: read, painted and written in order, whatever fails.
 
-One thread reads ahead, one writes behind, the caller's thread paints. At most one decoded picture
-waits to be painted and one painted picture to be written, however many there are.
+One thread reads ahead, one writes behind, the caller's thread paints. At most one picture is read
+in advance, and one is painted before the last is written. Videos are painted a frame at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
 from cyclegan_cli.errors import CycleganError, PictureError
 from cyclegan_cli.media.encoding import write_picture
+from cyclegan_cli.media.formats import is_video
+from cyclegan_cli.media.motion import Motion, probe, read_frames, transcoded, write_frames
 from cyclegan_cli.media.pictures import Array, Frame, Picture, read_picture
 from cyclegan_cli.media.plan import Job
+from cyclegan_cli.painting.statistics import OverrideStats
+from cyclegan_cli.painting.steady import Steady
 from cyclegan_cli.settings import TranslateSettings
 
-__all__ = ["Done", "Event", "Failed", "Paint", "translate_pictures"]
+__all__ = [
+    "Done",
+    "Event",
+    "Failed",
+    "FramePainted",
+    "MediaEvent",
+    "Paint",
+    "PaintFrame",
+    "Sounds",
+    "translate_media",
+    "translate_pictures",
+]
 
 Paint: TypeAlias = Callable[[Array], Array]  # H×W×3 uint8 or uint16 in, the same (or wider) out
 _PATIENCE = 10.0  # seconds to wait, when stopped, for a reader that may hang on a pipe
@@ -54,9 +71,40 @@ class Failed:
 Event: TypeAlias = Done | Failed
 
 
+class PaintFrame(Protocol):
+    """Paints H×W×3 uint8 or uint16 pixels; the same, or wider, comes out."""
+
+    def __call__(
+        self,
+        pixels: Array,
+        override_stats: OverrideStats | None = None,
+        origin: tuple[int, int] = (0, 0),
+    ) -> Array: ...
+
+
+@dataclass(frozen=True)
+class FramePainted:
+    """Frame ``number`` (from 1) of about ``frames`` of a video is painted and handed on."""
+
+    job: Job
+    number: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """The sound is converted to ``codec``, since the container cannot hold it as it is."""
+
+    job: Job
+    codec: str
+
+
+MediaEvent: TypeAlias = Done | Failed | FramePainted | Sounds
+
+
 @dataclass(frozen=True)
 class _Step:
-    """A job on its way, with what became of it so far."""
+    """A job with its picture or error so far."""
 
     job: Job
     outcome: Picture | CycleganError
@@ -74,11 +122,10 @@ def translate_pictures(
     """Do ``jobs``; yields one event a job, in their order.
 
     ``paint`` is called in this thread, once a frame. ``stdin``: the bytes of the job without a
-    source; ``stdout``: where the job without a target goes. Close the iterator (as
-    ``contextlib.closing`` does) or let an exception pass through it: the file in hand is finished
-    or removed, and the threads end. Whatever goes wrong with one file, in whichever thread, is that
-    file's ``Failed``; what concerns no single file is raised here: BrokenPipeError where the reader
-    of ``stdout`` has gone, and anything that iterating ``jobs`` raises.
+    source; ``stdout``: for the job without a target. If the iterator is closed or an exception
+    passes through it, the current file is finished or removed, and the threads end. An error of one
+    file is its ``Failed``; raised are BrokenPipeError of ``stdout`` and what iterating ``jobs``
+    raises.
     """
     stop = threading.Event()
     before, behind = threading.Semaphore(2), threading.Semaphore(1)
@@ -94,7 +141,7 @@ def translate_pictures(
                     return
                 to_paint.put(_read(job, stdin, settings))
             to_paint.put(None)
-        except BaseException as error:  # the main thread would wait for ever
+        except BaseException as error:  # else the main thread would wait forever
             to_paint.put(error)
 
     def write_behind() -> None:
@@ -106,7 +153,7 @@ def translate_pictures(
             del step
             behind.release()
 
-    # The writer is waited for even when the program ends: what it writes is whole or gone.
+    # No daemon: the writer finishes its file when the program ends.
     reader = threading.Thread(target=read_ahead, name="read-ahead", daemon=True)
     writer = threading.Thread(target=write_behind, name="write-behind")
     try:
@@ -154,7 +201,7 @@ def _read(job: Job, stdin: bytes, settings: TranslateSettings) -> _Step:
 
 
 def _failure(name: Path | str, verb: str, error: Exception) -> PictureError:
-    """An error that nobody foresaw, as that of one file."""
+    """An unexpected error as one of a file."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     failure = PictureError(f"{name} could not be {verb}: {reason or type(error).__name__}.")
     failure.__cause__ = error
@@ -210,3 +257,89 @@ def _write(step: _Step, settings: TranslateSettings, stdout: BinaryIO | None) ->
     height, width = picture.frames[0].pixels.shape[:2]
     seconds = step.seconds + time.perf_counter() - start
     return Done(job, (width, height), count, seconds)
+
+
+# -- videos ---------------------------------------------------------------------------------------
+
+
+def translate_media(
+    jobs: Sequence[Job],
+    paint: PaintFrame,
+    settings: TranslateSettings,
+    *,
+    stdin: bytes = b"",
+    stdout: BinaryIO | None = None,
+) -> Generator[MediaEvent, None, None]:
+    """``translate_pictures`` for pictures and videos, in the order of ``jobs``.
+
+    One ``Done`` or ``Failed`` a job; videos give a ``FramePainted`` for each frame before it.
+    If the iterator is closed or an exception passes through it, no incomplete file and no ffmpeg
+    is left.
+    """
+    for video, group in itertools.groupby(jobs, lambda job: is_video(job.source)):
+        if not video:
+            events = translate_pictures(list(group), paint, settings, stdin=stdin, stdout=stdout)
+            with contextlib.closing(events):
+                yield from events
+            continue
+        for job in group:
+            yield from _translate_video(job, paint, settings)
+
+
+def _translate_video(
+    job: Job, paint: PaintFrame, settings: TranslateSettings
+) -> Generator[MediaEvent, None, None]:
+    start = time.perf_counter()
+    try:
+        assert job.source is not None
+        motion = probe(job.source)
+        pixels = motion.facts.width * motion.facts.height
+        if pixels > settings.max_pixels:
+            raise PictureError(
+                f"{job.source} has {pixels} pixels a frame, more than --max-pixels.",
+                hint=f"--max-pixels {pixels}",
+            )
+        count, size = yield from _frames(job, motion, paint, settings)
+    except CycleganError as error:
+        yield Failed(job, error)
+    except (Exception, RecursionError) as error:
+        failure = PictureError(f"{job.source} could not be painted: {error}.")
+        failure.__cause__ = error
+        yield Failed(job, failure)
+    else:
+        yield Done(job, size, count, time.perf_counter() - start)
+
+
+def _frames(
+    job: Job, motion: Motion, paint: PaintFrame, settings: TranslateSettings
+) -> Generator[MediaEvent, None, tuple[int, tuple[int, int]]]:
+    """Paint and write each frame; returns their number and (width, height)."""
+    assert job.target is not None
+    assert job.format is not None
+    codec = transcoded(motion, job.format)
+    if codec is not None:
+        yield Sounds(job, codec)
+    steady = Steady(float(motion.rate)) if settings.steady else None
+    writer = write_frames(
+        job.target,
+        job.format,
+        motion,
+        quality=settings.quality,
+        strip_metadata=settings.strip_metadata,
+    )
+    before = painted = np.empty((0, 0, 3), np.uint8)
+    count = 0
+    with contextlib.closing(read_frames(motion)) as frames, writer as write:
+        for frame in frames:
+            # A frame that is shown again, as in a video of variable rate, is painted once.
+            if not np.array_equal(frame, before):
+                if steady is None:
+                    painted = paint(frame)
+                else:
+                    steady.look(frame)
+                    painted = paint(frame, steady.override_stats, steady.origin)
+                before = frame
+            write(painted)
+            count += 1
+            yield FramePainted(job, count, max(count, motion.frames))
+    return count, (painted.shape[1], painted.shape[0])

@@ -8,16 +8,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from cyclegan_cli.cli.completion import complete_gpu, complete_run
-from cyclegan_cli.errors import UsageError
 from cyclegan_cli.settings import normal_gpu
-
-if TYPE_CHECKING:
-    from cyclegan_cli.engine.device import Device
 
 __all__ = [
     "Debug",
@@ -33,7 +29,6 @@ __all__ = [
     "check_tensorboard",
     "debugging",
     "importing",
-    "one_device",
     "remember",
     "stop_on_signals",
 ]
@@ -75,34 +70,6 @@ def importing() -> Iterator[None]:
         gc.freeze()
         if enabled:
             gc.enable()
-
-
-def one_device(gpu: str) -> Device:
-    """The device of this process: of several that ``--gpu`` means, the one of its local rank.
-
-    Raises UsageError where it means several and this process is alone.
-    """
-    from cyclegan_cli.cli.processes import member
-    from cyclegan_cli.engine.device import available, resolve
-
-    me = member()
-    if me is not None and gpu == "auto":
-        # A cluster may show each process only its own device, which then has the number 0.
-        cuda = [name for name in available() if name.isdigit()]
-        if len(cuda) == 1:
-            return resolve(cuda[0])[0]
-        gpu = ",".join(cuda) or "cpu"
-    devices = resolve(gpu)
-    if me is not None and (len(devices) > me.local_rank or devices[0].torch.type == "cpu"):
-        return devices[me.local_rank % len(devices)]
-    if me is not None:
-        raise UsageError(f"--gpu {gpu} has no device for process {me.local_rank} of this machine.")
-    if len(devices) > 1:
-        raise UsageError(
-            f"--gpu {gpu}: this command computes on one device at a time.",
-            hint=f"--gpu {gpu.split(',', maxsplit=1)[0]}",
-        )
-    return devices[0]
 
 
 def check_tensorboard(wanted: bool) -> None:

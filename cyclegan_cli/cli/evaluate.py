@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet, one_device
+from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet
 from cyclegan_cli.cli.completion import complete_style
 from cyclegan_cli.cli.console import Console, ProgressBar
+from cyclegan_cli.cli.processes import one_device
 from cyclegan_cli.errors import DataError, PictureError, UsageError, counted
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.styles.catalogue import obtainable

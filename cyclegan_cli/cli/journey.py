@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from cyclegan_cli.cli.common import Stopped, one_device
+from cyclegan_cli.cli.common import Stopped
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.liveview import TrainingView
 from cyclegan_cli.cli.preflight import first_weights
-from cyclegan_cli.cli.processes import led
+from cyclegan_cli.cli.processes import led, one_device
 from cyclegan_cli.cli.rendering import Renderer
 from cyclegan_cli.engine.run import Place, Run, checkpoint_files, evaluates, sweep
 from cyclegan_cli.errors import (

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cyclegan_cli.cli.common import arguments, one_device
+from cyclegan_cli.cli.common import arguments
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.engine.run import MINIMUM_HELD, Run, evaluates, now, refuse_existing_run
 from cyclegan_cli.errors import DataError, UsageError, command_line, counted
@@ -205,7 +205,7 @@ def present(
 
     Raises UsageError where device or disk are not enough.
     """
-    from cyclegan_cli.cli.processes import member
+    from cyclegan_cli.cli.processes import member, one_device
     from cyclegan_cli.engine.device import resolve_precision, training_needs
 
     s = run.settings

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import typer
 
+from cyclegan_cli.cli.common import Stopped
 from cyclegan_cli.errors import CycleganError, UsageError
 from cyclegan_cli.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from cyclegan_cli.engine.device import Device
     from cyclegan_cli.engine.distributed import Group
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "local_count",
     "may_speak",
     "member",
+    "one_device",
     "refuse_unshareable",
     "team",
     "wait_for_others",
@@ -154,13 +157,39 @@ def refuse_unshareable(settings: TrainSettings, processes: int) -> None:
         )
 
 
+def one_device(gpu: str) -> Device:
+    """The device of this process: of several that ``--gpu`` means, the one of its local rank.
+
+    Raises UsageError where it means several and this process is alone.
+    """
+    from cyclegan_cli.engine.device import available, resolve
+
+    me = member()
+    if me is not None and gpu == "auto":
+        # A cluster may show each process only its own device, which then has the number 0.
+        cuda = [name for name in available() if name.isdigit()]
+        if len(cuda) == 1:
+            return resolve(cuda[0])[0]
+        gpu = ",".join(cuda) or "cpu"
+    devices = resolve(gpu)
+    if me is not None and (len(devices) > me.local_rank or devices[0].torch.type == "cpu"):
+        return devices[me.local_rank % len(devices)]
+    if me is not None:
+        raise UsageError(f"--gpu {gpu} has no device for process {me.local_rank} of this machine.")
+    if len(devices) > 1:
+        raise UsageError(
+            f"--gpu {gpu}: this command computes on one device at a time.",
+            hint=f"--gpu {gpu.split(',', maxsplit=1)[0]}",
+        )
+    return devices[0]
+
+
 @contextlib.contextmanager
 def team(gpu: str) -> Iterator[Group]:
     """The group of this command's processes; of one that is alone, a group that is free.
 
     A process that leaves by an exception leaves word of it first.
     """
-    from cyclegan_cli.cli.common import one_device
     from cyclegan_cli.engine.distributed import ALONE, join
 
     if member() is None:
@@ -230,8 +259,6 @@ def launch(arguments: list[str], count: int) -> NoReturn:
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    from cyclegan_cli.cli.common import Stopped
 
     _set_up(count)
     logging.disable(logging.CRITICAL)  # of the launcher: the processes speak

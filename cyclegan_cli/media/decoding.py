@@ -51,7 +51,7 @@ _limit_before: int | None = None
 # How decoders say that a file is of a kind that they do not know.
 _UNSUPPORTED = re.compile(
     r"unsupported|not (yet )?supported|unknown (\w+ )?mode|image mode|"
-    r"data organization|not a known",
+    r"data organization|not a known|cannot handle",
     re.IGNORECASE,
 )
 _quiet = ("ignore", re.compile("(?s).*", re.IGNORECASE), Warning, None, 0)
@@ -101,10 +101,18 @@ def decoding(name: str) -> Iterator[None]:
         raise PictureError(f"{name}: {_reason(error)}.") from error
 
 
-def _is_unsupported(error: Exception) -> bool:
-    """Whether a decoder says that it does not know this kind of file."""
+def _is_unsupported(error: Exception, file: BinaryIO | None = None) -> bool:
+    """Whether a decoder says that it does not know this kind of file.
+
+    OpenJPEG does not say why it fails: a JPEG 2000 that is whole is of a kind unknown to it.
+    """
     if isinstance(error, TypeError):  # '<' not supported between …
         return False
+    if file is not None:
+        file.seek(0)
+        if sniff(file.read(16)) == "JPEG2000":
+            file.seek(-2, io.SEEK_END)
+            return file.read() == b"\xff\xd9"
     return isinstance(error, NotImplementedError) or bool(_UNSUPPORTED.search(str(error)))
 
 
@@ -139,11 +147,16 @@ def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.I
         try:
             image = _identified(file, head)
         except (UnidentifiedImageError, SyntaxError, IndexError, TypeError) as error:
-            raise _not_a_picture(name, head, error) from error
+            raise _not_a_picture(name, head, error, file) from error
         with image:
             check_size(image, name, max_pixels)
             check_memory(image, name)
-            yield image
+            try:
+                yield image
+            except OSError as error:
+                if _is_unsupported(error, file):
+                    raise NotImplementedError(str(error)) from error
+                raise
 
 
 def _identified(file: BinaryIO, head: bytes) -> Image.Image:
@@ -180,7 +193,7 @@ def _known_formats() -> list[str]:
     return [known for known in FORMATS if known in Image.OPEN]
 
 
-def _not_a_picture(name: str, head: bytes, error: Exception) -> PictureError:
+def _not_a_picture(name: str, head: bytes, error: Exception, file: BinaryIO) -> PictureError:
     kind = sniff(head)
     if kind == "HEIF" and "HEIF" not in Image.OPEN:
         return PictureError(
@@ -192,7 +205,7 @@ def _not_a_picture(name: str, head: bytes, error: Exception) -> PictureError:
             f"{name} is a {kind} picture, which this Pillow was built without.",
             hint="pip install --upgrade pillow",
         )
-    if kind is not None and _is_unsupported(error):
+    if kind is not None and _is_unsupported(error, file):
         return PictureError(f"{name} is a {kind} file of a kind that is not supported ({error}).")
     if kind is not None:
         return PictureError(f"{name} is a {kind} file that is damaged, or of a rare kind.")
@@ -212,14 +225,19 @@ def is_lossless_webp(source: Path | bytes) -> bool:
     return False
 
 
-def check_size(image: Image.Image, name: str, max_pixels: int) -> None:
-    """Raise PictureError where ``image`` has no pixel, or more than ``max_pixels``."""
+def check_size(image: Image.Image, name: str, max_pixels: int, others: int = 0) -> None:
+    """Raise PictureError where ``image`` has no pixel, or more than ``max_pixels``.
+
+    ``others``: the pixels of the frames before it, which count, too.
+    """
     width, height = image.size
     if width < 1 or height < 1:
         raise PictureError(f"{name} has no pixels ({width}×{height}).")
-    if width * height > max_pixels:
+    if width * height + others > max_pixels:
+        more = f"{others:,} in the frames before and " if others else ""
         raise PictureError(
-            f"{name} has {width}×{height} pixels, more than the {max_pixels:,} that are allowed.",
+            f"{name} has {more}{width}×{height} pixels, more than the {max_pixels:,} that are "
+            "allowed.",
             hint="--max-pixels raises the limit, if you trust the file.",
         )
 

@@ -19,7 +19,7 @@ from cyclegan_cli.media.decoding import (
     is_lossless_webp,
     opened,
 )
-from cyclegan_cli.media.deep import is_deep_png, read_png
+from cyclegan_cli.media.deep import is_deep_png, read_jpeg2000, read_png
 from cyclegan_cli.media.formats import ANIMATED, PAGED, PICTURE_EXTENSIONS
 from cyclegan_cli.media.metadata import (
     Metadata,
@@ -133,7 +133,7 @@ def read_picture(
         for index in range(count):
             if index:
                 image.seek(index)
-            check_size(image, called, max_pixels - total)
+            check_size(image, called, max_pixels, total)
             check_memory(image, called, total)
             total += image.width * image.height
             pixels, alpha = _decode(image)
@@ -197,10 +197,12 @@ def _stored_deep(image: Image.Image) -> tuple[Array, Array | None] | None:
 
         assert isinstance(image, TiffImage)
         return read_page(image)
-    if is_deep_png(image):
-        values = read_png(image)
-        alpha = values[..., -1] if values.shape[2] in (2, 4) else None
-        return values[..., 0] if values.shape[2] == 2 else values[..., :3], alpha
+    values = read_png(image) if is_deep_png(image) else read_jpeg2000(image)
+    if values is not None:
+        count = values.shape[2]
+        colours = count if image.mode == "CMYK" else {1: 1, 2: 1}.get(count, 3)
+        alpha = values[..., colours] if count > colours else None
+        return values[..., 0] if colours == 1 else values[..., :colours], alpha
     if image.format == "PCX" and image.mode == "1":
         return _two_colours(image), None
     image.load()

@@ -8,6 +8,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,6 +60,73 @@ def test_unreadable(tmp_path: Path, data: bytes, said: str) -> None:
         assert said in str(caught.value)
 
 
+def bmp(bits: int, compression: int, masks: tuple[int, ...] = ()) -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, bits, compression, 0, 0, 0, 0, 0)
+    header += struct.pack(f"<{len(masks)}I", *masks)
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + len(header)) + header + bytes(16)
+
+
+def jpeg2000(channels: int, kind: str, **options: object) -> bytes:
+    values = np.zeros((32, 32, channels), np.uint8)
+    data: bytes = imagecodecs.jpeg2k_encode(values, codecformat=kind, **options)
+    return data
+
+
+PCX = bytearray(raw.pcx1(np.ones((2, 2), bool), b""))
+PCX[3] = 2  # bits a pixel
+SGI = bytearray(saved(Image.fromarray(base()), "SGI"))
+SGI[10:12] = b"\0\2"  # channels
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        bmp(32, 3, (0x3FF00000, 0xFFC00, 0x3FF)),
+        bmp(16, 3, (0xF00, 0xF0, 0xF)),
+        bmp(0, 4),
+        bmp(64, 0),
+        bytes(PCX),
+        bytes(SGI),
+        imagecodecs.jpeg8_encode(np.zeros((16, 16), np.uint16), bitspersample=12),
+        imagecodecs.jpeg8_encode(np.zeros((16, 16, 2), np.uint8)),
+        jpeg2000(5, "jp2"),
+        jpeg2000(5, "j2k"),
+        jpeg2000(3, "j2k").replace(b"\xff\x52\0\x0c\0", b"\xff\x52\0\x0c\x40"),
+    ],
+)
+def test_what_is_valid_but_not_read_is_not_called_damaged(data: bytes) -> None:
+    with pytest.raises(PictureError, match="not supported") as caught:
+        read_picture(data)
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_jpeg_2000_that_is_cut_short_is() -> None:
+    for kind in ("jp2", "j2k"):
+        with pytest.raises(PictureError, match="damaged"):
+            read_picture(jpeg2000(3, kind)[:120])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 7, 8, 10, 12, 16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("signed", [False, True])
+def test_jpeg_2000_of_every_depth(signed: bool, channels: int, bits: int) -> None:
+    """Pillow turns white into black where it has more than 8 bits, into grey where it has fewer."""
+    top = 2**bits - 1
+    ramp = np.rint(np.linspace(0, 1, 64)[None].repeat(32, 0) * top)
+    values = np.stack([ramp, ramp[:, ::-1], top - ramp // 2, ramp], axis=2)[..., :channels]
+    stored = values - (top + 1) // 2 if signed else values
+    dtype = ("i" if signed else "u") + ("1" if bits <= 8 else "2")
+    stored = stored.astype(dtype)[..., 0] if channels == 1 else stored.astype(dtype)
+    data = imagecodecs.jpeg2k_encode(stored, level=0, reversible=True, bitspersample=bits)
+    (frame,) = read_picture(data).frames
+    colour = values[..., :1].repeat(3, 2) if channels < 3 else values[..., :3]
+    white = np.iinfo(frame.pixels.dtype).max
+    assert np.abs(frame.pixels / white - colour / top).max() < 0.001
+    assert (frame.alpha is None) == (channels in (1, 3))
+    if frame.alpha is not None:
+        assert np.abs(frame.alpha / white - values[..., -1] / top).max() < 0.001
+
+
 def test_heic_has_a_hint() -> None:
     with pytest.raises(PictureError) as caught:
         read_picture(b"\0\0\0\x18ftypheic" + b"\0" * 16)
@@ -91,8 +159,12 @@ def test_bombs(tmp_path: Path) -> None:
     pages = [Image.fromarray(base())] * 3
     data = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
     assert len(read_picture(data, base()[..., 0].size * 3).frames) == 3
-    with pytest.raises(PictureError, match="are allowed"):
-        read_picture(data, base()[..., 0].size * 3 - 1)
+    size = base()[..., 0].size
+    with pytest.raises(PictureError, match="are allowed") as caught:
+        read_picture(data, size * 3 - 1)
+    # The limit that was given, not what is left of it.
+    assert f"{size * 3 - 1:,} that are allowed" in str(caught.value)
+    assert f"{size * 2:,} in the frames before" in str(caught.value)
 
 
 def test_what_the_memory_cannot_hold_is_refused_before_it_is_decoded(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -279,4 +278,16 @@ def test_other_pictures_are_read_without_tifffile(tmp_path: Path) -> None:
         "print(*{'tifffile', 'imagecodecs'} & {*sys.modules})"
     )
     assert run_python(code).stdout.strip() == ""
-    assert "tifffile" in sys.modules
+
+
+@pytest.mark.parametrize("name", ["uint16 white is zero", "int16 with negatives"])
+def test_the_first_file_of_a_process_is_read_as_all_others(name: str, tmp_path: Path) -> None:
+    """Pillow loads its reader of TIFF late."""
+    path = tmp_path / "a.tif"
+    path.write_bytes(GREYS[name][0])
+    code = (
+        "from pathlib import Path; from cyclegan_cli.media.pictures import read_picture; "
+        f"print(read_picture(Path({str(path)!r})).frames[0].pixels[0, ::50, 0].tolist())"
+    )
+    expected = read_picture(path).frames[0].pixels[0, ::50, 0].tolist()
+    assert run_python(code).stdout.strip() == str(expected)

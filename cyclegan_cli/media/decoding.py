@@ -178,7 +178,10 @@ def _formats_of(head: bytes) -> list[str]:
     """
     Image.preinit()
     kind = sniff(head)
-    return [kind] if kind in FORMATS and kind in Image.OPEN else _known_formats()
+    if kind == "TIFF" or (kind in FORMATS and kind in Image.OPEN):
+        return [kind]
+    known = _known_formats()
+    return [kind] if kind in known else known
 
 
 @lru_cache(maxsize=1)

@@ -112,6 +112,20 @@ def tiff16(pixels: Array, *, order: str = "<", planar: bool = False, profile: by
     return start + b"".join(blobs) + table + struct.pack(f"{order}I", 0)
 
 
+def tiff_packed(values: Array, bits: int, *, white_is_zero: bool = False) -> bytes:
+    """A grey TIFF of H×W unsigned integers of ``bits`` bits, packed; each row begins a byte."""
+    height, width = values.shape
+    places = np.arange(bits)[::-1]
+    rows = np.packbits((values[..., None] >> places & 1).reshape(height, -1).astype(bool), axis=1)
+    entries = [
+        (256, width), (257, height), (258, bits), (259, 1), (262, 0 if white_is_zero else 1),
+        (273, 8), (277, 1), (278, height), (279, rows.size),
+    ]  # fmt: skip
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    table = struct.pack("<H", len(entries)) + table + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + rows.size) + rows.tobytes() + table
+
+
 def read_tiff16(data: bytes) -> list[Array]:
     """Every page of an uncompressed little-endian chunky TIFF as H×W×C, uint8 or uint16."""
     assert data[:4] == b"II*\0"

@@ -61,7 +61,7 @@ def command_line(*words: str | os.PathLike[str]) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean lambda-cycle?`` for a name that is close to a known one, else nothing."""
     names = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(name.lower(), names, n=3)
+    close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     near = [names[one] for one in close if _alike(name, one) > _alike(name, close[0]) - 0.1]
     return f" Did you mean {' or '.join(near)}?" if near else ""
 

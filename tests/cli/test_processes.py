@@ -231,10 +231,10 @@ def test_a_killed_process_is_started_again_and_completes_the_set(
     several = ("translate", str(album), *style, "-o", str(tmp_path / "two"))
 
     def work(rank: int) -> dict[str, Any]:
-        from cyclegan_cli.painting import pipeline
+        from cyclegan_cli.painting import batch
 
         written = 0
-        write = pipeline.write_picture
+        write = batch.write_picture
 
         def counted(*given: Any, **named: Any) -> None:
             nonlocal written
@@ -243,7 +243,7 @@ def test_a_killed_process_is_started_again_and_completes_the_set(
                 os.kill(os.getpid(), signal.SIGKILL)
             write(*given, **named)
 
-        pipeline.write_picture = counted  # type: ignore[attr-defined]
+        batch.write_picture = counted  # type: ignore[attr-defined]
         return command(*several)(rank)
 
     assert wait(start(2, work, tmp_path)) == [0, -signal.SIGKILL]

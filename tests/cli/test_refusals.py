@@ -400,11 +400,6 @@ def test_an_empty_list_is_named(work: Path, capsys: pytest.CaptureFixture[str]) 
     assert "list.txt" in capsys.readouterr().err
 
 
-def test_two_styles_are_not_silently_one(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["translate", "x", "-s", "x2y", "-s", "monet"]) == 2
-    assert "x2y, monet" in capsys.readouterr().err
-
-
 def test_a_learning_rate_that_diverges_is_warned_of(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

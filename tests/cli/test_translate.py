@@ -391,7 +391,7 @@ def test_a_resolution_that_the_memory_cannot_hold_is_one_failure(user: User) -> 
 
 USAGE_ERRORS = {
     "no input": (["-s", "monet"], "Nothing to translate"),
-    "no style": (["a.png"], "No style"),
+    "no style": (["a.png"], "Missing option --style"),
     "unknown style": (["a.png", "-s", "monte"], "Did you mean monet"),
     "missing input": (["b.png", "-s", "monet"], "b.png"),
     "several missing": (["x.png", "y.png", "-s", "monet"], "x.png, y.png"),

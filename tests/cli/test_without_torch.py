@@ -23,6 +23,7 @@ from cyclegan_cli.engine.fast.kernels import has_bf16
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import save_generator
+from cyclegan_cli.errors import counted
 from cyclegan_cli.machine import may_have_accelerator, thread_count
 from cyclegan_cli.media.deep import png_of
 from cyclegan_cli.painting import painter as module
@@ -115,7 +116,7 @@ def test_nobody_can_tell(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "torch" in sys.modules  # with its threads, and asked for the devices
     assert [main(command) for command in json.loads(text.replace("OUT", "heavy"))] == codes
     said = capsys.readouterr()
-    assert f"Painting on CPU, {torch.get_num_threads()} threads." in said.err
+    assert f"Painting on CPU, {counted(torch.get_num_threads(), 'thread')}." in said.err
     assert without_seconds(said.err).replace("heavy/", "light/") == without_seconds(done.stderr)
     expected = [without_seconds(line).replace("heavy/", "light/") for line in said.out.splitlines()]
     assert expected == [without_seconds(line) for line in out]

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.media.plan import Job
-from cyclegan_cli.painting import pipeline
+from cyclegan_cli.painting import batch
 from cyclegan_cli.painting.batch import Done, Event, Failed, translate_pictures
 from cyclegan_cli.settings import TranslateSettings
 
@@ -107,14 +107,14 @@ ODD = [OSError(116, "Stale file handle"), MemoryError(), RuntimeError("odd"), Re
 def test_an_error_that_nobody_foresaw_is_that_files_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
 ) -> None:
-    original = getattr(pipeline, where)
+    original = getattr(batch, where)
 
     def fails_for_one(*arguments: Any, **options: Any) -> Any:
         if any(isinstance(one, Path) and one.name == "1.png" for one in arguments):
             raise error
         return original(*arguments, **options)
 
-    monkeypatch.setattr(pipeline, where, fails_for_one)
+    monkeypatch.setattr(batch, where, fails_for_one)
     events, raised = finished(pictures(tmp_path, 3))
     assert raised is None
     assert [type(event) for event in events] == [Done, Failed, Done]
@@ -157,7 +157,7 @@ def test_what_ends_a_thread_ends_the_command(
     def ends(*arguments: Any, **options: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(pipeline, where, ends)
+    monkeypatch.setattr(batch, where, ends)
     _, raised = finished(pictures(tmp_path, 3))
     assert raised is error
 
@@ -245,7 +245,7 @@ def test_stopping_leaves_no_thread_and_no_half_file(tmp_path: Path, where: str) 
 def test_few_pictures_are_held_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the painter or the writer is, the reader does not run ahead."""
     reads, writes = [], []
-    read, write = pipeline.read_picture, pipeline.write_picture
+    read, write = batch.read_picture, batch.write_picture
 
     def counting_read(*arguments: Any, **options: Any) -> Any:
         reads.append(time.monotonic())
@@ -257,8 +257,8 @@ def test_few_pictures_are_held_at_once(tmp_path: Path, monkeypatch: pytest.Monke
         write(*arguments, **options)
         writes.append(time.monotonic())
 
-    monkeypatch.setattr(pipeline, "read_picture", counting_read)
-    monkeypatch.setattr(pipeline, "write_picture", slow_write)
+    monkeypatch.setattr(batch, "read_picture", counting_read)
+    monkeypatch.setattr(batch, "write_picture", slow_write)
     events = list(translate_pictures(pictures(tmp_path, 15), invert, SETTINGS))
     assert all(isinstance(event, Done) for event in events)
     assert len(writes) == 15
@@ -268,7 +268,7 @@ def test_reading_and_writing_overlap_painting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pause = 0.03
-    read, write = pipeline.read_picture, pipeline.write_picture
+    read, write = batch.read_picture, batch.write_picture
 
     def slow_read(*arguments: Any, **options: Any) -> Any:
         time.sleep(pause)
@@ -282,8 +282,8 @@ def test_reading_and_writing_overlap_painting(
         time.sleep(pause)
         return pixels
 
-    monkeypatch.setattr(pipeline, "read_picture", slow_read)
-    monkeypatch.setattr(pipeline, "write_picture", slow_write)
+    monkeypatch.setattr(batch, "read_picture", slow_read)
+    monkeypatch.setattr(batch, "write_picture", slow_write)
     jobs = pictures(tmp_path, 20)
     start = time.perf_counter()
     events = list(translate_pictures(jobs, slow_paint, SETTINGS))
@@ -298,7 +298,7 @@ def test_many_pictures_take_no_more_memory_than_few(
 ) -> None:
     """What 2,000 more pictures leave behind; writing is left out, to be quick."""
     (source,) = (job.source for job in pictures(tmp_path, 1, (40, 30)))
-    monkeypatch.setattr(pipeline, "write_picture", lambda *a, **k: None)
+    monkeypatch.setattr(batch, "write_picture", lambda *a, **k: None)
     # One target for all: a new path interns its name, whose table doubles by megabytes at once.
     target = tmp_path / "out.png"
     jobs = (Job(source, target, "PNG") for _ in range(2_600))

@@ -25,8 +25,8 @@ __all__ = [
     "Precision",
     "TrainSettings",
     "TranslateSettings",
+    "fraction",
     "normal_gpu",
-    "share",
     "wrong_kind",
 ]
 
@@ -286,7 +286,7 @@ class TrainSettings:
             own is None or (math.isfinite(own) and own >= 0), "--lr-d must be a number from 0 up"
         )
         for name in ("beta1", "beta2", "ema"):
-            share(f"--{name}", vars(self)[name], below=True)
+            fraction(f"--{name}", vars(self)[name], below=True)
         _require(math.isfinite(self.clip) and self.clip >= 0, "--clip must be a number from 0 up")
         for name in (
             "lambda_cycle",
@@ -319,7 +319,7 @@ class TrainSettings:
         _require(self.history >= 0, "--history must be 0 (none) or more")
         _require(self.replay >= 0, "--replay must be 0 (none) or more")
         _require(self.replay == 0 or self.history > 0, "--replay needs a --history")
-        share("--noise-d", self.noise_d)
+        fraction("--noise-d", self.noise_d)
         _require(
             self.discriminator in get_args(DiscriminatorKind),
             "--discriminator must be patchgan, twoscale or projected",
@@ -445,7 +445,7 @@ class TranslateSettings:
             self.resolution is None or self.resolution >= 16, "--resolution must be at least 16"
         )
         _require(self.at_most is None or self.at_most >= 16, "at_most must be at least 16")
-        share("--strength", self.strength)
+        fraction("--strength", self.strength)
         _require(self.quality is None or 1 <= self.quality <= 100, "--quality must lie in 1..100")
         _require(self.max_pixels >= 1, "--max-pixels must be at least 1")
         _require(
@@ -467,7 +467,7 @@ def _require(condition: bool, message: str) -> None:
         raise UsageError(message + ".")
 
 
-def share(option: str, given: float | str, *, below: bool = False) -> float:
+def fraction(option: str, given: float | str, *, below: bool = False) -> float:
     """A number from 0 to 1, which ``option`` takes; ``below``: 1 itself is too much.
 
     Raises UsageError for any other; of 70, 70% and 0,7 it says that 0.7 may be meant.

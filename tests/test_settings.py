@@ -21,8 +21,8 @@ from cyclegan_cli.settings import (
     Interval,
     TrainSettings,
     TranslateSettings,
+    fraction,
     normal_gpu,
-    share,
 )
 
 # -- the schedule ----------------------------------------------------------------------------------
@@ -159,16 +159,16 @@ def test_a_bound_names_the_option() -> None:
 )
 def test_what_is_no_share_is_told_what_may_be_meant(given: Any, meant: str | None) -> None:
     with pytest.raises(UsageError, match="--strength must be a number from 0 to 1") as caught:
-        share("--strength", given)
+        fraction("--strength", given)
     assert str(caught.value).endswith("?") == (meant is not None)
     assert meant is None or f"Did you mean {meant}?" in str(caught.value)
 
 
 def test_shares_and_their_ends() -> None:
-    assert [share("--x", one) for one in ("0", "1", ".5", 1, 0.25)] == [0, 1, 0.5, 1, 0.25]
+    assert [fraction("--x", one) for one in ("0", "1", ".5", 1, 0.25)] == [0, 1, 0.5, 1, 0.25]
     for one in (1.0, "100"):
         with pytest.raises(UsageError, match=r"from 0 to below 1, not 1\d*\.$"):
-            share("--x", one, below=True)
+            fraction("--x", one, below=True)
     for name in ("beta1", "beta2", "ema"):
         with pytest.raises(UsageError, match=f"--{name} .* Did you mean 0.9"):
             TrainSettings(**{name: 99.0})

@@ -13,7 +13,7 @@ from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet
 from cyclegan_cli.cli.completion import complete_local_style
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.errors import PictureError, UsageError
-from cyclegan_cli.settings import TranslateSettings, share
+from cyclegan_cli.settings import TranslateSettings, fraction
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +35,7 @@ _GAP, _CAPTION = 12, 26  # pixels
 class _Cell:
     """One painting of the sheet."""
 
-    style: str
+    style: Style
     reverse: bool
     strength: float
     resolution: Resolution
@@ -132,7 +132,7 @@ def _plan(
                 words = [style.name]
                 words += [f"strength {value:g}"] if len(strengths) > 1 else []
                 words += [f"resolution {side}"] if len(resolutions) > 1 else []
-                cells.append(_Cell(style.name, reverse, value, side, ", ".join(words)))
+                cells.append(_Cell(style, reverse, value, side, ", ".join(words)))
     if len(strengths) > 1:
         return cells, len(strengths)
     return cells, len(resolutions) if len(resolutions) > 1 else _COLUMNS
@@ -155,7 +155,7 @@ def _styles(given: list[str] | None, reverse: bool) -> list[Style]:
 
 def _strengths(text: str | None) -> tuple[float, ...]:
     parts = (text or "").split(",")
-    return tuple(share("--strength", part) for part in parts if part.strip())
+    return tuple(fraction("--strength", part) for part in parts if part.strip())
 
 
 def _resolutions(text: str | None) -> tuple[Resolution, ...]:
@@ -188,9 +188,9 @@ def _painted(photo: Image.Image, cell: _Cell, gpu: str) -> Image.Image:
     from PIL import Image
 
     from cyclegan_cli.painting.effects import paint_picture
-    from cyclegan_cli.styles.store import find_style, weights_file
+    from cyclegan_cli.styles.store import weights_file
 
-    style, chosen = find_style(cell.style), cell.resolution
+    style, chosen = cell.style, cell.resolution
     settings = TranslateSettings(
         resolution=None if isinstance(chosen, str) else chosen,
         at_most=style.resolution if chosen == "auto" else None,

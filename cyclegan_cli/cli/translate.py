@@ -30,8 +30,8 @@ from cyclegan_cli.cli.liveview import VideoPace
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.cli.sharing import check_shareable, own_share, paint_together, painter
 from cyclegan_cli.errors import CycleganError, UsageError, counted
-from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, merged, parse_list, read_list
-from cyclegan_cli.settings import Precision, TranslateSettings, share
+from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, parse_list, read_list
+from cyclegan_cli.settings import Precision, TranslateSettings, fraction
 from cyclegan_cli.styles.catalogue import obtainable
 from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
 
@@ -45,7 +45,7 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
 def _strength(text: str | float) -> float:
-    return share("--strength", text)
+    return fraction("--strength", text)
 
 
 _painting = partial(typer.Option, rich_help_panel="Painting")
@@ -210,24 +210,18 @@ def translate(
     )
     styles = find_styles(style or [])
     weights = [_local_weights(console, one, reverse) for one in styles]
-    listed = _listed(from_file, null, inputs or [])
-    plans = [
-        make_plan(
-            inputs or [],
-            style=one.name,
-            reverse=reverse,
-            one_of_several=len(styles) > 1,
-            styles=[known.name for known in styles] + _known_styles(),
-            include_paintings=include_paintings,
-            listed=listed,
-            output=output,
-            file_format=format,
-            existing=_existing(overwrite, skip_existing),
-            share=None if together else own_share,
-        )
-        for one in styles
-    ]
-    plan = merged(plans)
+    plan = make_plan(
+        inputs or [],
+        style=[one.name for one in styles],
+        reverse=reverse,
+        styles=_known_styles(),
+        include_paintings=include_paintings,
+        listed=_listed(from_file, null, inputs or []),
+        output=output,
+        file_format=format,
+        existing=_existing(overwrite, skip_existing),
+        share=None if together else own_share,
+    )
     if dry_run:
         _print_plan(console, plan)
         return
@@ -239,19 +233,18 @@ def translate(
     if count > 1 and plan.jobs:
         launch(arguments(), count)
     work = _Work(console, len(plan.jobs), unreadable=plan.unreadable)
-    for one, local, own in zip(styles, weights, plans, strict=True):
-        if not (own.jobs or together):
+    for one, local in zip(styles, weights, strict=True):
+        jobs = [job for job in plan.jobs if job.style == one.name]
+        if not (jobs or together):
             continue
         file = local or _downloaded(console, one, reverse)
         chosen = settings
         if resolution == "auto":
             chosen = dataclasses.replace(settings, at_most=one.resolution)
         if together:
-            paint_together(
-                *(console, file, chosen, gpu), partial(work.run, own.jobs, settings=chosen)
-            )
+            paint_together(*(console, file, chosen, gpu), partial(work.run, jobs, settings=chosen))
         else:
-            work.run(own.jobs, painter(console, file, chosen, gpu), chosen)
+            work.run(jobs, painter(console, file, chosen, gpu), chosen)
     work.end()
     wait_for_others()
 

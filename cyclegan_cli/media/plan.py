@@ -45,7 +45,6 @@ __all__ = [
     "Plan",
     "find_pictures",
     "make_plan",
-    "merged",
     "parse_list",
     "read_list",
 ]
@@ -59,12 +58,14 @@ _REVERSE = "-reverse"  # what the name of an output in the direction Y -> X has 
 class Job:
     """One translation. ``source`` None: stdin; ``target`` None: stdout; ``format`` None: as read.
 
-    ``format`` is Pillow's name of the format to write, or MP4, MOV, MKV, WEBM or AVI.
+    ``format`` is Pillow's name of the format to write, or MP4, MOV, MKV, WEBM or AVI. ``style``:
+    the name of the one to paint with.
     """
 
     source: Path | None
     target: Path | None
     format: str | None
+    style: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,8 @@ class _Found:
 def make_plan(
     inputs: Sequence[str],
     *,
-    style: str,
+    style: str | Sequence[str],
     reverse: bool = False,
-    one_of_several: bool = False,
     styles: Iterable[str] = (),
     include_paintings: bool = False,
     listed: Iterable[Path] = (),
@@ -116,9 +116,9 @@ def make_plan(
     ``inputs``: files, folders, patterns, ``@list.txt``, ``-`` for stdin. ``listed``: paths that are
     taken literally. ``output``: a file, a folder, ``-`` for stdout, or None: beside the input, as
     ``<stem>_<style>.<ext>`` (``<stem>_<style>-reverse.<ext>`` with ``reverse``). Beneath an output
-    folder, a folder's tree is mirrored with its names; where the style is ``one_of_several``, as
-    ``<stem>_<style>.<ext>``, and ``output`` cannot be a file. ``file_format`` speaks of pictures:
-    videos keep their kind, or get that of ``output``.
+    folder, a folder's tree is mirrored with its names. ``file_format`` speaks of pictures: videos
+    keep their kind, or get that of ``output``. Of several styles, ``output`` must be a folder or
+    None, and the outputs in a folder are named after their style, too.
 
     Inputs of one folder whose outputs would have one name get names of their own: see
     ``_distinct``. Outputs of this program are left out of folders and patterns, unless
@@ -128,24 +128,26 @@ def make_plan(
     ``share``: which of all jobs are this process's; outputs that exist are looked for only then,
     since other processes may be writing theirs.
 
-    Raises UsageError, naming files, where an input is missing, two inputs of different folders
-    would write one output, an output is an input, or one exists (unless ``existing`` says
-    otherwise).
+    Raises UsageError, naming files, where an input is missing, two inputs of different folders or
+    two styles would write one output, an output is an input, or one exists (unless ``existing``
+    says otherwise).
     """
     wanted = format_by_name(file_format) if file_format is not None else None
     tokens = [*inputs, *(Verbatim(str(path)) for path in listed)]
+    names = [style] if isinstance(style, str) else style
+    several = len(names) > 1
     if not tokens:
         raise UsageError("Nothing to translate was named.", hint="cyclegan translate --help")
-    if one_of_several and (output == "-" or ("-" in inputs and output is None)):
+    if several and (output == "-" or ("-" in inputs and output is None)):
         raise UsageError("stdout takes one picture, not one of each style.", hint="-o FOLDER")
+    if several and "-" in inputs:
+        raise UsageError("stdin has no name: paint it with one style, -o FILE.")
     if "-" in inputs:
-        if one_of_several:
-            raise UsageError("stdin has no name: paint it with one style, -o FILE.")
-        return _plan_stdin(tokens, output, wanted, existing)
+        return _plan_stdin(tokens, names[0], output, wanted, existing)
     unreadable: list[UsageError] = []
     folder = Path(output) if output not in (None, "-") else None
     found, ignored, many = _find(tokens, folder, unreadable)
-    paintings = set() if include_paintings else _paintings(found, [style, *styles])
+    paintings = set() if include_paintings else _paintings(found, [*names, *styles])
     found = [item for item in found if item.path not in paintings]
     if not found:
         raise UsageError(
@@ -157,44 +159,48 @@ def make_plan(
             raise UsageError("-o - takes one picture, not several.", hint="-o FOLDER")
         if is_video(found[0].path):
             raise UsageError("A video cannot be written to stdout.", hint="-o FILE")
-        return Plan([Job(found[0].path, None, wanted)], [], ignored)
-    label = style + _REVERSE if reverse else style
-    jobs = _targets(found, label, output, wanted, many=many, one_of_several=one_of_several)
+        return Plan([Job(found[0].path, None, wanted, names[0])], [], ignored)
+    jobs = []
+    for name in names:
+        label = name + _REVERSE if reverse else name
+        targets = _targets(found, label, output, wanted, many=many, several=several)
+        jobs += [replace(job, style=name) for job in targets]
+    if several:
+        _refuse_shared(jobs)
     plan = _checked(jobs, existing, share)
     plan = replace(plan, ignored_files=ignored, paintings=len(paintings))
     return replace(plan, unreadable=unreadable)
 
 
-def merged(plans: Sequence[Plan]) -> Plan:
-    """One plan of the same inputs with several styles, style by style.
-
-    Raises UsageError where two would write one output.
-    """
-    if len(plans) == 1:
-        return plans[0]
-    jobs = [job for plan in plans for job in plan.jobs]
+def _refuse_shared(jobs: Iterable[Job]) -> None:
+    """Raise UsageError where two styles would write one output."""
     keys = PlaceKeys()
-    outputs: dict[tuple[str, str], Job] = {}
-    for job in jobs:
-        if job.target is not None and outputs.setdefault(keys.key(job.target), job) is not job:
+    outputs: set[tuple[str, str]] = set()
+    for target in (job.target for job in jobs if job.target is not None):
+        key = keys.key(target)
+        if key in outputs:
             raise UsageError(
-                f"Two styles would write {job.target}.", hint="Paint with them one after the other."
+                f"Two styles would write {target}.", hint="Paint with them one after the other."
             )
-    there = [job for plan in plans for job in plan.there_already]
-    return replace(plans[0], jobs=jobs, there_already=there)
+        outputs.add(key)
 
 
 def _plan_stdin(
-    tokens: Sequence[str], output: str | None, file_format: str | None, existing: Existing
+    tokens: Sequence[str],
+    style: str,
+    output: str | None,
+    file_format: str | None,
+    existing: Existing,
 ) -> Plan:
     if len(tokens) > 1:
         raise UsageError("- (stdin) is one picture, and cannot be mixed with other inputs.")
     if output in (None, "-"):
-        return Plan([Job(None, None, file_format)])
+        return Plan([Job(None, None, file_format, style)])
     target = Path(str(output))
     if _means_folder(str(output)):
         raise UsageError(f"stdin has no name: -o must name a file, not the folder {target}.")
-    return _checked([Job(None, target, file_format or _known_format(target))], existing)
+    job = Job(None, target, file_format or _known_format(target), style)
+    return _checked([job], existing)
 
 
 # -- inputs ----------------------------------------------------------------------------------
@@ -260,9 +266,9 @@ def _targets(
     file_format: str | None,
     *,
     many: bool,
-    one_of_several: bool,
+    several: bool,
 ) -> list[Job]:
-    if output is not None and one_of_several and not _means_folder(output):
+    if output is not None and several and not _means_folder(output):
         raise UsageError(f"-o {output} is a file: several styles need a folder.", hint="-o FOLDER")
     if output is not None and not many and not _means_folder(output):
         source, target = found[0].path, Path(output)
@@ -275,7 +281,7 @@ def _targets(
 
     def place(item: _Found, stem: str) -> Path:
         ending = _extension(item.path, file_format)
-        if output is None or one_of_several:
+        if output is None or several:
             ending = f"_{label}{ending}"
         path = item.path if output is None else Path(output) / (item.below or item.path.name)
         return path.with_name(fitting(stem, ending))
@@ -416,7 +422,7 @@ def _checked(
         exist = "exists" if len(there) == 1 else "exist"
         raise UsageError(
             f"{listed_names([job.target for job in there])} {exist} already.",
-            hint="--overwrite writes them anew, --skip-existing leaves them out.",
+            hint="--overwrite replaces them, --skip-existing leaves them out.",
         )
     if existing != "skip":
         return Plan(jobs)

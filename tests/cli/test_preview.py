@@ -11,6 +11,7 @@ from PIL import Image
 
 from cyclegan_cli import translate
 from cyclegan_cli.cli.app import main
+from cyclegan_cli.styles.store import find_style
 from tests.program import REPOSITORY
 
 PHOTO = REPOSITORY / "docs" / "images" / "coffee.jpg"
@@ -56,6 +57,27 @@ def test_one_style_is_compared_at_strengths_and_resolutions(
     ]
     with Image.open(record["sheet"]) as sheet:
         assert sheet.size == (12 + 2 * 132, 12 + 3 * (80 + 26 + 12))  # two across, three down
+
+
+def test_a_style_can_be_a_file(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes(find_style("vangogh").directions["xy"].file.read_bytes())
+    sheet = tmp_path / "sheet.png"
+    arguments = ["preview", str(photo), "-s", str(weights), "--strength", "1", "--gpu", "cpu"]
+    assert main([*arguments, "--resolution", "native", "-o", str(sheet), "--json", "-q"]) == 0
+    assert json.loads(capsys.readouterr().out)["pictures"] == ["photograph", "mine"]
+    with Image.open(photo) as image, Image.open(sheet) as drawn:
+        shown = np.asarray(drawn)
+        painted = np.asarray(translate(image, str(weights), resolution="native"))
+    places = [
+        shown[top : top + 80, left : left + 120]
+        for top in range(0, shown.shape[0] - 79)
+        for left in (12, 144)
+        if left + 120 <= shown.shape[1]
+    ]
+    assert any(np.array_equal(place, painted) for place in places)
 
 
 @pytest.mark.parametrize(

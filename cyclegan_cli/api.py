@@ -317,6 +317,6 @@ def _last_loaded(
     gpu: str,
     precision: Precision,
     max_memory: int | None,
-    stamp: tuple[str, int, int],  # noqa: ARG001 - a file that was replaced is read anew
+    stamp: tuple[str, int, int],  # noqa: ARG001 - a file that was replaced is read again
 ) -> LoadedStyle:
     return load_style(style, reverse=reverse, gpu=gpu, precision=precision, max_memory=max_memory)

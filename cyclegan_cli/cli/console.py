@@ -85,7 +85,7 @@ def stdout_lost(error: OSError) -> CycleganError:
 
 
 def draws_live() -> bool:
-    """Whether stderr is a terminal on which lines can be drawn anew.
+    """Whether stderr is a terminal on which lines can be redrawn.
 
     A dumb one cannot; nor can a notebook's cell, though what a cell starts with ``!`` is given a
     terminal: Jupyter names itself to it by JPY_PARENT_PID.
@@ -233,7 +233,7 @@ class Console:
 
     @property
     def drawing(self) -> bool:
-        """Whether lines on stderr are being drawn anew."""
+        """Whether lines on stderr are being redrawn."""
         return self._drawing is not None
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""cyclegan demo: the whole journey on rendered pictures, in two minutes."""
+"""cyclegan demo: the whole workflow on rendered pictures, in two minutes."""
 
 from __future__ import annotations
 

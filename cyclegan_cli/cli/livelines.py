@@ -1,4 +1,4 @@
-"""Lines that rich draws anew, which survive a terminal that becomes narrower."""
+"""Lines that rich redraws, which survive a terminal that becomes narrower."""
 
 from __future__ import annotations
 

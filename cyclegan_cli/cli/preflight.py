@@ -245,7 +245,7 @@ def present(
     if free < disk:
         raise UsageError(
             f"The checkpoints need {disk / 2**20:.0f} MiB; {existing} has {free / 2**20:.0f} free.",
-            hint="Make room, lower --keep, or set CYCLEGAN_HOME to another disk.",
+            hint="Free some space, lower --keep, or set CYCLEGAN_HOME to another disk.",
         )
 
 

@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Member:
-    """This process among those of one command. ``restarts``: how often all were started anew."""
+    """This process among those of one command. ``restarts``: how often all were restarted."""
 
     rank: int
     size: int

@@ -1,4 +1,4 @@
-"""cyclegan resume: settings and state from a run's checkpoint, then the journey of train."""
+"""cyclegan resume: settings and state from a run's checkpoint, then the same loop as train."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def resume(
 
         list_all(console)
         return
-    from cyclegan_cli.cli.journey import Machine, check_processes, train_held
+    from cyclegan_cli.cli.runner import Machine, check_processes, train_held
     from cyclegan_cli.engine.run import find_run, run_state
 
     found = find_run(run)
@@ -228,7 +228,7 @@ def _start(console: Console, run: Run, chosen: Path | None) -> Checkpoint | None
         console.warn(str(error))
     if damaged and found is None:
         raise CheckpointError(
-            f"No checkpoint of {run.name} is whole.", hint="Start anew under another --name."
+            f"No checkpoint of {run.name} is whole.", hint="Train again under another --name."
         )
     if damaged and found is not None:
         console.note(f"Using the one before it: {found.path}")
@@ -281,8 +281,8 @@ def _ended(console: Console, before: Run, run: Run) -> bool:
     """
     if not leading():
         return True
-    from cyclegan_cli.cli.journey import hold
     from cyclegan_cli.cli.publishing import is_published, publish, taken
+    from cyclegan_cli.cli.runner import hold
     from cyclegan_cli.engine.run import sweep
 
     if is_published(run):

@@ -312,7 +312,7 @@ def train(
         from cyclegan_cli.engine.run import open_run
 
         if me and me.restarts and (folder / "run.json").exists():
-            return open_run(folder)  # torchrun started all anew: they go on
+            return open_run(folder)  # torchrun restarted all: they continue
         if not dry_run:
             refuse_existing(name, folder)
         run, checkup = examine(
@@ -331,7 +331,7 @@ def train(
         if dry_run:
             console.note("A dry run: nothing was written.")
             return
-        from cyclegan_cli.cli.journey import Machine, train_held
+        from cyclegan_cli.cli.runner import Machine, train_held
         from cyclegan_cli.engine.run import create_run
 
         def commit() -> None:

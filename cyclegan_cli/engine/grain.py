@@ -2,7 +2,7 @@
 
 Where its input is constant, so is the output of a convolutional network: of a clear sky it can make
 only a clear sky, or a pattern with the period of its strides. Noise breaks this symmetry, as the
-noise inputs of Karras et al. do (StyleGAN, CVPR 2019, section 3.2). In training it is drawn anew
+noise inputs of Karras et al. do (StyleGAN, CVPR 2019, section 3.2). In training it is drawn again
 for every crop; paintings have one canvas, which depends on row and column only, so that strips,
 machines and the frames of a video all see the same.
 """

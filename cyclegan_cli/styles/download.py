@@ -341,7 +341,7 @@ def _digests() -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise StoreError(
             f"{_digests_file()}, the record of downloads, cannot be read: {error}.",
-            hint="If it is of no use any more, remove it: digests are recorded anew.",
+            hint="If it is no longer needed, remove it: digests are then recorded again.",
         ) from error
     return {str(k): str(v) for k, v in data.items()} if isinstance(data, dict) else {}
 

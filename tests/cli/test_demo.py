@@ -1,4 +1,4 @@
-"""cyclegan demo: the whole journey, shorter."""
+"""cyclegan demo: the whole workflow, shorter."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared" / "data"  # real pictures, where they lie beside a checkout
 
 SMALL = (
-    *("--generator", "mobile", "--crop-size", "32", "--load-size", "36"),
+    *("--generator", "mobile", "--discriminator", "twoscale"),
+    *("--crop-size", "64", "--load-size", "68"),
     *("--gpu", "cpu", "--history", "3", "--samples", "1"),
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from cyclegan_cli.engine.features import Perception
 from cyclegan_cli.engine.grain import drawn, on_canvas
 from cyclegan_cli.engine.history import History
 from cyclegan_cli.engine.losses import PatchLoss, discriminator_loss, generator_loss, l1
-from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise
+from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise, learning_rate_factor
 from cyclegan_cli.errors import CheckpointError
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings
@@ -71,8 +71,8 @@ class CycleGAN:
         if not plain and self.device.type == "cpu" and dtype == torch.float32:
             self._G, self._F = fused_layers(self.G), fused_layers(self.F)
         self._D_X, self._D_Y = call(self.D_X), call(self.D_Y)
-        self.optimiser_G = self._adam(chain(self.G.parameters(), self.F.parameters()))
-        self.optimiser_D = self._adam(chain(self.D_X.parameters(), self.D_Y.parameters()))
+        self.optimiser_G = self._adam(self.G, self.F)
+        self.optimiser_D = self._adam(self.D_X, self.D_Y)
         self.history_X = History(settings.history, seed, "X")
         self.history_Y = History(settings.history, seed, "Y")
         # For a replay: the real pictures of the steps in which the held fakes were made.
@@ -85,9 +85,18 @@ class CycleGAN:
         self.perception = Perception(settings, self.device) if settings.needs_features else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
-    def _adam(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
-        s, trained = self.settings, [one for one in parameters if one.requires_grad]
-        return torch.optim.Adam(trained, lr=s.lr, betas=(s.beta1, s.beta2))
+    def _adam(self, *networks: nn.Module) -> torch.optim.Adam:
+        """Adam for both, in groups of neighbours whose ``factor`` of the learning rate is the same.
+
+        The order of the parameters stays theirs: checkpoints number the moments by it.
+        """
+        s = self.settings
+        trained = [pair for n in networks for pair in n.named_parameters() if pair[1].requires_grad]
+        groups = [
+            {"params": [parameter for _, parameter in some], "factor": factor}
+            for factor, some in groupby(trained, lambda pair: learning_rate_factor(pair[0]))
+        ]
+        return torch.optim.Adam(groups, lr=s.lr, betas=(s.beta1, s.beta2))
 
     @property
     def shown_G(self) -> Generator:
@@ -174,7 +183,7 @@ class CycleGAN:
         rate_D = learning_rate if own is None else learning_rate * own / (self.settings.lr or 1.0)
         for optimiser, rate in ((self.optimiser_G, learning_rate), (self.optimiser_D, rate_D)):
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["factor"]
         if self.perception:
             self.perception.next_step(self.steps)
         losses, fake_x, fake_y = self._step_generators(x, y, (count, whole))

@@ -86,6 +86,9 @@ class ResidualBlock(nn.Module):
         return x + cast(Tensor, self.branch(x))
 
 
+_OF_SCENE = ("scene", "code", "films", "colour")  # modules of a generator
+
+
 class Generator(nn.Module):
     """G or F, of ``layers``: an encoder, residual blocks at a lower resolution, and a decoder.
 
@@ -364,6 +367,15 @@ def _initialise_scene(network: Generator, generator: torch.Generator) -> None:
     for reader in (*network.films.values(), network.colour):
         for parameter in reader.parameters():
             parameter.zero_()
+
+
+def learning_rate_factor(name: str) -> float:
+    """The share of the learning rate for the parameter ``name`` of a network.
+
+    A tenth for what a scene's code decides (Karras et al., CVPR 2019, take a hundredth for their
+    mapping network). At the whole rate the palette swings to and fro faster than strokes are learnt.
+    """
+    return 0.1 if name.split(".")[0] in _OF_SCENE else 1.0
 
 
 def _last_convolution(network: nn.Module) -> nn.Conv2d:

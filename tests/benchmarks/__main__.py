@@ -22,13 +22,15 @@ Measure = Callable[[bool, int], Any]
 
 def rows() -> dict[str, Measure]:
     """Every row by its name."""
-    from tests.benchmarks import speed
+    from tests.benchmarks import peers, speed
 
     return {
         "paint": lambda q, _t: speed.paint("paint", "resnet9", "≥ 2.3×", q),
         "paint-mobile": lambda q, _t: speed.paint("paint-mobile", "mobile", "≥ 12×", q),
         "paint-1mp": lambda q, t: speed.paint_large("paint-1mp", 1, "≥ 2×, half the memory", q, t),
         "paint-4mp": lambda q, t: speed.paint_large("paint-4mp", 4, "≥ 2×, half the memory", q, t),
+        "peers": lambda q, t: peers.painted_by_peers("peers", 256, q, t),
+        "peers-1mp": lambda q, t: peers.painted_by_peers("peers-1mp", 1024, q, t),
         "step": lambda q, _t: speed.step("step", "resnet9", 256, "≥ 1.8×, error ≤ 2×", q),
         "step-mobile": lambda q, _t: speed.step("step-mobile", "mobile", 128, "", q),
         "start": lambda q, _t: speed.start("start", "resnet9", "≤ 1.25", q),
@@ -88,10 +90,11 @@ def main() -> None:
         if options.only and name not in options.only:
             continue
         print(f"{name} …", file=sys.stderr, flush=True)
-        row = measure(options.quick, options.threads)
-        done.append(row)
-        if options.json:
-            print(json.dumps(row.record()), flush=True)
+        found = measure(options.quick, options.threads)
+        for row in found if isinstance(found, list) else [found]:
+            done.append(row)
+            if options.json:
+                print(json.dumps(row.record()), flush=True)
     if not options.json:
         print("\n" + table(done))
 

@@ -56,7 +56,7 @@ def _work(run: Run, pixels: Any) -> Callable[[], object]:
 
 def _ways(network: Generator, folder: Path, side: int, threads: int) -> dict[str, Run]:
     def of(painter: Painter) -> Run:
-        return lambda pixels: painter.paint(pixels)
+        return painter.paint
 
     eager = plain(network)
     ways: dict[str, Run] = {

@@ -22,6 +22,8 @@ Measure = Callable[[bool, int], Any]
 
 def rows() -> dict[str, Measure]:
     """Every row by its name."""
+    from torch import bfloat16
+
     from tests.benchmarks import peers, speed
 
     return {
@@ -32,6 +34,7 @@ def rows() -> dict[str, Measure]:
         "peers": lambda q, t: peers.painted_by_peers("peers", 256, q, t),
         "peers-1mp": lambda q, t: peers.painted_by_peers("peers-1mp", 1024, q, t),
         "step": lambda q, _t: speed.step("step", "resnet9", 256, "≥ 1.8×, error ≤ 2×", q),
+        "step-bf16": lambda q, _t: speed.step("step-bf16", "resnet9", 256, "≥ 4×", q, bfloat16),
         "step-mobile": lambda q, _t: speed.step("step-mobile", "mobile", 128, "", q),
         "start": lambda q, _t: speed.start("start", "resnet9", "≤ 1.25", q),
         "start-mobile": lambda q, _t: speed.start("start-mobile", "mobile", "≤ 1.25", q),

@@ -110,10 +110,11 @@ def pair(size: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]
     return x.contiguous(), y.contiguous()
 
 
-def trainings(generator: str) -> tuple[CycleGAN, baseline.Training]:
-    """The engine's and the baseline's, at the same weights."""
-    settings = TrainSettings(generator=GeneratorSpec.named(generator), precision="fp32")
-    model = CycleGAN(settings)
+def trainings(
+    generator: str, dtype: torch.dtype = torch.float32
+) -> tuple[CycleGAN, baseline.Training]:
+    """The engine's, with autocast to ``dtype``, and the baseline's, at the same weights."""
+    model = CycleGAN(TrainSettings(generator=GeneratorSpec.named(generator)), dtype=dtype)
     return model, twin(model, generator)
 
 
@@ -137,9 +138,16 @@ def gradient_error(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
     return max(float((found[n] - exact[n]).norm() / exact[n].norm()) for n in exact)
 
 
-def step(name: str, generator: str, size: int, target: str, quick: bool) -> Row:
+def step(
+    name: str,
+    generator: str,
+    size: int,
+    target: str,
+    quick: bool,
+    dtype: torch.dtype = torch.float32,
+) -> Row:
     """A whole step, batch 1, and the gradients of the first step against float64."""
-    model, own = trainings(generator)
+    model, own = trainings(generator, dtype)
     x, y = pair(size)
     exact = twin(model, generator).to(torch.float64)
     exact.step(*pair(size, torch.float64))
@@ -147,7 +155,8 @@ def step(name: str, generator: str, size: int, target: str, quick: bool) -> Row:
     del exact
     own.step(x, y)
     model.step(x, y, 2e-4)
-    row = Row(name, f"training step {size}², {generator}, batch 1", target)
+    precision = "" if dtype == torch.float32 else ", bfloat16"
+    row = Row(name, f"training step {size}², {generator}, batch 1{precision}", target)
     row.baseline_error = gradient_error(slopes(own.networks()), truth)
     row.error = gradient_error(slopes(model.networks()), truth)
     row.facts["errors are"] = "of gradients, relative"

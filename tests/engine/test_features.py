@@ -184,3 +184,27 @@ def test_only_heads_learn_and_gradients_are_clipped() -> None:
     for network in (model.G, model.F):
         norms = [p.grad.norm() for p in network.parameters() if p.grad is not None]
         assert float(torch.stack(norms).norm()) <= 1.0 + 1e-5
+
+
+def test_what_a_scene_decides_learns_at_a_tenth_of_the_rate() -> None:
+    """Adam's first step changes every parameter by its learning rate, where there is a gradient."""
+    plain = replace(SETTINGS, discriminator="patchgan", lambda_feature=0.0, lambda_content=0.0)
+    model = CycleGAN(plain)
+    before = {name: p.detach().clone() for name, p in model.G.named_parameters()}
+    model.step(pictures(1), pictures(2), 1e-3)
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in model.G.named_parameters()}
+    assert moved["colour.bias"] == pytest.approx(1e-4, rel=0.01)
+    assert moved["decoder.16.bias"] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_a_scene_generator_learns_from_values_of_any_size() -> None:
+    """Nothing at its end saturates, so that strokes once too strong become weaker again."""
+    plain = replace(SETTINGS, discriminator="patchgan", lambda_feature=0.0, lambda_content=0.0)
+    model = CycleGAN(plain)
+    last = model.G.decoder[-1]
+    assert isinstance(last, torch.nn.Conv2d)
+    with torch.no_grad():
+        last.bias.fill_(50.0)
+    model.G(torch.cat([pictures(1), pictures(2)[:, :1]], dim=1)).mean().backward()
+    assert last.bias.grad is not None
+    assert float(last.bias.grad.sum()) == pytest.approx(1.0, abs=1e-3)

@@ -19,10 +19,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from cyclegan_cli.cli.common import Debug, Stopped, debugging, remember, stop_on_signals
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
-from cyclegan_cli.cli.processes import may_speak, member
+from cyclegan_cli.cli.options import Debug, debugging
+from cyclegan_cli.cli.processes import Stopped, may_speak, member, remember, stop_on_signals
 from cyclegan_cli.errors import CycleganError, UsageError, did_you_mean
+from cyclegan_cli.machine import address_space_limit
 from cyclegan_cli.version import __version__
 
 __all__ = ["build_app", "main"]
@@ -38,26 +39,31 @@ _COMMANDS = (
     ("pretrained", "pretrained:app", "List, fetch, import, export and check styles."),
     ("datasets", "datasets:app", "List, describe and fetch public data sets."),
     ("evaluate", "evaluate:evaluate", "Measure a style on other pictures."),
-    ("report", "report:report", "Rebuild a training's page."),
-    ("timelapse", "timelapse:timelapse", "Make a GIF or video of a training's samples."),
+    ("report", "runs:report", "Rebuild a training's page."),
+    ("timelapse", "runs:timelapse", "Make a GIF or video of a training's samples."),
     ("demo", "demo:demo", "Try it all on rendered pictures."),
-    ("doctor", "support:doctor", "Check this installation."),
-    ("docs", "support:docs", "Read the documentation."),
+    ("doctor", "doctor:doctor", "Check this installation."),
+    ("docs", "doctor:docs", "Read the documentation."),
 )
-# Unknown options reach resume, which can say why they are refused.
 _PARSER_ERROR = typer.BadParameter.__mro__[2]  # base of the errors of a command line
 _COLUMN = 30  # characters of a help page's first column, at most
 _WHOLE = {ord(" "): "\xa0", ord("-"): "\u2011"}  # what a line is not broken at
-_SETTINGS: dict[str, dict[str, Any]] = {
-    "resume": {"allow_extra_args": True, "ignore_unknown_options": True}
-}
 
 
-class _GroupedHelp(TyperCommand):
+class _Command(TyperCommand):
     """A command whose help shows options under headings: ``rich_help_panel`` names each one's.
 
     A short help needs none: of fewer than three, all is under "Options".
     """
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """``[OPTIONS] X_DIR [Y_DIR]``, ``[INPUT]...``: Typer puts what is required in braces."""
+        pieces = ["[OPTIONS]"]
+        for one in self.get_params(ctx):
+            if one.param_type_name == "argument":
+                name = vars(one)["metavar"] or str(one.name).upper()
+                pieces.append((name if one.required else f"[{name}]") + "..." * (one.nargs == -1))
+        return pieces
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         found = []
@@ -67,12 +73,14 @@ class _GroupedHelp(TyperCommand):
                 usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
                 found.append((vars(parameter).get("rich_help_panel"), usual, *record))
         few = len({panel for panel, *_ in found if panel}) < 3
-        # All second columns begin at one place; a default stays on one line with its brackets.
+        # All second columns begin at one place; defaults and names of options are not broken.
         width = max((len(names) for _, _, names, _ in found if len(names) <= _COLUMN), default=0)
         groups: dict[str, list[tuple[str, str]]] = {}
         for panel, usual, names, text in found:
             kept = re.sub(
-                r"(?<=\S)(  \[| Default: ).*", lambda m: f" {m[0].strip().translate(_WHOLE)}", text
+                r"--[\w-]+|(?<=\S)(?:  \[| Default: ).*",
+                lambda m: " " * m[0].startswith(" ") + m[0].strip().translate(_WHOLE),
+                text,
             )
             heading = usual if few else panel or usual
             groups.setdefault(heading, []).append((names.ljust(width), kept))
@@ -100,13 +108,13 @@ def build_app(arguments: list[str]) -> typer.Typer:
             continue
         found = pkgutil.resolve_name(f"cyclegan_cli.cli.{place}")
         if isinstance(found, typer.Typer):
+            for command in found.registered_commands:
+                command.cls = _Command
             app.add_typer(found, name=name, short_help=short_help)
         else:
-            settings = _SETTINGS.get(name)
-            register = app.command(
-                name, cls=_GroupedHelp, short_help=short_help, context_settings=settings
-            )
-            register(found)
+            # Unknown options reach resume, which can say why they are refused.
+            more = dict.fromkeys(("allow_extra_args", "ignore_unknown_options"), name == "resume")
+            app.command(name, cls=_Command, short_help=short_help, context_settings=more)(found)
     return app
 
 
@@ -141,8 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns the exit code. ``arguments``: without the program's name."""
     safe_streams()
     stop_on_signals()
-    remember(arguments)
     given = sys.argv[1:] if arguments is None else arguments
+    remember(given)
     with _failures_of_threads() as failures:
         code = _run(given)
     if code == 0 and failures:
@@ -306,20 +314,10 @@ def _not_loaded(package: str, error: BaseException) -> CycleganError:
             f"{name} is not installed, which this needs.", hint=f"{pip} {distribution}"
         )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    limit = _address_space()
+    limit = address_space_limit()
     return CycleganError(
         f"{name} is installed, but cannot be loaded: {reason}.",
         hint=f"ulimit -v unlimited; now it allows {limit / 1e9:.1f} GB of address space."
         if limit
         else f"{pip} --force-reinstall {distribution}",
     )
-
-
-def _address_space() -> int | None:
-    """Bytes of address space that this process may take, where there is a limit."""
-    with contextlib.suppress(ImportError):  # Windows has none
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        return None if limit == resource.RLIM_INFINITY else limit
-    return None

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Quiet, Stopped
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.options import Debug, Quiet
+from cyclegan_cli.cli.processes import Stopped
 from cyclegan_cli.errors import UsageError, command_line
 
 __all__ = ["demo"]

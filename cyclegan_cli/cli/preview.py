@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet
-from cyclegan_cli.cli.completion import complete_local_style
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.options import (
+    Debug,
+    Gpu,
+    Json,
+    Overwrite,
+    Quiet,
+    Reverse,
+    complete_local_style,
+)
 from cyclegan_cli.errors import PictureError, UsageError
 from cyclegan_cli.settings import TranslateSettings, fraction
 
@@ -61,7 +68,7 @@ def preview(
         str | None,
         typer.Option(metavar="LIST", help="Resolutions to compare, such as 512,1024,native."),
     ] = None,
-    reverse: Annotated[bool, typer.Option("--reverse", help="Y → X instead of X → Y.")] = False,
+    reverse: Reverse = False,
     crop: Annotated[
         bool, typer.Option("--crop", help="Show the middle at full size: the strokes.")
     ] = False,
@@ -72,9 +79,7 @@ def preview(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Default: <stem>_preview.jpg."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Overwrite an existing file.")
-    ] = False,
+    overwrite: Overwrite = False,
     gpu: Gpu = "auto",
     json_: Json = False,
     quiet: Quiet = False,

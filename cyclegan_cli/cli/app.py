@@ -26,8 +26,6 @@ from cyclegan_cli.errors import CycleganError, UsageError, did_you_mean
 from cyclegan_cli.machine import address_space_limit
 from cyclegan_cli.version import __version__
 
-__all__ = ["build_app", "main"]
-
 # Every command: (name, module of cli and object in it, short help). Only the one that is called is
 # imported, which halves the time of a start.
 _COMMANDS = (

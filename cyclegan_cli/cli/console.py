@@ -26,16 +26,6 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.progress import Progress, TaskID
 
-__all__ = [
-    "Console",
-    "ProgressBar",
-    "draws_live",
-    "encodable",
-    "printable",
-    "safe_streams",
-    "wrapped",
-]
-
 _PLAIN = {"→": "->", "↔": "<->", "…": "...", "×": "x", "²": "^2", "λ": "lambda", "━": "#", "╌": "-"}
 _JOINERS = "\u200c\u200d"  # in words of some languages, and in emoji
 SIGPIPE = 13  # not every system's signal module has it
@@ -372,9 +362,7 @@ class ProgressBar:
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
                 TextColumn(
-                    "{task.fields[note]}",
-                    markup=False,
-                    table_column=Column(overflow="fold"),
+                    "{task.fields[note]}", markup=False, table_column=Column(overflow="fold")
                 ),
                 console=self._console.rich(),
                 transient=True,

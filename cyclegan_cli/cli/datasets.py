@@ -20,8 +20,6 @@ from cyclegan_cli.styles.datasets import (
     location,
 )
 
-__all__ = ["app"]
-
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -35,12 +33,10 @@ app = typer.Typer(
 )
 
 Name = Annotated[
-    str,
-    typer.Argument(metavar="NAME", help="A data set's name.", autocompletion=complete_dataset),
+    str, typer.Argument(metavar="NAME", help="A data set's name.", autocompletion=complete_dataset)
 ]
 To = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Store it in FOLDER/NAME, not in the cache."),
+    Path | None, typer.Option(metavar="FOLDER", help="Store it in FOLDER/NAME, not in the cache.")
 ]
 
 
@@ -91,11 +87,7 @@ def show(name: Name, json_: Json = False, debug: Debug = False) -> None:
 
 @app.command()
 def download(
-    name: Name,
-    to: To = None,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    name: Name, to: To = None, json_: Json = False, quiet: Quiet = False, debug: Debug = False
 ) -> None:
     """Fetch a data set and say how to train on it.
 

@@ -13,8 +13,6 @@ from cyclegan_cli.cli.options import Debug, Quiet
 from cyclegan_cli.cli.processes import Stopped
 from cyclegan_cli.errors import UsageError, command_line
 
-__all__ = ["demo"]
-
 PICTURES = 60  # in each domain
 NAME = "demo"
 DEFAULT = Path("cyclegan-demo")

@@ -21,8 +21,6 @@ from cyclegan_cli.errors import CycleganError, UnknownNameError, command_line, c
 from cyclegan_cli.files import folder_size
 from cyclegan_cli.version import __version__
 
-__all__ = ["complete_page", "docs", "doctor"]
-
 _PACKAGES = (
     *("torch", "numpy", "pillow", "imageio-ffmpeg", "safetensors", "typer", "rich"),
     *("platformdirs", "filelock"),

@@ -13,8 +13,6 @@ from cyclegan_cli.styles.catalogue import Style, Way, entries
 from cyclegan_cli.styles.download import Learned, Waiting, download_style, ensure
 from cyclegan_cli.styles.fetch import Event, Failed, Received, Trying
 
-__all__ = ["Result", "download_all", "ensure_weights", "telling"]
-
 _UNIT = 1_000_000  # progress counts megabytes
 
 

@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cyclegan_cli.cli.console import SIGPIPE, Console
-from cyclegan_cli.cli.processes import (
-    Stopped,
-    importing,
-    member,
-    one_device,
-    team,
-    wait_for_others,
-)
+from cyclegan_cli.cli.processes import Stopped, importing, member, one_device, team, wait_for_others
 from cyclegan_cli.errors import UsageError, counted, duration
 from cyclegan_cli.media.plan import Job, Plan
 from cyclegan_cli.settings import TranslateSettings
@@ -30,17 +23,6 @@ if TYPE_CHECKING:
     from cyclegan_cli.painting.batch import Done, Event, Failed, FramePainted, PaintFrame
     from cyclegan_cli.painting.painter import Painter
     from cyclegan_cli.painting.statistics import OverrideStats
-
-__all__ = [
-    "Work",
-    "check_shareable",
-    "job_record",
-    "own_share",
-    "paint_together",
-    "painter",
-    "source_of",
-    "target_of",
-]
 
 
 # -- painters --------------------------------------------------------------------------------
@@ -121,9 +103,7 @@ def _frames(
         from cyclegan_cli.painting.effects import paint_picture
 
     def paint(
-        pixels: Any,
-        override_stats: OverrideStats | None = None,
-        origin: tuple[int, int] = (0, 0),
+        pixels: Any, override_stats: OverrideStats | None = None, origin: tuple[int, int] = (0, 0)
     ) -> Any:
         painted = paint_picture(
             opened, pixels, settings, override_stats=override_stats, origin=origin

@@ -14,30 +14,6 @@ from cyclegan_cli.errors import CycleganError
 from cyclegan_cli.machine import normal_gpu
 from cyclegan_cli.styles.store import list_styles
 
-__all__ = [
-    "Debug",
-    "DryRun",
-    "Gpu",
-    "Json",
-    "LocalStyles",
-    "Overwrite",
-    "Processes",
-    "Quiet",
-    "Reverse",
-    "RunName",
-    "StyleName",
-    "Tensorboard",
-    "Verbose",
-    "Yes",
-    "complete_dataset",
-    "complete_gpu",
-    "complete_local_style",
-    "complete_run",
-    "complete_style",
-    "debugging",
-    "one_of",
-]
-
 _state = {"debug": False}
 
 
@@ -142,8 +118,7 @@ Quiet = Annotated[
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more details.")]
 Debug = Annotated[
-    bool,
-    typer.Option("--debug", help="Show tracebacks.", callback=_set_debug, is_eager=True),
+    bool, typer.Option("--debug", help="Show tracebacks.", callback=_set_debug, is_eager=True)
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")]
 Reverse = Annotated[bool, typer.Option("--reverse", help="Y → X instead of X → Y.")]

@@ -31,16 +31,6 @@ if TYPE_CHECKING:
     from cyclegan_cli.media.survey import Survey
     from cyclegan_cli.styles.catalogue import Way
 
-__all__ = [
-    "Checkup",
-    "default_name",
-    "examine",
-    "first_weights",
-    "folders",
-    "present",
-    "refuse_existing",
-]
-
 MINIMUM = 2  # usable pictures in a domain
 _PAIRS = (("trainA", "trainB"), ("A", "B"), ("X", "Y"))  # as data sets name their domains
 _SHOWN = 5  # files that a finding names before it only counts
@@ -207,11 +197,7 @@ def _hold_out(
 
 
 def present(
-    console: Console,
-    run: Run,
-    gpu: str,
-    processes: int = 1,
-    more: Sequence[tuple[str, str]] = (),
+    console: Console, run: Run, gpu: str, processes: int = 1, more: Sequence[tuple[str, str]] = ()
 ) -> None:
     """The table before the first step, with ``more`` rows at its end.
 

@@ -34,8 +34,6 @@ from cyclegan_cli.styles.store import (
     weights_file,
 )
 
-__all__ = ["app"]
-
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,

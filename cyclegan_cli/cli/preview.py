@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from cyclegan_cli.painting.painter import Painter
     from cyclegan_cli.styles.catalogue import Style
 
-__all__ = ["preview"]
-
 Resolution = int | Literal["auto", "native"]
 
 _STRENGTHS = (0.4, 0.7, 1.0)  # shown for one style, unless others are named
@@ -241,9 +239,7 @@ def _sheet(shown: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
     across = min(columns, max(column for column, _ in places) + 1)
     down = max(row for _, row in places) + 1
     sheet = Image.new(
-        "RGB",
-        (_GAP + across * (width + _GAP), _GAP + down * (height + _CAPTION + _GAP)),
-        "white",
+        "RGB", (_GAP + across * (width + _GAP), _GAP + down * (height + _CAPTION + _GAP)), "white"
     )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
     for (caption, picture), (column, row) in zip(shown, places, strict=True):

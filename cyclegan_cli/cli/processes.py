@@ -28,24 +28,6 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.device import Device
     from cyclegan_cli.engine.distributed import Group
 
-__all__ = [
-    "Member",
-    "Stopped",
-    "arguments",
-    "importing",
-    "launch",
-    "leading",
-    "led",
-    "local_count",
-    "may_speak",
-    "member",
-    "one_device",
-    "remember",
-    "stop_on_signals",
-    "team",
-    "wait_for_others",
-]
-
 PATIENCE = 600.0  # seconds until a process that does not answer is given up
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _joined: list[Group] = []

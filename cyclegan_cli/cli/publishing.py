@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.styles.store import Write
 
-__all__ = ["import_command", "is_published", "publish", "record_of", "taken"]
-
 
 def _published_by(run: Run, style: Style) -> bool:
     """Whether ``run`` made ``style``, and so may replace it."""
@@ -188,8 +186,7 @@ def import_command(
         typer.Argument(metavar="FILE", help="A .pth or .safetensors file of one generator."),
     ] = None,
     name: Annotated[
-        str | None,
-        typer.Option("--name", metavar="NAME", help="The new style's name."),
+        str | None, typer.Option("--name", metavar="NAME", help="The new style's name.")
     ] = None,
     reverse_file: Annotated[
         Path | None,

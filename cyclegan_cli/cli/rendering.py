@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.training import Evaluated, Event, Measured, Sampled
     from cyclegan_cli.report.tensorboard import Board
 
-__all__ = ["LiveLines", "Renderer", "TrainingView", "figures", "flowed", "rows_of"]
-
 _EARLY, _LATE = 10.0, 60.0  # seconds between two plain lines, in the first minutes and later
 _EARLY_FOR = 300.0
 _WINDOW = 200  # steps whose pace tells how long the rest will take

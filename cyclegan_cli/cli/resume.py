@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.run import Place, Run
 
-__all__ = ["resume"]
-
 
 def resume(
     ctx: typer.Context,

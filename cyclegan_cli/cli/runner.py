@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.training import Event
     from cyclegan_cli.report.tensorboard import Board
 
-__all__ = ["Machine", "check_processes", "hold", "train_held"]
-
 
 @dataclass(frozen=True)
 class Machine:
@@ -215,9 +213,7 @@ def _train_run(
     try:
         with _rendering(console, run, machine, place, device) as show:
             for event in training.train(
-                *(model, pictures, samples, run.checkpoints, place),
-                evaluator=evaluator,
-                stop=stop,
+                *(model, pictures, samples, run.checkpoints, place), evaluator=evaluator, stop=stop
             ):
                 show(event)
                 place = event.place
@@ -270,19 +266,14 @@ def _rendering(
     each, s = run.steps_per_epoch, run.settings
     total = min(s.epochs * each, s.max_steps or s.epochs * each)
     view = TrainingView(
-        *(console, run.name, place, total, -(-total // each)),
-        lambda: memory_used(device.torch),
+        *(console, run.name, place, total, -(-total // each)), lambda: memory_used(device.torch)
     )
     board: contextlib.AbstractContextManager[Board | None] = contextlib.nullcontext()
     if machine.tensorboard:
         from cyclegan_cli.report.tensorboard import Board
 
         board = contextlib.closing(Board(run.folder / "tensorboard", place.step))
-    with (
-        board as opened,
-        view.shown(),
-        Renderer(console, run, place, view, opened) as renderer,
-    ):
+    with board as opened, view.shown(), Renderer(console, run, place, view, opened) as renderer:
         yield renderer.show
 
 

@@ -45,14 +45,9 @@ if TYPE_CHECKING:
 
     from cyclegan_cli.report.samples import Sheet
 
-__all__ = ["app", "list_all", "report", "timelapse"]
-
 _LINGER = 2.0  # seconds that the last frame of a time-lapse stays
 
-app = typer.Typer(
-    invoke_without_command=True,
-    rich_markup_mode=None,
-)
+app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 
 @app.callback()
@@ -133,12 +128,10 @@ def open_command(run: RunName, json_: Json = False, debug: Debug = False) -> Non
 @app.command()
 def remove(
     runs: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN", help="Names of runs.", autocompletion=complete_run),
+        list[str], typer.Argument(metavar="RUN", help="Names of runs.", autocompletion=complete_run)
     ],
     checkpoints: Annotated[
-        bool,
-        typer.Option("--checkpoints", help="Only the checkpoints: keep the page and samples."),
+        bool, typer.Option("--checkpoints", help="Only the checkpoints: keep the page and samples.")
     ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -266,12 +259,7 @@ def _next_command(state: RunState, now: str) -> str:
 # -- report and timelapse -----------------------------------------------------------------------
 
 
-def report(
-    run: RunName,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
+def report(run: RunName, json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """Rebuild a training's page, report.html, from the run's folder.
 
     A training keeps its page up to date; this is for older runs, and for files that were moved.

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.run import Run
 
-__all__ = ["train"]
-
 # The options that are settings of a run, under the headings of --help: (name, what is typed after
 # it, help). Types, defaults and choices are those of TrainSettings. A name alone stands for an
 # option of ``train`` itself.

@@ -41,8 +41,6 @@ from cyclegan_cli.settings import Precision, TranslateSettings, fraction
 from cyclegan_cli.styles.catalogue import Style, obtainable
 from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
 
-__all__ = ["translate"]
-
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
@@ -124,12 +122,10 @@ def translate(
         _inputs(metavar="LIST", help="Read inputs from a file, one per line; - is stdin."),
     ] = None,
     null: Annotated[
-        bool,
-        _inputs("--null", "-0", help="Paths in LIST end with NUL; without LIST: --print0."),
+        bool, _inputs("--null", "-0", help="Paths in LIST end with NUL; without LIST: --print0.")
     ] = False,
     include_paintings: Annotated[
-        bool,
-        _inputs("--include-paintings", help="Do not skip earlier outputs in folders."),
+        bool, _inputs("--include-paintings", help="Do not skip earlier outputs in folders.")
     ] = False,
     max_pixels: Annotated[
         int,
@@ -177,8 +173,7 @@ def translate(
     ] = None,
     processes: Processes = 1,
     together: Annotated[
-        bool,
-        _device("--together", help="Let all processes paint each (huge) picture together."),
+        bool, _device("--together", help="Let all processes paint each (huge) picture together.")
     ] = False,
     exact_reference: Annotated[
         bool, _device("--exact-reference", help="Use PyTorch's own layers only: slower.")

@@ -29,17 +29,17 @@ from cyclegan_cli.version import __version__
 # Every command: (name, module of cli and object in it, short help). Only the one that is called is
 # imported, which halves the time of a start.
 _COMMANDS = (
-    ("translate", "translate:translate", "Translate pictures with a style."),
+    ("translate", "translate:translate", "Paint pictures and videos with a style."),
     ("preview", "preview:preview", "Compare styles and settings on one sheet."),
     ("train", "train:train", "Learn a style from two folders of pictures."),
     ("resume", "resume:resume", "Continue a training exactly where it stopped."),
     ("runs", "runs:app", "List, show, open and remove trainings."),
-    ("pretrained", "pretrained:app", "List, fetch, import, export and check styles."),
-    ("datasets", "datasets:app", "List, describe and fetch public data sets."),
-    ("evaluate", "evaluate:evaluate", "Measure a style on other pictures."),
+    ("pretrained", "pretrained:app", "List, download, import, export and check styles."),
+    ("datasets", "datasets:app", "List, show and download public data sets."),
+    ("evaluate", "evaluate:evaluate", "Measure how good a style is."),
     ("report", "runs:report", "Rebuild a training's page."),
     ("timelapse", "runs:timelapse", "Make a GIF or video of a training's samples."),
-    ("demo", "demo:demo", "Try it all on rendered pictures."),
+    ("demo", "demo:demo", "Try the whole workflow on rendered pictures."),
     ("doctor", "doctor:doctor", "Check this installation."),
     ("docs", "doctor:docs", "Read the documentation."),
 )
@@ -75,10 +75,12 @@ class _Command(TyperCommand):
         width = max((len(names) for _, _, names, _ in found if len(names) <= _COLUMN), default=0)
         groups: dict[str, list[tuple[str, str]]] = {}
         for panel, usual, names, text in found:
+            plain = re.sub(r"x>=(\S+)\]", r"\1 or more]", text)
+            plain = re.sub(r"(\S+)<=x<=(\S+)\]", r"\1 to \2]", plain)
             kept = re.sub(
                 r"--[\w-]+|(?<=\S)(?:  \[| Default: ).*",
                 lambda m: " " * m[0].startswith(" ") + m[0].strip().translate(_WHOLE),
-                text,
+                plain,
             )
             heading = usual if few else panel or usual
             groups.setdefault(heading, []).append((names.ljust(width), kept))
@@ -262,19 +264,15 @@ def _of_system(error: OSError) -> CycleganError:
 def _meant(given: list[str]) -> str | None:
     """What was probably meant: a picture without ``translate``, a file whose name begins with -."""
     names = {name for name, *_ in _COMMANDS}
-    if given and given[0] not in names and not given[0].startswith("-") and _is_file(given[0]):
-        return shlex.join(["cyclegan", "translate", *given])
     for index, word in enumerate(given):
-        if word.startswith("-") and word != "-" and _is_file(word):
+        is_file = False
+        with contextlib.suppress(OSError):  # such as a name that is too long
+            is_file = word != "-" and Path(word).is_file()
+        if is_file and index == 0 and word[0] != "-" and word not in names:
+            return shlex.join(["cyclegan", "translate", *given])
+        if is_file and word[0] == "-":
             return shlex.join(["cyclegan", *given[:index], f"./{word}", *given[index + 1 :]])
     return None
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except OSError:
-        return False
 
 
 def _words(given: list[str]) -> list[str]:
@@ -304,18 +302,15 @@ def _package_not_loaded(error: BaseException) -> str:
 
 
 def _not_loaded(package: str, error: BaseException) -> CycleganError:
-    name = "PyTorch" if package == "torch" else _DISTRIBUTIONS.get(package, package)
-    pip = f"{shlex.quote(sys.executable)} -m pip install"
     distribution = _DISTRIBUTIONS.get(package, package)
+    name = "PyTorch" if package == "torch" else distribution
+    pip = f"{shlex.quote(sys.executable)} -m pip install"
     if isinstance(error, ModuleNotFoundError) and error.name == package:
         return CycleganError(
             f"{name} is not installed, which this needs.", hint=f"{pip} {distribution}"
         )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    limit = address_space_limit()
-    return CycleganError(
-        f"{name} is installed, but cannot be loaded: {reason}.",
-        hint=f"ulimit -v unlimited; now it allows {limit / 1e9:.1f} GB of address space."
-        if limit
-        else f"{pip} --force-reinstall {distribution}",
-    )
+    hint, limit = f"{pip} --force-reinstall {distribution}", address_space_limit()
+    if limit:
+        hint = f"ulimit -v unlimited; now it allows {limit / 1e9:.1f} GB of address space."
+    return CycleganError(f"{name} is installed, but cannot be loaded: {reason}.", hint=hint)

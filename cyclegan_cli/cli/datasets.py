@@ -23,7 +23,7 @@ from cyclegan_cli.styles.datasets import (
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="""The public CycleGAN data sets: list, describe and fetch them.
+    help="""List, show and download the public CycleGAN data sets.
 
     \b
     Examples:
@@ -36,7 +36,8 @@ Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A data set's name.", autocompletion=complete_dataset)
 ]
 To = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Store it in FOLDER/NAME, not in the cache.")
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Store it in FOLDER/NAME instead of the cache."),
 ]
 
 
@@ -44,7 +45,7 @@ To = Annotated[
 def list_command(json_: Json = False, debug: Debug = False) -> None:
     """List all data sets, downloaded and available.
 
-    On a pipe: one a line, tab-separated: name, domains, pictures of each, where it lies.
+    When piped: one per line, tab-separated: name, domains, pictures of each, folder.
 
     \b
     Examples:
@@ -62,7 +63,7 @@ def list_command(json_: Json = False, debug: Debug = False) -> None:
 
 @app.command()
 def show(name: Name, json_: Json = False, debug: Debug = False) -> None:
-    """One data set in full: its source, and where it is stored.
+    """Show a data set in full: its source, and where it is stored.
 
     \b
     Examples:
@@ -89,11 +90,11 @@ def show(name: Name, json_: Json = False, debug: Debug = False) -> None:
 def download(
     name: Name, to: To = None, json_: Json = False, quiet: Quiet = False, debug: Debug = False
 ) -> None:
-    """Fetch a data set and say how to train on it.
+    """Download a data set, and print the command that trains on it.
 
-    Resumed, retried and unpacked safely; a complete data set is not fetched again. It is stored in
-    CYCLEGAN_CACHE/datasets/NAME, as trainA, trainB, testA and testB. CYCLEGAN_MIRROR names a
-    server to ask first, CYCLEGAN_OFFLINE=1 forbids every request.
+    It is stored in CYCLEGAN_CACHE/datasets/NAME, as trainA, trainB, testA and testB. Interrupted
+    downloads are resumed; a complete data set is not downloaded again. CYCLEGAN_MIRROR names a
+    server to ask first, CYCLEGAN_OFFLINE=1 forbids all requests.
 
     \b
     Examples:

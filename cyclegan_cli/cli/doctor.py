@@ -55,7 +55,7 @@ def doctor(json_: Json = False, debug: Debug = False) -> None:
     """Check this installation: versions, processor, GPU, folders, formats.
 
     Each line says ok, or what to do. Add the output to a problem report. The exit code is 1 if
-    something is broken, 0 otherwise. Nothing is changed, and nothing is sent anywhere.
+    something is broken, else 0. Nothing is changed, and nothing is sent anywhere.
 
     \b
     Examples:
@@ -258,7 +258,7 @@ def docs(
 ) -> None:
     """Read the documentation in the terminal.
 
-    On a terminal a page is formatted; on a pipe it is the Markdown source.
+    In a terminal, pages are formatted; when piped, their Markdown is printed.
 
     \b
     Examples:

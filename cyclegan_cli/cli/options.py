@@ -108,9 +108,7 @@ StyleName = Annotated[
 ]
 LocalStyles = Annotated[
     list[str],
-    typer.Argument(
-        metavar="STYLE...", help="Names of styles.", autocompletion=complete_local_style
-    ),
+    typer.Argument(metavar="STYLE", help="Names of styles.", autocompletion=complete_local_style),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 Quiet = Annotated[
@@ -121,7 +119,7 @@ Debug = Annotated[
     bool, typer.Option("--debug", help="Show tracebacks.", callback=_set_debug, is_eager=True)
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")]
-Reverse = Annotated[bool, typer.Option("--reverse", help="Y → X instead of X → Y.")]
+Reverse = Annotated[bool, typer.Option("--reverse", help="Use the other direction, Y → X.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Tensorboard = Annotated[
@@ -134,7 +132,7 @@ Tensorboard = Annotated[
     ),
 ]
 Processes = Annotated[
-    int, _device("--processes", metavar="COUNT", help="Processes on the CPU; a GPU has one.")
+    int, _device("--processes", metavar="COUNT", help="Processes on the CPU; each GPU has one.")
 ]
 Gpu = Annotated[
     str,

@@ -21,7 +21,7 @@ from cyclegan_cli.engine.run import (
     now,
     refuse_existing_run,
 )
-from cyclegan_cli.errors import DataError, UsageError, command_line, counted, duration
+from cyclegan_cli.errors import DataError, UsageError, command_line, counted, duration, size_text
 from cyclegan_cli.places import styles_dir
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import Interval, TrainSettings
@@ -215,6 +215,7 @@ def present(
     length = f"{counted(s.epochs, 'epoch')} of {counted(run.steps_per_epoch, 'step')}"
     measured = evaluates(run)
     disk = needs.checkpoint * (s.keep + 1 + measured)
+    kept = counted(s.keep, "checkpoint") + (", the best" if measured else "")
     stop = f", stopping after {counted(s.max_steps, 'step')}" if s.max_steps else ""
     console.summary(
         run.name,
@@ -225,12 +226,8 @@ def present(
             ("learning rate", f"{s.lr:g} for {counted(s.knee, 'epoch')}, then linearly to 0"),
             ("generator", f"{s.generator.name}, {needs.parameters / 1e6:.1f} M parameters"),
             ("device", f"{device.label}, {str(dtype).removeprefix('torch.')}"),
-            ("memory", f"about {needs.memory / 2**30:.1f} GiB{' a process' * (processes > 1)}"),
-            (
-                "disk",
-                f"{disk / 2**20:.0f} MiB for {counted(s.keep, 'checkpoint')}"
-                f"{', the best' if measured else ''} and one being written",
-            ),
+            ("memory", f"about {size_text(needs.memory)}{' a process' * (processes > 1)}"),
+            ("disk", f"{size_text(disk)} for {kept} and one being written"),
             ("measured", _measuring_text(run)),
             *more,
             ("run", str(run.folder)),
@@ -240,7 +237,7 @@ def present(
     free = shutil.disk_usage(existing).free
     if free < disk:
         raise UsageError(
-            f"The checkpoints need {disk / 2**20:.0f} MiB; {existing} has {free / 2**20:.0f} free.",
+            f"The checkpoints need {size_text(disk)}; {existing} has {size_text(free)} free.",
             hint="Free some space, lower --keep, or set CYCLEGAN_HOME to another disk.",
         )
 

@@ -37,7 +37,7 @@ from cyclegan_cli.styles.store import (
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="""Named styles: list, fetch, import, export, check and remove them.
+    help="""List, download, import, export, check and remove styles.
 
     \b
     Examples:
@@ -49,15 +49,15 @@ app = typer.Typer(
 
 @app.command("list")
 def list_command(
-    local: Annotated[bool, typer.Option("--local", help="Only installed styles.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="List installed styles only.")] = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """List all styles, installed and available.
 
-    Trained, imported, bundled, downloaded, or available for download. On a pipe: one style a
-    line, tab-separated: name, domains, origin, size, licence.
+    Installed styles are trained, imported, downloaded, or bundled with the program. When piped: one
+    style per line, tab-separated: name, domains, origin, size, licence.
 
     \b
     Examples:
@@ -84,10 +84,10 @@ def list_command(
 
 @app.command()
 def show(style: StyleName, json_: Json = False, debug: Debug = False) -> None:
-    """One style in full: how it was made, licence, digests, a sample.
+    """Show a style in full: how it was made, licence, digests.
 
-    The sample is drawn in terminals that show pictures (kitty, Ghostty, iTerm2, WezTerm, mintty);
-    elsewhere its file is named.
+    A sample of it is drawn in terminals that can show pictures: kitty, Ghostty, iTerm2, WezTerm and
+    mintty. The path of the sample is printed everywhere.
 
     \b
     Examples:
@@ -177,7 +177,7 @@ def path(
     ] = None,
     reverse: Reverse = False,
     weights: Annotated[
-        bool, typer.Option("--weights", help="The file of weights, not the style's folder.")
+        bool, typer.Option("--weights", help="Print the file of weights, not the folder.")
     ] = False,
     json_: Json = False,
     debug: Debug = False,
@@ -214,7 +214,7 @@ def remove(
 ) -> None:
     """Remove styles. Runs stay: a trained style can be imported again from its run.
 
-    Without a terminal nothing is asked and nothing removed, unless -y is given.
+    Where there is no terminal to ask at, nothing is removed without -y.
 
     \b
     Examples:
@@ -245,7 +245,7 @@ def verify(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Check digests, and try every direction on a picture.
+    """Check the files of styles, and paint a small picture with each.
 
     \b
     Examples:
@@ -298,21 +298,26 @@ def download(
     styles: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="STYLE", help="Names from the catalogue.", autocompletion=complete_style
+            metavar="STYLE",
+            help="Names of styles, from the catalogue.",
+            autocompletion=complete_style,
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every style of the catalogue.")
+        bool, typer.Option("--all", help="Download all styles of the catalogue.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Download again.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Download again what is installed.")
+    ] = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Fetch styles: resumed, retried, checked by digest.
+    """Download styles.
 
+    Interrupted downloads are resumed, failed ones retried, and files checked by their digests.
     Styles that are installed and intact need no network. CYCLEGAN_MIRROR names a server to ask
-    first, CYCLEGAN_OFFLINE=1 forbids every request, and proxies are those of the environment.
+    first, CYCLEGAN_OFFLINE=1 forbids all requests; proxies are those of the environment.
 
     \b
     Examples:
@@ -344,7 +349,8 @@ app.command("import")(import_command)
 def export(
     style: StyleName,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Ends in .safetensors, .pth or .onnx.")
+        Path,
+        typer.Argument(metavar="FILE", help="A file that ends in .safetensors, .pth or .onnx."),
     ],
     reverse: Reverse = False,
     overwrite: Overwrite = False,
@@ -354,8 +360,9 @@ def export(
 ) -> None:
     """Write one direction of a style to a file.
 
-    .safetensors is this program's own format, .pth the public PyTorch CycleGAN's, key for key.
-    .onnx takes pictures of any size, in [-1, 1] (it needs pip install 'cyclegan[onnx]').
+    .safetensors is this program's own format; .pth is that of the public PyTorch CycleGAN, with
+    the same keys; .onnx takes pictures of any size, in [-1, 1], and needs
+    pip install "cyclegan[onnx]".
 
     \b
     Examples:

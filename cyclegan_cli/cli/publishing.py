@@ -183,53 +183,53 @@ def record_of(style: Style) -> dict[str, Any]:
 def import_command(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE", help="A .pth or .safetensors file of one generator."),
+        typer.Argument(
+            metavar="FILE", help="Weights of one generator: a .pth or .safetensors file."
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="The new style's name.")
+        str | None, typer.Option("--name", metavar="NAME", help="Name of the new style.")
     ] = None,
     reverse_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The generator of the other direction, Y → X."),
+        typer.Option(metavar="FILE", help="Weights of the other direction, Y → X."),
     ] = None,
     run: Annotated[
         str | None,
-        typer.Option(
-            metavar="RUN", help="Instead of FILE: a run of yours.", autocompletion=complete_run
-        ),
+        typer.Option(metavar="RUN", help="Use a run instead of FILE.", autocompletion=complete_run),
     ] = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(
             metavar="best|last|FILE",
-            help="Checkpoint of the run. Default: last.",
+            help="Which checkpoint of the run. Default: last.",
             autocompletion=one_of(("best", "last")),
         ),
     ] = None,
     x: Annotated[
-        str | None, typer.Option("--x", metavar="WORD", help="What goes in: photo.")
+        str | None, typer.Option("--x", metavar="WORD", help="Name of domain X, such as photo.")
     ] = None,
     y: Annotated[
-        str | None, typer.Option("--y", metavar="WORD", help="What comes out: monet.")
+        str | None, typer.Option("--y", metavar="WORD", help="Name of domain Y, such as monet.")
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The weights' licence, for the card.")
+        str | None, typer.Option(metavar="TEXT", help="Licence of the weights.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Where they come from, for the card.")
+        str | None, typer.Option(metavar="TEXT", help="Where the weights come from.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Overwrite your style of that name.")
+        bool, typer.Option("--overwrite", help="Replace your style of that name.")
     ] = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Make a style of weights or of a run.
+    """Make a style from weights, or from a run.
 
     Takes files of this program and of the public PyTorch CycleGAN: G_A is X → Y, G_B is Y → X.
-    The network is read from the tensors; not a byte of the file is run. With --run, both
-    directions come from a checkpoint of that run, under its name or --name.
+    The kind of network is found from the tensors, and no code in the file is run. With --run, both
+    directions come from a checkpoint of that run.
 
     \b
     Examples:

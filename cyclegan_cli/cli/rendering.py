@@ -20,7 +20,7 @@ from rich.text import Text
 
 from cyclegan_cli.cli.console import Console, draws_live, encodable, wrapped
 from cyclegan_cli.engine.run import Place, Run
-from cyclegan_cli.errors import duration
+from cyclegan_cli.errors import duration, size_text
 from cyclegan_cli.files import atomic_path
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class TrainingView:
         facts = figures(self._losses)
         facts += [f"lr {self._rate:.2g}", f"{self._speed:.1f} pictures/s"] if facts else []
         if self._used:
-            facts.append(f"memory {self._used / 2**30:.1f} GiB")
+            facts.append(f"memory {size_text(self._used)}")
         kept = []
         if self._saved is not None:
             step, at = self._saved

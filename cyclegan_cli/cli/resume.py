@@ -36,12 +36,12 @@ def resume(
         str | None,
         typer.Argument(
             metavar="RUN",
-            help="A run's name or folder. Without it: the list of runs.",
+            help="A run's name or folder. Without it, the runs are listed.",
             autocompletion=complete_run,
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(metavar="COUNT", help="Train longer: epochs in total.")
+        int | None, typer.Option(metavar="COUNT", help="Train longer: number of epochs in total.")
     ] = None,
     max_steps: Annotated[
         int | None, typer.Option(metavar="COUNT", help="Stop after this many steps in total.")
@@ -50,15 +50,15 @@ def resume(
         Path | None,
         typer.Option(
             metavar="FILE|best",
-            help="Continue from an earlier checkpoint.",
+            help="Continue from this checkpoint, not from the last one.",
             autocompletion=one_of(("best",)),
         ),
     ] = None,
     x_dir: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where X's pictures are now.")
+        Path | None, typer.Option(metavar="FOLDER", help="Where the pictures of domain X are now.")
     ] = None,
     y_dir: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where Y's pictures are now.")
+        Path | None, typer.Option(metavar="FOLDER", help="Where the pictures of domain Y are now.")
     ] = None,
     gpu: Gpu = "auto",
     processes: Processes = 1,
@@ -73,9 +73,8 @@ def resume(
 ) -> None:
     """Continue a training exactly where it stopped, or list the runs.
 
-    Everything comes from the run: settings, both generators, both discriminators, optimisers,
-    histories, and the place in the epoch. On one machine the weights become, bit for bit, those
-    of a training that never stopped.
+    All settings come from the run. On the same machine, the weights become those of a training
+    that was never stopped, bit for bit.
 
     \b
     Examples:
@@ -219,7 +218,8 @@ def _check_pictures(run: Run) -> None:
         missing = [path for path in files if not path.is_file()]
         if missing:
             raise DataError(
-                f"{len(missing)} of {len(files)} pictures of the run are gone, like {missing[0]}.",
+                f"Pictures of the run are missing ({len(missing)} of {len(files)}), such as "
+                f"{missing[0]}.",
                 hint="If they were moved: "
                 + command_line("resume", run.name, f"--{domain}-dir", "FOLDER"),
             )

@@ -52,9 +52,9 @@ app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 @app.callback()
 def _runs(ctx: typer.Context) -> None:
-    """Trainings on this machine: list, show, open their page, remove them.
+    """List, show, open and remove the trainings on this machine.
 
-    Without a command, the list.
+    Without a command, they are listed.
 
     \b
     Examples:
@@ -68,9 +68,10 @@ def _runs(ctx: typer.Context) -> None:
 
 @app.command("list")
 def list_command(json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Every run: state, progress, last loss, size on disk, when it was last written.
+    """List all runs.
 
-    On a pipe: one run per line, tab-separated.
+    Shows the state, progress, last loss, size on disk, and when the run was last written. When
+    piped: one run per line, tab-separated.
 
     \b
     Examples:
@@ -82,7 +83,7 @@ def list_command(json_: Json = False, quiet: Quiet = False, debug: Debug = False
 
 @app.command()
 def show(run: RunName, json_: Json = False, debug: Debug = False) -> None:
-    """One run in full: progress, options, folders, checkpoints, page.
+    """Show a run in full: progress, options, folders, checkpoints.
 
     \b
     Examples:
@@ -110,7 +111,7 @@ def show(run: RunName, json_: Json = False, debug: Debug = False) -> None:
 
 @app.command("open")
 def open_command(run: RunName, json_: Json = False, debug: Debug = False) -> None:
-    """Open a run's page in the browser; without a display, print where it lies.
+    """Open a run's page in the browser. When piped, only print its path.
 
     \b
     Examples:
@@ -131,7 +132,7 @@ def remove(
         list[str], typer.Argument(metavar="RUN", help="Names of runs.", autocompletion=complete_run)
     ],
     checkpoints: Annotated[
-        bool, typer.Option("--checkpoints", help="Only the checkpoints: keep the page and samples.")
+        bool, typer.Option("--checkpoints", help="Remove only checkpoints; keep page and samples.")
     ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -141,8 +142,8 @@ def remove(
 ) -> None:
     """Remove runs, or only their checkpoints. Styles that were published stay.
 
-    A run without checkpoints cannot be resumed. Without a terminal nothing is asked and nothing
-    removed, unless -y is given.
+    A run without checkpoints cannot be resumed. Where there is no terminal to ask at, nothing is
+    removed without -y.
 
     \b
     Examples:
@@ -262,9 +263,9 @@ def _next_command(state: RunState, now: str) -> str:
 def report(run: RunName, json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """Rebuild a training's page, report.html, from the run's folder.
 
-    A training keeps its page up to date; this is for older runs, and for files that were moved.
-    The page is one file that needs no network: settings, data, curves, the held-out pictures over
-    time, warnings, evaluations, and how to reproduce it.
+    A training keeps its page up to date: this is for older runs, and for files that were moved.
+    The page is one file that needs no network. It shows the settings, the data, curves, the
+    held-out pictures over time, warnings, evaluations, and the command that repeats the training.
 
     \b
     Examples:
@@ -288,25 +289,30 @@ def timelapse(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="A gif, webp, png, mp4, mov, mkv, webm or avi."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A .gif, .webp, .png, .mp4, .mov, .mkv, .webm or .avi file.",
         ),
     ] = None,
     fps: Annotated[
-        float, typer.Option(min=0.1, max=60, metavar="RATE", help="Samples shown per second.")
+        float, typer.Option(min=0.1, max=60, metavar="RATE", help="Samples per second.")
     ] = 6.0,
     picture: Annotated[
         int | None,
-        typer.Option(min=1, metavar="NUMBER", help="Only this held-out picture, from 1 on."),
+        typer.Option(
+            min=1, metavar="NUMBER", help="Show only this held-out picture, counted from 1."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Show how a training went: its held-out pictures, painted at every sample, as a film.
+    """Make an animation or video of a training: its held-out pictures at every sample.
 
-    Each frame has x, G(x), y and F(y), and says the step. Without --output it is timelapse.gif in
-    the run's folder, replaced each time. Many samples are thinned out to 120.
+    Each frame shows x, G(x), y, F(y) and the step. At most 120 samples are taken. Without
+    --output, timelapse.gif in the run's folder is written anew.
 
     \b
     Examples:

@@ -81,7 +81,7 @@ _OPTIONS: dict[str, tuple[str | tuple[str, str, str], ...]] = {
         ("precision", "TYPE", "auto, fp32, bf16 or fp16."),
         ("workers", "COUNT", "Threads that prepare pictures."),
         "processes",
-        ("compile", "", "Compile the networks first."),
+        ("compile", "", "Compile the networks with torch.compile."),
     ),
     "Saving and watching": (
         ("checkpoint_every", "INTERVAL", "Save a checkpoint: 1epoch, 500steps, 10min."),
@@ -136,10 +136,14 @@ def _without_folders(ctx: typer.Context, value: bool) -> bool:
 
 def train(
     ctx: typer.Context,
-    x_dir: Annotated[Path, typer.Argument(metavar="X_DIR", help="Pictures of domain X.")],
+    x_dir: Annotated[
+        Path, typer.Argument(metavar="X_DIR", help="Folder of domain X, such as photographs.")
+    ],
     y_dir: Annotated[
         Path | None,
-        typer.Argument(metavar="Y_DIR", help="Pictures of domain Y.", show_default=False),
+        typer.Argument(
+            metavar="Y_DIR", help="Folder of domain Y, such as paintings.", show_default=False
+        ),
     ] = None,
     name: Annotated[
         str | None,

@@ -94,7 +94,7 @@ def translate(
         float,
         _painting(
             metavar="0..1",
-            help="1: the painting; 0: the original.",
+            help="From 0, the original, to 1, the painting.",
             parser=partial(fraction, "--strength"),
         ),
     ] = 1.0,

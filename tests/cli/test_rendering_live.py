@@ -73,7 +73,7 @@ def test_the_view_tells_all_that_it_was_told(monkeypatch: pytest.MonkeyPatch) ->
     for words in (
         "cats2dogs   epoch 3/50   step 40/1,000   4.0 %   8 min left",
         "G/F 0.50/0.40", "D_X/D_Y 0.20/0.30", "cycle 1.50/1.50", "identity 1.50/1.50",
-        "lr 0.0002", "4.0 pictures/s", "memory 1.5 GiB",
+        "lr 0.0002", "4.0 pictures/s", "memory 1.61 GB",
         "checkpoint at step 40, 60 s ago", "best epoch 1 (SWD 70.0)",
     ):  # fmt: skip
         assert words in text

@@ -94,12 +94,7 @@ class LoadedStyle:
     """
 
     def __init__(
-        self,
-        name: str,
-        source: str,
-        target: str,
-        painter: Painter,
-        resolution: int | None = None,
+        self, name: str, source: str, target: str, painter: Painter, resolution: int | None = None
     ) -> None:
         self.name = name
         self.source = source

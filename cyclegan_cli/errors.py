@@ -1,4 +1,4 @@
-"""Every error that this program raises on purpose.
+"""Every error that this program raises on purpose, and how messages say counts and commands.
 
     CycleganError              exit 1
     ├── UsageError             exit 2   a wrong option, a missing folder, a plan that cannot be run
@@ -43,6 +43,8 @@ __all__ = [
     "command_line",
     "counted",
     "did_you_mean",
+    "duration",
+    "size_text",
 ]
 
 
@@ -73,6 +75,23 @@ def _alike(name: str, other: str) -> float:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """``1 picture``, ``2 pictures``, ``1,000 pictures``; ``plural`` where it is not noun + s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 05 min``, ``2 d 4 h``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def size_text(count: int) -> str:
+    """``2.1 MB``, ``1.35 GB`` for so many bytes."""
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
 
 
 class CycleganError(Exception):

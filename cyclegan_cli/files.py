@@ -25,6 +25,7 @@ from cyclegan_cli.errors import UsageError
 __all__ = [
     "atomic_path",
     "digest_of",
+    "folder_size",
     "is_special",
     "parse_safetensors_header",
     "read_safetensors_header",
@@ -258,3 +259,13 @@ def digest_of(path: Path) -> tuple[str, int]:
             digest.update(block)
             size += len(block)
     return digest.hexdigest(), size
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below ``folder``; 0 if it does not exist."""
+    total = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(base, name).lstat().st_size
+    return total

@@ -1,19 +1,26 @@
-"""What the machine has: memory, processors, graphics cards. Nothing is imported to find out."""
+"""What the machine has: memory, processors, graphics cards; and how work is shared among processes.
+
+Nothing is imported to find out.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
+import itertools
 import os
+import re
 import sys
 from pathlib import Path
 
 __all__ = [
     "MEMORY_MARGIN",
+    "address_space_limit",
     "available_memory",
     "may_have_accelerator",
+    "normal_gpu",
     "resident_memory",
+    "shares",
     "thread_count",
 ]
 
@@ -42,15 +49,22 @@ def available_memory() -> int:
     return max(0, min([system, *_control_groups(), *_address_space()]))
 
 
-def _address_space() -> list[int]:
-    """What is left of the addresses that this process may use, where they are limited."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
+def address_space_limit() -> int | None:
+    """Bytes of addresses that this process may use (``ulimit -v``), where they are limited."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such module
         import resource
 
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if limit != resource.RLIM_INFINITY:
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            return [limit - pages * os.sysconf("SC_PAGE_SIZE")]
+        return None if limit == resource.RLIM_INFINITY else limit
+    return None
+
+
+def _address_space() -> list[int]:
+    """What is left of the addresses that this process may use, where they are limited."""
+    limit = address_space_limit()
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        return [] if limit is None else [limit - pages * os.sysconf("SC_PAGE_SIZE")]
     return []
 
 
@@ -65,6 +79,8 @@ def _meminfo() -> int | None:
 def _elsewhere() -> int:
     """Systems without /proc: Windows says what is free; of others, half of what is built in."""
     if sys.platform == "win32":
+        import ctypes
+
         status = (ctypes.c_ulonglong * 8)()  # MEMORYSTATUSEX: two 32-bit fields, seven 64-bit ones
         status[0] = ctypes.sizeof(status)
         if ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
@@ -113,6 +129,8 @@ def may_have_accelerator() -> bool:
         return False
     if sys.platform != "linux" or any(Path(driver).exists() for driver in _DRIVERS):
         return True
+    import ctypes
+
     with contextlib.suppress(OSError):
         ctypes.CDLL("libcuda.so.1")  # which PyTorch needs for every card of NVIDIA's
         return True
@@ -136,3 +154,23 @@ def _core(cpu: int) -> str:
     with contextlib.suppress(OSError):
         return topology.read_text().strip()
     return str(cpu)
+
+
+def normal_gpu(text: str) -> str:
+    """``--gpu`` as the rest of the program reads it: ``CUDA:1`` and ``cuda:1`` are ``1``.
+
+    ``cuda`` alone stays: it is the CUDA device with the most free memory.
+    """
+    names = (re.sub(r"\s+", "", name).lower() for name in text.split(","))
+    return ",".join(re.sub(r"^(?:cuda|gpu):(?=\d)|(?<=^cpu|^mps):0$", "", name) for name in names)
+
+
+def shares(count: int, size: int) -> list[range]:
+    """``count`` things in a row, divided among ``size`` processes: as even as can be, in order.
+
+    The first ones take one more where it does not come out even; some are empty where there are
+    fewer things than processes.
+    """
+    least, more = divmod(count, size)
+    starts = [rank * least + min(rank, more) for rank in range(size + 1)]
+    return [range(a, b) for a, b in itertools.pairwise(starts)]

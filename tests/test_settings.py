@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyclegan_cli.errors import UsageError, WeightsError
+from cyclegan_cli.machine import normal_gpu
 from cyclegan_cli.settings import (
     GENERATORS,
     GeneratorSpec,
@@ -22,7 +23,6 @@ from cyclegan_cli.settings import (
     TrainSettings,
     TranslateSettings,
     fraction,
-    normal_gpu,
 )
 
 # -- the schedule ----------------------------------------------------------------------------------

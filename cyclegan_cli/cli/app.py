@@ -19,45 +19,49 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from cyclegan_cli.cli.common import Debug, Stopped, debugging, remember, stop_on_signals
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
-from cyclegan_cli.cli.processes import may_speak, member
+from cyclegan_cli.cli.options import Debug, debugging
+from cyclegan_cli.cli.processes import Stopped, may_speak, member, remember, stop_on_signals
 from cyclegan_cli.errors import CycleganError, UsageError, did_you_mean
+from cyclegan_cli.machine import address_space_limit
 from cyclegan_cli.version import __version__
-
-__all__ = ["build_app", "main"]
 
 # Every command: (name, module of cli and object in it, short help). Only the one that is called is
 # imported, which halves the time of a start.
 _COMMANDS = (
-    ("translate", "translate:translate", "Translate pictures with a style."),
+    ("translate", "translate:translate", "Paint pictures and videos with a style."),
     ("preview", "preview:preview", "Compare styles and settings on one sheet."),
     ("train", "train:train", "Learn a style from two folders of pictures."),
     ("resume", "resume:resume", "Continue a training exactly where it stopped."),
     ("runs", "runs:app", "List, show, open and remove trainings."),
-    ("pretrained", "pretrained:app", "List, fetch, import, export and check styles."),
-    ("datasets", "datasets:app", "List, describe and fetch public data sets."),
-    ("evaluate", "evaluate:evaluate", "Measure a style on other pictures."),
-    ("report", "report:report", "Rebuild a training's page."),
-    ("timelapse", "timelapse:timelapse", "Make a GIF or video of a training's samples."),
-    ("demo", "demo:demo", "Try it all on rendered pictures."),
-    ("doctor", "support:doctor", "Check this installation."),
-    ("docs", "support:docs", "Read the documentation."),
+    ("pretrained", "pretrained:app", "List, download, import, export and check styles."),
+    ("datasets", "datasets:app", "List, show and download public data sets."),
+    ("evaluate", "evaluate:evaluate", "Measure how good a style is."),
+    ("report", "runs:report", "Rebuild a training's page."),
+    ("timelapse", "runs:timelapse", "Make a GIF or video of a training's samples."),
+    ("demo", "demo:demo", "Try the whole workflow on rendered pictures."),
+    ("doctor", "doctor:doctor", "Check this installation."),
+    ("docs", "doctor:docs", "Read the documentation."),
 )
-# Unknown options reach resume, which can say why they are refused.
 _PARSER_ERROR = typer.BadParameter.__mro__[2]  # base of the errors of a command line
 _COLUMN = 30  # characters of a help page's first column, at most
 _WHOLE = {ord(" "): "\xa0", ord("-"): "\u2011"}  # what a line is not broken at
-_SETTINGS: dict[str, dict[str, Any]] = {
-    "resume": {"allow_extra_args": True, "ignore_unknown_options": True}
-}
 
 
-class _GroupedHelp(TyperCommand):
+class _Command(TyperCommand):
     """A command whose help shows options under headings: ``rich_help_panel`` names each one's.
 
     A short help needs none: of fewer than three, all is under "Options".
     """
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """``[OPTIONS] X_DIR [Y_DIR]``, ``[INPUT]...``: Typer puts what is required in braces."""
+        pieces = ["[OPTIONS]"]
+        for one in self.get_params(ctx):
+            if one.param_type_name == "argument":
+                name = vars(one)["metavar"] or str(one.name).upper()
+                pieces.append((name if one.required else f"[{name}]") + "..." * (one.nargs == -1))
+        return pieces
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         found = []
@@ -67,12 +71,16 @@ class _GroupedHelp(TyperCommand):
                 usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
                 found.append((vars(parameter).get("rich_help_panel"), usual, *record))
         few = len({panel for panel, *_ in found if panel}) < 3
-        # All second columns begin at one place; a default stays on one line with its brackets.
+        # All second columns begin at one place; defaults and names of options are not broken.
         width = max((len(names) for _, _, names, _ in found if len(names) <= _COLUMN), default=0)
         groups: dict[str, list[tuple[str, str]]] = {}
         for panel, usual, names, text in found:
+            plain = re.sub(r"x>=(\S+)\]", r"\1 or more]", text)
+            plain = re.sub(r"(\S+)<=x<=(\S+)\]", r"\1 to \2]", plain)
             kept = re.sub(
-                r"(?<=\S)(  \[| Default: ).*", lambda m: f" {m[0].strip().translate(_WHOLE)}", text
+                r"--[\w-]+|(?<=\S)(?:  \[| Default: ).*",
+                lambda m: " " * m[0].startswith(" ") + m[0].strip().translate(_WHOLE),
+                plain,
             )
             heading = usual if few else panel or usual
             groups.setdefault(heading, []).append((names.ljust(width), kept))
@@ -100,13 +108,13 @@ def build_app(arguments: list[str]) -> typer.Typer:
             continue
         found = pkgutil.resolve_name(f"cyclegan_cli.cli.{place}")
         if isinstance(found, typer.Typer):
+            for command in found.registered_commands:
+                command.cls = _Command
             app.add_typer(found, name=name, short_help=short_help)
         else:
-            settings = _SETTINGS.get(name)
-            register = app.command(
-                name, cls=_GroupedHelp, short_help=short_help, context_settings=settings
-            )
-            register(found)
+            # Unknown options reach resume, which can say why they are refused.
+            more = dict.fromkeys(("allow_extra_args", "ignore_unknown_options"), name == "resume")
+            app.command(name, cls=_Command, short_help=short_help, context_settings=more)(found)
     return app
 
 
@@ -141,8 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns the exit code. ``arguments``: without the program's name."""
     safe_streams()
     stop_on_signals()
-    remember(arguments)
     given = sys.argv[1:] if arguments is None else arguments
+    remember(given)
     with _failures_of_threads() as failures:
         code = _run(given)
     if code == 0 and failures:
@@ -256,19 +264,15 @@ def _of_system(error: OSError) -> CycleganError:
 def _meant(given: list[str]) -> str | None:
     """What was probably meant: a picture without ``translate``, a file whose name begins with -."""
     names = {name for name, *_ in _COMMANDS}
-    if given and given[0] not in names and not given[0].startswith("-") and _is_file(given[0]):
-        return shlex.join(["cyclegan", "translate", *given])
     for index, word in enumerate(given):
-        if word.startswith("-") and word != "-" and _is_file(word):
+        is_file = False
+        with contextlib.suppress(OSError):  # such as a name that is too long
+            is_file = word != "-" and Path(word).is_file()
+        if is_file and index == 0 and word[0] != "-" and word not in names:
+            return shlex.join(["cyclegan", "translate", *given])
+        if is_file and word[0] == "-":
             return shlex.join(["cyclegan", *given[:index], f"./{word}", *given[index + 1 :]])
     return None
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except OSError:
-        return False
 
 
 def _words(given: list[str]) -> list[str]:
@@ -298,28 +302,15 @@ def _package_not_loaded(error: BaseException) -> str:
 
 
 def _not_loaded(package: str, error: BaseException) -> CycleganError:
-    name = "PyTorch" if package == "torch" else _DISTRIBUTIONS.get(package, package)
-    pip = f"{shlex.quote(sys.executable)} -m pip install"
     distribution = _DISTRIBUTIONS.get(package, package)
+    name = "PyTorch" if package == "torch" else distribution
+    pip = f"{shlex.quote(sys.executable)} -m pip install"
     if isinstance(error, ModuleNotFoundError) and error.name == package:
         return CycleganError(
             f"{name} is not installed, which this needs.", hint=f"{pip} {distribution}"
         )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    limit = _address_space()
-    return CycleganError(
-        f"{name} is installed, but cannot be loaded: {reason}.",
-        hint=f"ulimit -v unlimited; now it allows {limit / 1e9:.1f} GB of address space."
-        if limit
-        else f"{pip} --force-reinstall {distribution}",
-    )
-
-
-def _address_space() -> int | None:
-    """Bytes of address space that this process may take, where there is a limit."""
-    with contextlib.suppress(ImportError):  # Windows has none
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        return None if limit == resource.RLIM_INFINITY else limit
-    return None
+    hint, limit = f"{pip} --force-reinstall {distribution}", address_space_limit()
+    if limit:
+        hint = f"ulimit -v unlimited; now it allows {limit / 1e9:.1f} GB of address space."
+    return CycleganError(f"{name} is installed, but cannot be loaded: {reason}.", hint=hint)

@@ -7,33 +7,26 @@ fields of catalogues and entries of archives come from strangers. What programs 
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import json
 import os
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclegan_cli.cli.common import Stopped
-from cyclegan_cli.errors import CycleganError
+from cyclegan_cli.cli.processes import Stopped
+from cyclegan_cli.errors import CycleganError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.progress import Progress, TaskID
-    from rich.text import Text
 
-__all__ = [
-    "Console",
-    "ProgressBar",
-    "draws_live",
-    "encodable",
-    "printable",
-    "safe_streams",
-    "wrapped",
-]
-
+_PLAIN = {"→": "->", "↔": "<->", "…": "...", "×": "x", "²": "^2", "λ": "lambda", "━": "#", "╌": "-"}
 _JOINERS = "\u200c\u200d"  # in words of some languages, and in emoji
 SIGPIPE = 13  # not every system's signal module has it
 PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where there is no terminal
@@ -43,9 +36,8 @@ def safe_streams() -> None:
     """Make stdout and stderr take any text: odd file names, and consoles that are not UTF-8.
 
     A file name that is not valid UTF-8 leaves as the bytes it came as; a character that a cp1252
-    console cannot show becomes an escape, instead of an exception. A stream that was closed before
-    the program began (``>&-``) is empty, or leads nowhere: the first file that is opened would get
-    its number.
+    console cannot show becomes an escape. A stream that was closed before the program began
+    (``>&-``) leads nowhere: the first file that is opened would get its number.
     """
     if sys.stdin is None:
         sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 - for as long as the program runs
@@ -94,6 +86,20 @@ def draws_live() -> bool:
     return sys.stderr.isatty() and not dumb and "JPY_PARENT_PID" not in os.environ
 
 
+def _picture_protocol() -> str:
+    """How the terminal that stdout is shows pictures: kitty's way, iTerm2's, or not at all ("").
+
+    Inside tmux and screen, which would swallow them, it does not.
+    """
+    env = os.environ
+    names = " ".join(env.get(name, "").lower() for name in ("TERM", "TERM_PROGRAM"))
+    if not sys.stdout.isatty() or "TMUX" in env or names.startswith(("screen", "tmux", "dumb")):
+        return ""
+    if "KITTY_WINDOW_ID" in env or "kitty" in names or "ghostty" in names:
+        return "kitty"
+    return "iterm2" if any(one in names for one in ("iterm.app", "wezterm", "mintty")) else ""
+
+
 class Console:
     """How a command speaks. ``as_json``: stdout carries one JSON object per line.
 
@@ -115,7 +121,7 @@ class Console:
         self.quiet = quiet or silent
         self.verbose = verbose and not self.quiet
         self.silent = silent
-        self._drawing: RichConsole | None = None  # the one that now draws on stderr
+        self.drawing: RichConsole | None = None  # the one that redraws lines on stderr now
 
     # -- results -----------------------------------------------------------------------------
 
@@ -139,24 +145,46 @@ class Console:
         headers: Sequence[str],
         rows: Sequence[Sequence[str]],
         records: Sequence[Mapping[str, Any]],
-        *,
-        title: str | None = None,
     ) -> None:
         """A table that was asked for, on stdout: drawn for eyes, tab-separated for pipes."""
         if self.as_json:
             for record in records:
                 self.result("", record)
         elif sys.stdout.isatty():
-            self._draw(headers, rows, title=title, stderr=False)
+            self._draw(headers, rows, stderr=False)
         else:
             for row in rows:
                 self._out("\t".join(row))
 
-    def _out(self, text: str) -> None:
+    def picture(self, path: Path) -> None:
+        """Draw a picture on stdout, where that is a terminal that shows pictures."""
+        how = "" if self.as_json else _picture_protocol()
+        if not how:
+            return
+        from PIL import Image
+
+        png = io.BytesIO()
+        with contextlib.suppress(OSError), Image.open(path) as image:
+            image.thumbnail((960, 960))
+            image.save(png, "PNG")
+        data = base64.b64encode(png.getvalue()).decode()
+        if not data:
+            return  # its file is named, and damaged
+        if how == "iterm2":
+            self._out(f"\x1b]1337;File=inline=1:{data}\a")
+            return
+        size = 4096  # characters in each of kitty's commands, at most
+        for start in range(0, len(data), size):
+            keys = "a=T,f=100,q=2," if start == 0 else ""
+            more = int(start + size < len(data))
+            self._out(f"\x1b_G{keys}m={more};{data[start : start + size]}\x1b\\", end="")
+        self._out("")
+
+    def _out(self, text: str, end: str | None = None) -> None:
         if self.silent:
             return
         try:
-            sys.stdout.write(text + self._end)
+            sys.stdout.write(text + (self._end if end is None else end))
             sys.stdout.flush()
         except BrokenPipeError:
             raise Stopped(SIGPIPE) from None  # the reader has what it wanted (| head)
@@ -191,7 +219,7 @@ class Console:
         if self.quiet:
             return
         if sys.stderr.isatty():
-            self._draw((), rows, title=title, stderr=True)
+            self._draw((), rows, title, stderr=True)
         else:
             for name, value in rows:
                 self._err(f"{name}: {value}")
@@ -200,8 +228,8 @@ class Console:
         self,
         headers: Sequence[str],
         rows: Sequence[Sequence[str]],
+        title: str = "",
         *,
-        title: str | None,
         stderr: bool,
     ) -> None:
         from rich import box
@@ -210,7 +238,7 @@ class Console:
 
         table = Table(
             *map(printable, headers),
-            title=printable(title) if title else None,
+            title=printable(title) or None,
             title_justify="left",
             box=box.SIMPLE_HEAD,
         )
@@ -227,30 +255,18 @@ class Console:
         """A rich console on stderr (or stdout); it honours NO_COLOR, TERM=dumb and COLUMNS."""
         from rich.console import Console as RichConsole
 
-        if stderr and self._drawing is not None:
-            return self._drawing  # which puts it above what it draws
+        if stderr and self.drawing is not None:
+            return self.drawing  # which puts it above what it draws
         return RichConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
 
-    @property
-    def drawing(self) -> bool:
-        """Whether lines on stderr are being redrawn."""
-        return self._drawing is not None
-
     @contextlib.contextmanager
-    def live(self, draw: Callable[[int], Text]) -> Iterator[None]:
-        """Show what ``draw(width)`` gives, twice a second, under what is printed meanwhile."""
-        from cyclegan_cli.cli.livelines import LiveLines
-
-        with LiveLines(self.rich(), draw) as lines, self._drawn_by(lines.console):
-            yield
-
-    @contextlib.contextmanager
-    def _drawn_by(self, rich: RichConsole) -> Iterator[None]:
-        self._drawing = rich
+    def drawn_by(self, rich: RichConsole) -> Iterator[None]:
+        """While ``rich`` redraws lines on stderr, all else is printed through it."""
+        self.drawing = rich
         try:
             yield
         finally:
-            self._drawing = None
+            self.drawing = None
 
     def _err(self, text: str, style: str | None = None) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -264,14 +280,23 @@ class Console:
                 sys.stderr.write(encodable(text) + "\n")
                 sys.stderr.flush()
 
+    def confirm_removal(self, lines: Sequence[str], again: str) -> bool:
+        """Ask whether what ``lines`` name may be removed. ``again``: the command that does not ask.
+
+        Raises UsageError where there is no terminal to ask at.
+        """
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError("Nothing was removed: there is no terminal to ask at.", hint=again)
+        import typer
+
+        listed = "".join(f"  {printable(line)}\n" for line in lines)
+        return typer.confirm(f"This removes\n{listed}Continue?", err=True)
+
     # -- progress ----------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def progress(self, what: str, total: int | None) -> Iterator[ProgressBar]:
+    def progress(self, what: str, total: int | None) -> ProgressBar:
         """A bar on a terminal, one plain line per interval elsewhere, nothing under --quiet."""
-        bar = ProgressBar(self, what, total)
-        with bar:
-            yield bar
+        return ProgressBar(self, what, total)
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -297,16 +322,7 @@ def encodable(text: str) -> str:
     # While rich draws, sys.stderr is its own, which has no encoding.
     stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
     encoding = stream.encoding or "ascii"
-    for fancy, plain in (
-        ("→", "->"),
-        ("↔", "<->"),
-        ("…", "..."),
-        ("×", "x"),
-        ("²", "^2"),
-        ("λ", "lambda"),
-        ("━", "#"),
-        ("╌", "-"),
-    ):
+    for fancy, plain in _PLAIN.items():
         if fancy in text:
             try:
                 fancy.encode(encoding)
@@ -316,7 +332,7 @@ def encodable(text: str) -> str:
 
 
 class ProgressBar:
-    """What ``Console.progress`` yields: call ``advance``; ``text`` is shown after the count."""
+    """What ``Console.progress`` gives: a context in which ``advance`` is called."""
 
     def __init__(self, console: Console, what: str, total: int | None) -> None:
         self._console = console
@@ -341,14 +357,12 @@ class ProgressBar:
 
             # The bar takes what the others leave; where that is too little, the note gives way.
             self._live = Progress(
-                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+                TextColumn("{task.description}"),
                 BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
                 TextColumn(
-                    "{task.fields[note]}",
-                    markup=False,
-                    table_column=Column(overflow="fold"),
+                    "{task.fields[note]}", markup=False, table_column=Column(overflow="fold")
                 ),
                 console=self._console.rich(),
                 transient=True,
@@ -356,7 +370,7 @@ class ProgressBar:
                 redirect_stdout=sys.stdout.isatty(),  # a pipe gets its results, not the terminal
             )
             self._closing.enter_context(self._live)
-            self._closing.enter_context(self._console._drawn_by(self._live.console))
+            self._closing.enter_context(self._console.drawn_by(self._live.console))
             self._task = self._live.add_task(self._what, total=self._total, note="")
         return self
 
@@ -364,7 +378,7 @@ class ProgressBar:
         self._closing.close()
 
     def advance(self, count: int = 1, text: str = "") -> None:
-        """``count`` more are done."""
+        """``count`` more are done; ``text`` is shown after the count."""
         self._done += count
         if self._live is not None and self._task is not None:
             self._live.update(self._task, advance=count, note=printable(text))

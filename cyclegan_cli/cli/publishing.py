@@ -1,16 +1,20 @@
-"""From a run's generators to a style: at the end of a training, or from any checkpoint."""
+"""From generators to a style: at the end of a training, from a checkpoint, or from files."""
 
 from __future__ import annotations
 
 import calendar
 import functools
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.engine.run import BEST, Run, run_state
+from cyclegan_cli.cli.options import Debug, Json, Quiet, complete_run, one_of
+from cyclegan_cli.engine.run import BEST, Run, best_of, find_run, run_state
 from cyclegan_cli.errors import CheckpointError, StoreError, UsageError, command_line
 from cyclegan_cli.places import styles_dir
 from cyclegan_cli.styles.catalogue import Style, Way, read_style
@@ -19,10 +23,8 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.styles.store import Write
 
-__all__ = ["is_published", "publish", "publish_checkpoint", "published_by", "taken"]
 
-
-def published_by(run: Run, style: Style) -> bool:
+def _published_by(run: Run, style: Style) -> bool:
     """Whether ``run`` made ``style``, and so may replace it."""
     card = style.card
     if style.origin != "trained" or card.get("run") != run.name:
@@ -50,7 +52,7 @@ def is_published(run: Run) -> bool:
     except StoreError:
         return False
     place = run_state(run).place
-    if style is None or place is None or not published_by(run, style):
+    if style is None or place is None or not _published_by(run, style):
         return False
     # The card of an earlier version has the style's own step; that of the best one is another.
     of_best = "run_steps" not in style.card and "evaluation" in style.card
@@ -63,7 +65,7 @@ def taken(run: Run) -> UsageError | None:
     """What stands in the way of publishing: a style of the run's name that it did not make."""
     try:
         style = _of_that_name(run)
-        if style is None or published_by(run, style):
+        if style is None or _published_by(run, style):
             return None
         what = f"{style.origin}, not made by this run"
     except StoreError:
@@ -75,11 +77,23 @@ def taken(run: Run) -> UsageError | None:
     )
 
 
-def publish(console: Console, run: Run, facts: Mapping[str, Any]) -> Style:
+def _newest(run: Run) -> Checkpoint:
+    from cyclegan_cli.engine import checkpoint
+
+    found, damaged = checkpoint.newest(run.checkpoints)
+    if found is None:
+        raise damaged[0] if damaged else CheckpointError(f"{run.name} has no checkpoint yet.")
+    return found
+
+
+def publish(
+    console: Console, run: Run, facts: Mapping[str, Any], last: Checkpoint | None = None
+) -> None:
     """Make the style of a finished ``run`` from its checkpoints, and say what to do with it.
 
-    A style of its name is replaced only where the run made it. Raises UsageError where another one
-    is there, CheckpointError, StoreError.
+    ``last``: its newest checkpoint, where that has been read already. A style of its name is
+    replaced only where the run made it. Raises UsageError where another one is there,
+    CheckpointError, StoreError.
     """
     from cyclegan_cli.engine import checkpoint
     from cyclegan_cli.report.page import REPORT
@@ -92,12 +106,9 @@ def publish(console: Console, run: Run, facts: Mapping[str, Any]) -> Style:
         start = checkpoint.load(best)
         console.note(f"The style is that of step {start.place.step}, the best one measured.")
     else:
-        found, damaged = checkpoint.newest(run.checkpoints)
-        if found is None:
-            raise damaged[0] if damaged else CheckpointError(f"{run.name} has no checkpoint yet.")
-        start = found
-    own = functools.partial(published_by, run)
-    style = publish_checkpoint(run, start, name=run.name, facts=facts, replace=own)
+        start = last or _newest(run)
+    own = functools.partial(_published_by, run)
+    _publish_checkpoint(run, start, name=run.name, facts=facts, replace=own)
     console.note(f"The run as a page: {run.folder / REPORT}")
     console.note("Try it:")
     console.note(f"  {command_line('translate', 'PHOTO.jpg', '--style', run.name)}")
@@ -107,10 +118,9 @@ def publish(console: Console, run: Run, facts: Mapping[str, Any]) -> Style:
         console.note(f"  {command_line(*again)}")
     steps = start.place.step
     console.result(run.name, {"style": run.name, "run": str(run.folder), "steps": steps})
-    return style
 
 
-def publish_checkpoint(
+def _publish_checkpoint(
     run: Run,
     start: Checkpoint,
     *,
@@ -146,3 +156,142 @@ def publish_checkpoint(
         about["steps"] = start.place.step
         weights[way] = functools.partial(save_generator, network=network, about=about)
     return add_style(name, x=x, y=y, origin="trained", weights=weights, card=card, replace=replace)
+
+
+# -- import
+
+
+def record_of(style: Style) -> dict[str, Any]:
+    """A style for --json."""
+    directions = {
+        way: {
+            "path": str(direction.file),
+            "sha256": direction.sha256,
+            "size": direction.size,
+            "generator": direction.generator.to_json(),
+        }
+        for way, direction in style.directions.items()
+    }
+    return {
+        **style.card,
+        **{"name": style.name, "x": style.x, "y": style.y, "origin": style.origin},
+        **{"path": str(style.folder) if style.folder else None, "size": style.size},
+        **{"directions": directions, "hides": list(style.hides)},
+    }
+
+
+def import_command(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE", help="Weights of one generator: a .pth or .safetensors file."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Name of the new style.")
+    ] = None,
+    reverse_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights of the other direction, Y → X."),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Use a run instead of FILE.", autocompletion=complete_run),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="best|last|FILE",
+            help="Which checkpoint of the run. Default: last.",
+            autocompletion=one_of(("best", "last")),
+        ),
+    ] = None,
+    x: Annotated[
+        str | None, typer.Option("--x", metavar="WORD", help="Name of domain X, such as photo.")
+    ] = None,
+    y: Annotated[
+        str | None, typer.Option("--y", metavar="WORD", help="Name of domain Y, such as monet.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Licence of the weights.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Where the weights come from.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace your style of that name.")
+    ] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make a style from weights, or from a run.
+
+    Takes files of this program and of the public PyTorch CycleGAN: G_A is X → Y, G_B is Y → X.
+    The kind of network is found from the tensors, and no code in the file is run. With --run, both
+    directions come from a checkpoint of that run.
+
+    \b
+    Examples:
+      cyclegan pretrained import latest_net_G.pth --name monet --x photo --y monet
+      cyclegan pretrained import latest_net_G_A.pth --name horse2zebra \\
+        --reverse-file latest_net_G_B.pth
+      cyclegan pretrained import --run photos2monet --checkpoint best --overwrite
+    """
+    console = Console(as_json=json_, quiet=quiet)
+    card = {"licence": licence or "unknown", "source": source or ""}
+    if run is not None:
+        given = {"FILE": file, "--reverse-file": reverse_file, "--x": x, "--y": y}
+        for option in (option for option, value in given.items() if value is not None):
+            raise UsageError(f"--run brings both directions and domains: leave out {option}.")
+        style = _from_run(run, checkpoint or "last", name, card, overwrite=overwrite)
+    else:
+        if checkpoint is not None:
+            raise UsageError("--checkpoint belongs to --run.", hint="The runs: cyclegan runs")
+        if file is None or name is None:
+            what = "FILE (or --run)" if file is None else "--name"
+            raise UsageError(f"{what} is missing.", hint="cyclegan pretrained import --help")
+        style = _from_files(console, file, reverse_file, name, x, y, card, overwrite=overwrite)
+    console.result(str(style.folder), record_of(style))
+    console.note(f"To try it: {command_line('translate', 'img.jpg', '--style', style.name)}")
+
+
+def _from_files(
+    console: Console,
+    file: Path,
+    reverse_file: Path | None,
+    name: str,
+    x: str | None,
+    y: str | None,
+    card: dict[str, Any],
+    *,
+    overwrite: bool,
+) -> Style:
+    for given in (file, reverse_file):
+        if given is not None and not given.is_file():
+            raise UsageError(f"{given} is not a file.")
+    before, two, after = name.partition("2")
+    named = (before, after) if two and before and after else ("x", name)
+    from cyclegan_cli.styles.convert import import_style, other_direction
+
+    files: dict[Way, Path] = {"xy": file}
+    if reverse_file is not None:
+        files["yx"] = reverse_file
+    elif (other := other_direction(file)) is not None:
+        option = shlex.join(["--reverse-file", str(other)])
+        console.note(f"note: {other} is in the same folder. To import both, add: {option}")
+    return import_style(name, files, x=x or named[0], y=y or named[1], card=card, replace=overwrite)
+
+
+def _from_run(
+    name_of_run: str, which: str, name: str | None, card: dict[str, Any], *, overwrite: bool
+) -> Style:
+    from cyclegan_cli.engine import checkpoint
+
+    run = find_run(name_of_run)
+    if which == "last":
+        start = _newest(run)
+    else:
+        start = checkpoint.load(best_of(run) if which == "best" else Path(which))
+    facts = {key: value for key, value in card.items() if value not in ("", "unknown")}
+    return _publish_checkpoint(run, start, name=name or run.name, facts=facts, replace=overwrite)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cyclegan_cli.cli.common import (
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.options import (
     Debug,
     Gpu,
     Json,
@@ -16,29 +17,17 @@ from cyclegan_cli.cli.common import (
     Quiet,
     Tensorboard,
     Verbose,
-    arguments,
-    check_tensorboard,
+    complete_run,
+    one_of,
 )
-from cyclegan_cli.cli.completion import complete_run, one_of
-from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.preflight import folders
-from cyclegan_cli.cli.processes import (
-    launch,
-    leading,
-    local_count,
-    member,
-    one_device,
-    refuse_unshareable,
-    team,
-)
+from cyclegan_cli.cli.processes import launch, leading, local_count, member, one_device, team
 from cyclegan_cli.errors import CheckpointError, DataError, UsageError, command_line, counted
 from cyclegan_cli.settings import TrainSettings
 
 if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.run import Place, Run
-
-__all__ = ["resume"]
 
 
 def resume(
@@ -47,12 +36,12 @@ def resume(
         str | None,
         typer.Argument(
             metavar="RUN",
-            help="A run's name or folder. Without it: the list of runs.",
+            help="A run's name or folder. Without it, the runs are listed.",
             autocompletion=complete_run,
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(metavar="COUNT", help="Train longer: epochs in total.")
+        int | None, typer.Option(metavar="COUNT", help="Train longer: number of epochs in total.")
     ] = None,
     max_steps: Annotated[
         int | None, typer.Option(metavar="COUNT", help="Stop after this many steps in total.")
@@ -61,15 +50,15 @@ def resume(
         Path | None,
         typer.Option(
             metavar="FILE|best",
-            help="Continue from an earlier checkpoint.",
+            help="Continue from this checkpoint, not from the last one.",
             autocompletion=one_of(("best",)),
         ),
     ] = None,
     x_dir: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where X's pictures are now.")
+        Path | None, typer.Option(metavar="FOLDER", help="Where the pictures of domain X are now.")
     ] = None,
     y_dir: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where Y's pictures are now.")
+        Path | None, typer.Option(metavar="FOLDER", help="Where the pictures of domain Y are now.")
     ] = None,
     gpu: Gpu = "auto",
     processes: Processes = 1,
@@ -84,9 +73,8 @@ def resume(
 ) -> None:
     """Continue a training exactly where it stopped, or list the runs.
 
-    Everything comes from the run: settings, both generators, both discriminators, optimisers,
-    histories, and the place in the epoch. On one machine the weights become, bit for bit, those
-    of a training that never stopped.
+    All settings come from the run. On the same machine, the weights become those of a training
+    that was never stopped, bit for bit.
 
     \b
     Examples:
@@ -101,11 +89,11 @@ def resume(
 
         list_all(console)
         return
+    from cyclegan_cli.cli.publishing import taken
     from cyclegan_cli.cli.runner import Machine, check_processes, train_held
     from cyclegan_cli.engine.run import find_run, run_state
 
     found = find_run(run)
-    check_tensorboard(tensorboard)
     changed = _changed(found, epochs, max_steps, x_dir, y_dir)
     count = changed.settings.workers if workers is None else workers
     dataclasses.replace(changed.settings, workers=count)  # which checks it
@@ -117,30 +105,27 @@ def resume(
         _refuse_past(changed, state.place, max_steps)
         if state.finished and _ended(console, found, changed):
             return
-    refuse_unshareable(changed.settings, size)
-    check_processes(changed, size, started=True)
+    check_processes(changed.settings, size)
     if me is None and size > 1:
-        launch(arguments(), size)
-    begin: list[Checkpoint | None] = []
+        launch(size)
 
     def look() -> Checkpoint | None:
         start = _start(console, changed, checkpoint)
         _refuse_past(changed, start.place if start else None, max_steps)
         _check_pictures(changed)
-        begin[:] = [start]
         return start
 
-    def commit() -> None:
-        (start,) = begin
-        _say_taken(console, changed)
+    def commit(start: Checkpoint | None) -> None:
+        if (reason := taken(changed)) is not None:  # known now, so not only said at the end
+            console.warn(f"{reason} {reason.hint}")
+        at = "the beginning"
         if start is not None:
             for moved in go_back_to(changed.checkpoints, start):
                 console.note(f"set aside: {moved}")
+            at = f"step {start.place.step}, epoch {start.place.epoch + 1}"
         if changed != found:
             changed.write()
             _say_schedule(console, found, changed)
-        place = start.place if start else None
-        at = f"step {place.step}, epoch {place.epoch + 1}" if place else "the beginning"
         console.note(f"Continuing {found.name} from {at} of {changed.settings.epochs}.")
         if start is not None:
             _say_processes(console, changed, start.processes, size)
@@ -153,9 +138,9 @@ def resume(
 
 def _refuse_changes(arguments: list[str]) -> None:
     """What belongs to the run cannot be changed: say so, instead of 'no such option'."""
+    known = {field.name.replace("_", "-") for field in dataclasses.fields(TrainSettings)}
     for argument in arguments:
         name = argument.split("=", maxsplit=1)[0].removeprefix("--").removeprefix("no-")
-        known = {field.name.replace("_", "-") for field in dataclasses.fields(TrainSettings)}
         if argument.startswith("--") and name in known:
             raise UsageError(
                 f"--{name} belongs to the run and cannot be changed.",
@@ -203,15 +188,6 @@ def _refuse_past(run: Run, place: Place | None, max_steps: int | None) -> None:
         )
 
 
-def _say_taken(console: Console, run: Run) -> None:
-    """What will stand in the way of the style at the end is known, and said, at the beginning."""
-    from cyclegan_cli.cli.publishing import taken
-
-    reason = taken(run)
-    if reason is not None:
-        console.warn(f"{reason} {reason.hint}")
-
-
 def _start(console: Console, run: Run, chosen: Path | None) -> Checkpoint | None:
     """The checkpoint to go on from; damaged ones are named and passed over."""
     from cyclegan_cli.engine import checkpoint
@@ -242,7 +218,8 @@ def _check_pictures(run: Run) -> None:
         missing = [path for path in files if not path.is_file()]
         if missing:
             raise DataError(
-                f"{len(missing)} of {len(files)} pictures of the run are gone, like {missing[0]}.",
+                f"Pictures of the run are missing ({len(missing)} of {len(files)}), such as "
+                f"{missing[0]}.",
                 hint="If they were moved: "
                 + command_line("resume", run.name, f"--{domain}-dir", "FOLDER"),
             )
@@ -260,18 +237,16 @@ def _say_schedule(console: Console, before: Run, after: Run) -> None:
 
 def _say_processes(console: Console, run: Run, before: int, now: int) -> None:
     """What another number of processes changes, and what it does not."""
-    if before != now:
-        batch = run.settings.batch_size
-        console.note(
-            f"{counted(before, 'process', 'processes')} before, {now} now: each takes "
-            f"{_range(batch, now)} of a step's {counted(batch, 'picture')}. The training is the "
-            "same but for the rounding of sums."
-        )
-
-
-def _range(batch: int, size: int) -> str:
-    least, most = batch // size, -(-batch // size)
-    return str(least) if least == most else f"{least} or {most}"
+    if before == now:
+        return
+    batch = run.settings.batch_size
+    least, most = batch // now, -(-batch // now)
+    each = str(least) if least == most else f"{least} or {most}"
+    console.note(
+        f"{counted(before, 'process', 'processes')} before, {now} now: each takes {each} of a "
+        f"step's {counted(batch, 'picture')}. The training is the same but for the rounding of "
+        "sums."
+    )
 
 
 def _ended(console: Console, before: Run, run: Run) -> bool:
@@ -296,15 +271,14 @@ def _ended(console: Console, before: Run, run: Run) -> bool:
         console.result(run.name, {"run": run.name, "finished": True})
         return True
     with hold(run):
-        start = _start(console, run, None)
-        if start is None or not run.ends_at(start.place):
+        last = _start(console, run, None)
+        if last is None or not run.ends_at(last.place):
             return False
-        reason = taken(run)
-        if reason is not None:
+        if (reason := taken(run)) is not None:
             raise reason
         if run != before:
             run.write()
         sweep(run)
         console.note(f"{run.name} is finished, and has no style yet: it gets one now.")
-        publish(console, run, {})
+        publish(console, run, {}, last)
     return True

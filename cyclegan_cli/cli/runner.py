@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from cyclegan_cli.cli.common import Stopped
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.liveview import TrainingView
 from cyclegan_cli.cli.preflight import first_weights
-from cyclegan_cli.cli.processes import led, one_device
-from cyclegan_cli.cli.rendering import Renderer
+from cyclegan_cli.cli.processes import Stopped, led, one_device
+from cyclegan_cli.cli.rendering import Renderer, TrainingView
 from cyclegan_cli.engine.run import Place, Run, checkpoint_files, evaluates, sweep
 from cyclegan_cli.errors import (
     CycleganError,
@@ -29,8 +27,10 @@ from cyclegan_cli.errors import (
     UsageError,
     command_line,
     counted,
+    duration,
 )
 from cyclegan_cli.randomness import choices
+from cyclegan_cli.settings import TrainSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.evaluation import Evaluator
     from cyclegan_cli.engine.training import Event
     from cyclegan_cli.report.tensorboard import Board
-
-__all__ = ["Machine", "check_processes", "hold", "train_held"]
 
 
 @dataclass(frozen=True)
@@ -110,34 +108,33 @@ def train_held(
     run: Run,
     machine: Machine,
     look: Callable[[], Checkpoint | None],
-    commit: Callable[[], None],
+    commit: Callable[[Checkpoint | None], None],
 ) -> None:
     """Train ``run`` with its lock held, from the checkpoint that ``look()`` gives.
 
     Of several processes the first holds the lock and looks; the others read the same checkpoint.
-    ``commit()`` writes, in the first process, what the run becomes: after everything that can be
-    refused has been checked. Until then nothing is written.
+    ``commit(checkpoint)`` writes, in the first process, what the run becomes: after everything that
+    can be refused has been checked. Until then nothing is written.
     """
     group = machine.group
     with contextlib.ExitStack() as stack:
         new = not run.folder.exists()  # its lock lies in its folder, which is made at the end
-
-        found: list[Checkpoint | None] = []
+        start: Checkpoint | None = None
 
         def looked() -> Path | None:
+            nonlocal start
             if not new:
                 stack.enter_context(hold(run))
-            found.append(look())
-            return found[0].path if found[0] else None
+            start = look()
+            return start.path if start else None
 
         def committed() -> None:
             if new:
                 stack.enter_context(hold(run))
-            commit()
+            commit(start)
             sweep(run)
 
-        path = led(group, looked)
-        start, error = found[0] if found else None, None
+        path, error = led(group, looked), None
         try:
             if path is not None and start is None:
                 from cyclegan_cli.engine import checkpoint
@@ -192,7 +189,7 @@ def _train_run(
     group = machine.group
     device = one_device(machine.gpu)
     dtype = resolve_precision(run.settings.precision, device.torch)
-    check_processes(run, group.size, started=start is not None)
+    check_processes(run.settings, group.size)
     group.same("their version of PyTorch and precision", f"{torch.__version__} with {dtype}")
     model = CycleGAN(run.settings, device.torch, dtype, group)
     place = Place()
@@ -214,82 +211,70 @@ def _train_run(
     started = time.monotonic()
     finished = False
     try:
-        with _rendering(console, run, machine, place, pictures.steps_per_epoch, device) as show:
+        with _rendering(console, run, machine, place, device) as show:
             for event in training.train(
-                *(model, pictures, samples, run.checkpoints, place),
-                evaluator=evaluator,
-                stop=stop,
+                *(model, pictures, samples, run.checkpoints, place), evaluator=evaluator, stop=stop
             ):
                 show(event)
                 place = event.place
                 finished = isinstance(event, training.Ended) and event.finished
     except (TrainingError, ProcessesError, PictureError) as error:
         raise _with_way_back(run, error) from error
-    minutes = (time.monotonic() - started) / 60
-    what = (
-        f"Done: {counted(place.step, 'step')}" if finished else f"Stopped after step {place.step}"
-    )
-    console.note(f"{what}, {minutes:.1f} min this time.")
+    what = f"Done: {counted(place.step, 'step')}"
+    if not finished:
+        what = f"Stopped after step {place.step:,}"
+    console.note(f"{what}, {duration(time.monotonic() - started)} this time.")
     return finished
 
 
-def check_processes(run: Run, size: int, *, started: bool) -> None:
-    """Raise UsageError where there are more processes than pictures in a batch.
+def check_processes(settings: TrainSettings, size: int) -> None:
+    """Raise UsageError where ``size`` processes cannot train by these settings.
 
-    The batch stays that of the run, whatever the number of processes: so does the training.
+    ``batch_size`` is that of all of them: it stays when their number changes, and so does the
+    training.
     """
-    batch = run.settings.batch_size
-    if size > batch:
+    if size == 1:
+        return
+    for option, used in (
+        ("--lambda-patch", settings.lambda_patch > 0),
+        ("--replay", settings.replay > 0),
+        ("a loss or discriminator of features", settings.needs_features),
+    ):
+        if used:
+            raise UsageError(
+                f"What {option} remembers cannot be shared by several processes.",
+                hint="Train on one device, or without it.",
+            )
+    if size > settings.batch_size:
         raise UsageError(
-            f"A step of {run.name} takes {counted(batch, 'picture')}: "
+            f"A step takes {counted(settings.batch_size, 'picture')}: "
             f"{size} processes would not all have one.",
-            hint=f"Use {batch} at most." if started else "A larger --batch-size.",
+            hint=f"Use {settings.batch_size} at most.",
         )
 
 
 @contextlib.contextmanager
 def _rendering(
-    console: Console, run: Run, machine: Machine, place: Place, steps_per_epoch: int, device: Device
+    console: Console, run: Run, machine: Machine, place: Place, device: Device
 ) -> Iterator[Callable[[Event], None]]:
     """What renders events; of several processes only the first does."""
     if not machine.group.leads:
         yield lambda _event: None
         return
-    view = _view(console, run, place, steps_per_epoch, device)
-    with (
-        _board(run, machine, place) as board,
-        view.shown(),
-        Renderer(console, run, place, view, board) as renderer,
-    ):
-        yield renderer.show
-
-
-def _view(
-    console: Console, run: Run, place: Place, steps_per_epoch: int, device: Device
-) -> TrainingView:
     from cyclegan_cli.engine.device import memory_used
 
-    total = run.settings.epochs * steps_per_epoch
-    total = min(total, run.settings.max_steps or total)
-    return TrainingView(
-        *(console, run.name, place, total, -(-total // steps_per_epoch)),
-        lambda: memory_used(device.torch),
+    each, s = run.steps_per_epoch, run.settings
+    total = min(s.epochs * each, s.max_steps or s.epochs * each)
+    view = TrainingView(
+        *(console, run.name, place, total, -(-total // each)), lambda: memory_used(device.torch)
     )
+    board: contextlib.AbstractContextManager[Board | None] = contextlib.nullcontext()
+    if machine.tensorboard:
+        from cyclegan_cli.report.tensorboard import Board
 
-
-@contextlib.contextmanager
-def _board(run: Run, machine: Machine, place: Place) -> Iterator[Board | None]:
-    """TensorBoard's files in the run's folder, where they are wanted."""
-    if not machine.tensorboard:
-        yield None
-        return
-    from cyclegan_cli.report.tensorboard import Board
-
-    board = Board(run.folder / "tensorboard", place.step)
-    try:
-        yield board
-    finally:
-        board.close()
+        board = contextlib.closing(Board(run.folder / "tensorboard", place.step))
+    with board as opened, view.shown(), Renderer(console, run, place, view, opened) as renderer:
+        yield renderer.show
 
 
 def _samples(run: Run) -> tuple[Tensor, Tensor] | None:

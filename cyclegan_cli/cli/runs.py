@@ -1,4 +1,4 @@
-"""cyclegan runs: trainings that are running, stopped or finished, and what they take up."""
+"""Trainings that are running, stopped or finished: cyclegan runs, report and timelapse."""
 
 from __future__ import annotations
 
@@ -6,32 +6,55 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cyclegan_cli.cli.common import Debug, Json, Quiet, RunName
-from cyclegan_cli.cli.completion import complete_run
-from cyclegan_cli.cli.console import Console, printable
-from cyclegan_cli.cli.styleview import options_text, size_text
-from cyclegan_cli.cli.support import folder_size
-from cyclegan_cli.engine.run import Run, RunState, find_run, list_runs, run_state, unreadable_runs
-from cyclegan_cli.errors import StoreError, UsageError, command_line, counted
-
-__all__ = ["app", "list_all"]
-
-app = typer.Typer(
-    invoke_without_command=True,
-    rich_markup_mode=None,
-    short_help="List, show, open and remove trainings.",
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.options import (
+    Debug,
+    DryRun,
+    Json,
+    Overwrite,
+    Quiet,
+    RunName,
+    Yes,
+    complete_run,
 )
+from cyclegan_cli.engine.run import (
+    Run,
+    RunState,
+    checkpoint_files,
+    find_run,
+    list_runs,
+    run_state,
+    unreadable_runs,
+)
+from cyclegan_cli.errors import (
+    PictureError,
+    StoreError,
+    UsageError,
+    command_line,
+    counted,
+    size_text,
+)
+from cyclegan_cli.files import folder_size
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from cyclegan_cli.report.samples import Sheet
+
+_LINGER = 2.0  # seconds that the last frame of a time-lapse stays
+
+app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 
 @app.callback()
 def _runs(ctx: typer.Context) -> None:
-    """Trainings on this machine: list, show, open their page, remove them.
+    """List, show, open and remove the trainings on this machine.
 
-    Without a command, the list.
+    Without a command, they are listed.
 
     \b
     Examples:
@@ -45,9 +68,10 @@ def _runs(ctx: typer.Context) -> None:
 
 @app.command("list")
 def list_command(json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Every run: state, progress, last loss, size on disk, when it was last written.
+    """List all runs.
 
-    On a pipe: one run per line, tab-separated.
+    Shows the state, progress, last loss, size on disk, and when the run was last written. When
+    piped: one run per line, tab-separated.
 
     \b
     Examples:
@@ -59,14 +83,12 @@ def list_command(json_: Json = False, quiet: Quiet = False, debug: Debug = False
 
 @app.command()
 def show(run: RunName, json_: Json = False, debug: Debug = False) -> None:
-    """One run in full: progress, options, folders, checkpoints, page.
+    """Show a run in full: progress, options, folders, checkpoints.
 
     \b
     Examples:
       cyclegan runs show photos2vangogh
     """
-    from cyclegan_cli.engine.run import checkpoint_files
-
     found = run_state(find_run(run))
     record = _record(found)
     checkpoints = [path.name for path in checkpoint_files(found.run.checkpoints)]
@@ -78,7 +100,7 @@ def show(run: RunName, json_: Json = False, debug: Debug = False) -> None:
         ("losses", ", ".join(f"{name} {value:.3f}" for name, value in found.losses.items())),
         ("X", f"{found.run.x_dir}, {counted(len(found.run.x_files), 'picture')}"),
         ("Y", f"{found.run.y_dir}, {counted(len(found.run.y_files), 'picture')}"),
-        ("options", options_text(record["settings"])),
+        ("options", " ".join(found.run.settings.options()) or "all as the defaults"),
         ("folder", str(found.run.folder)),
         ("size", f"{size_text(record['size'])}, {counted(len(checkpoints), 'checkpoint')}"),
         ("page", record["page"] or "none yet"),
@@ -89,7 +111,7 @@ def show(run: RunName, json_: Json = False, debug: Debug = False) -> None:
 
 @app.command("open")
 def open_command(run: RunName, json_: Json = False, debug: Debug = False) -> None:
-    """Open a run's page in the browser; without a display, print where it lies.
+    """Open a run's page in the browser. When piped, only print its path.
 
     \b
     Examples:
@@ -107,25 +129,21 @@ def open_command(run: RunName, json_: Json = False, debug: Debug = False) -> Non
 @app.command()
 def remove(
     runs: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN", help="Names of runs.", autocompletion=complete_run),
+        list[str], typer.Argument(metavar="RUN", help="Names of runs.", autocompletion=complete_run)
     ],
     checkpoints: Annotated[
-        bool,
-        typer.Option("--checkpoints", help="Only the checkpoints: keep the page and samples."),
+        bool, typer.Option("--checkpoints", help="Remove only checkpoints; keep page and samples.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be removed.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Remove runs, or only their checkpoints. Styles that were published stay.
 
-    A run without checkpoints cannot be resumed. Without a terminal nothing is asked and nothing
-    removed, unless -y is given.
+    A run without checkpoints cannot be resumed. Where there is no terminal to ask at, nothing is
+    removed without -y.
 
     \b
     Examples:
@@ -140,41 +158,26 @@ def remove(
             raise UsageError(f"The run '{run.name}' is being trained by another process.")
         places[run.checkpoints if checkpoints else run.folder] = run
     sizes = {place: folder_size(place) for place in places}
-    if not dry_run and not yes and not _agreed(sizes, places, checkpoints=checkpoints):
+    lines = [f"{place}  ({size_text(size)})" for place, size in sizes.items()]
+    lines += [
+        f"{run.name} is not finished: it cannot be resumed without its checkpoints."
+        for run in places.values()
+        if not run_state(run).finished
+    ]
+    only = ["--checkpoints"] * checkpoints
+    again = command_line("runs", "remove", *[run.name for run in places.values()], *only, "-y")
+    if not (dry_run or yes or console.confirm_removal(lines, again)):
         return
     for place, run in places.items():
-        if not dry_run:
-            _delete(place)
+        if not dry_run and place.exists():
+            try:
+                shutil.rmtree(place)
+            except OSError as error:
+                raise StoreError(f"{place} cannot be removed: {error.strerror}.") from error
         record = {"run": run.name, "path": str(place), "bytes": sizes[place]}
         console.result(str(place), {**record, "removed": not dry_run})
     verb = "would be freed" if dry_run else "freed"
     console.note(f"{size_text(sum(sizes.values()))} {verb}.")
-
-
-def _agreed(sizes: dict[Path, int], places: dict[Path, Run], *, checkpoints: bool) -> bool:
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        names = [run.name for run in places.values()]
-        only = ["--checkpoints"] if checkpoints else []
-        raise UsageError(
-            "Nothing was removed: there is no terminal to ask at.",
-            hint=command_line("runs", "remove", *names, *only, "-y"),
-        )
-    lines = [f"  {place}  ({size_text(size)})" for place, size in sizes.items()]
-    lines += [
-        f"  {run.name} is not finished: it cannot be resumed without its checkpoints."
-        for run in places.values()
-        if not run_state(run).finished
-    ]
-    listed = "\n".join(map(printable, lines))
-    return typer.confirm(f"This removes\n{listed}\nContinue?", err=True)
-
-
-def _delete(place: Path) -> None:
-    try:
-        if place.exists():
-            shutil.rmtree(place)
-    except OSError as error:
-        raise StoreError(f"{place} cannot be removed: {error.strerror}.") from error
 
 
 def list_all(console: Console) -> None:
@@ -208,9 +211,12 @@ def _epoch(state: RunState, of: str) -> str:
 
 def _record(state: RunState) -> dict[str, Any]:
     place, page = state.place, _page(state.run)
+    now = "stopped" if place else "no checkpoint"
+    if state.finished:
+        now = "finished"
     return {
         "run": state.run.name,
-        "state": _state(state),
+        "state": "running" if _running(state.run) else now,
         "epoch": place.epoch if place else 0,
         "epochs": state.run.settings.epochs,
         "step": place.step if place else 0,
@@ -221,14 +227,6 @@ def _record(state: RunState) -> dict[str, Any]:
         "folder": str(state.run.folder),
         "page": str(page) if page else None,
     }
-
-
-def _state(state: RunState) -> str:
-    if _running(state.run):
-        return "running"
-    if state.finished:
-        return "finished"
-    return "stopped" if state.place is not None else "no checkpoint"
 
 
 def _running(run: Run) -> bool:
@@ -257,3 +255,145 @@ def _next_command(state: RunState, now: str) -> str:
     if state.finished:
         return command_line("translate", "IMAGE", "--style", name)
     return command_line("resume", name)
+
+
+# -- report and timelapse -----------------------------------------------------------------------
+
+
+def report(run: RunName, json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Rebuild a training's page, report.html, from the run's folder.
+
+    A training keeps its page up to date: this is for older runs, and for files that were moved.
+    The page is one file that needs no network. It shows the settings, the data, curves, the
+    held-out pictures over time, warnings, evaluations, and the command that repeats the training.
+
+    \b
+    Examples:
+      cyclegan report photos2vangogh
+      xdg-open "$(cyclegan report photos2vangogh)"
+    """
+    console = Console(as_json=json_, quiet=quiet)
+    from cyclegan_cli.report.page import Report
+
+    found = find_run(run)
+    page = Report(found)
+    try:
+        page.write()
+    except OSError as error:
+        raise StoreError(f"{page.path} cannot be written: {error.strerror}.") from error
+    console.result(str(page.path), {"run": found.name, "report": str(page.path)})
+
+
+def timelapse(
+    run: RunName,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A .gif, .webp, .png, .mp4, .mov, .mkv, .webm or .avi file.",
+        ),
+    ] = None,
+    fps: Annotated[
+        float, typer.Option(min=0.1, max=60, metavar="RATE", help="Samples per second.")
+    ] = 6.0,
+    picture: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="NUMBER", help="Show only this held-out picture, counted from 1."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make an animation or video of a training: its held-out pictures at every sample.
+
+    Each frame shows x, G(x), y, F(y) and the step. At most 120 samples are taken. Without
+    --output, timelapse.gif in the run's folder is written anew.
+
+    \b
+    Examples:
+      cyclegan timelapse photos2vangogh
+      cyclegan timelapse photos2vangogh -o film.mp4 --fps 12
+      cyclegan timelapse photos2vangogh -o one.webp --picture 2
+    """
+    console = Console(as_json=json_, quiet=quiet)
+    from cyclegan_cli.report.samples import list_sheets
+    from cyclegan_cli.report.timelapse import spread
+
+    found = find_run(run)
+    target = found.folder / "timelapse.gif" if output is None else output
+    kind = _kind(target)
+    if output is not None and output.exists() and not overwrite:
+        raise UsageError(f"{output} exists already.", hint="Use --overwrite, or another -o.")
+    sheets = spread(list_sheets(found.folder / "samples"))
+    if not sheets:
+        raise UsageError(
+            f"The run '{found.name}' has no samples.",
+            hint="They come at every --sample-every of a training with --samples 1 or more.",
+        )
+    frames: list[Image.Image] = []
+    with console.progress("reading samples", len(sheets)) as bar:
+        for sheet in sheets:
+            try:
+                frames.append(_frame(found, sheet, sheets[-1].step, picture))
+            except PictureError as error:
+                console.warn(f"left out: {error}")
+            bar.advance()
+    if not frames:
+        raise PictureError("None of the samples could be read.")
+    frames = [frame for frame in frames if frame.size == frames[-1].size]
+    _write(frames, target, kind, fps)
+    record = {"run": found.name, "timelapse": str(target), "frames": len(frames)}
+    console.result(str(target), record)
+
+
+def _kind(target: Path) -> str:
+    """The format that the name asks for. Raises UsageError where it holds no moving pictures."""
+    from cyclegan_cli.media.formats import ANIMATED, format_of, is_video
+
+    kind = format_of(target)
+    if kind is None or not (is_video(target) or kind in ANIMATED):
+        raise UsageError(
+            f"{target} names no format of moving pictures.",
+            hint="Choose a name that ends in .gif, .webp, .png, .mp4, .mov, .mkv, .webm or .avi.",
+        )
+    return kind
+
+
+def _frame(run: Run, sheet: Sheet, last: int, picture: int | None) -> Image.Image:
+    from cyclegan_cli.report.samples import read_sheet
+    from cyclegan_cli.report.timelapse import frame_of
+
+    label = f"step {sheet.step:,}, epoch {sheet.step / run.steps_per_epoch:.1f}"
+    return frame_of(read_sheet(sheet.path), label, sheet.step / max(last, 1), picture)
+
+
+def _write(frames: list[Image.Image], target: Path, kind: str, fps: float) -> None:
+    from fractions import Fraction
+
+    import numpy as np
+
+    from cyclegan_cli.media.encoding import write_picture
+    from cyclegan_cli.media.formats import is_video
+    from cyclegan_cli.media.metadata import Metadata
+    from cyclegan_cli.media.motion import silent, write_frames
+    from cyclegan_cli.media.pictures import Frame, Picture
+
+    pixels = [np.asarray(frame) for frame in frames]
+    if is_video(target):
+        rate = Fraction(fps).limit_denominator(1000)
+        pixels += pixels[-1:] * round(_LINGER * fps)
+        motion = silent(*frames[0].size, rate, len(pixels))
+        with write_frames(target, kind, motion) as write:
+            for frame in pixels:
+                write(frame)
+        return
+    shown = [1000 / fps] * len(pixels)
+    shown[-1] += 1000 * _LINGER
+    made = tuple(Frame(p, None, time) for p, time in zip(pixels, shown, strict=True))
+    picture = Picture(made, "RGB", kind, plays=0, poster=False, lossless=False, metadata=Metadata())
+    write_picture(picture, target, kind)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from cyclegan_cli.cli.common import (
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.options import (
     Debug,
     Gpu,
     Json,
@@ -18,11 +19,9 @@ from cyclegan_cli.cli.common import (
     Quiet,
     Tensorboard,
     Verbose,
-    arguments,
-    check_tensorboard,
+    complete_local_style,
+    one_of,
 )
-from cyclegan_cli.cli.completion import complete_local_style, one_of
-from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.preflight import (
     default_name,
     examine,
@@ -31,51 +30,94 @@ from cyclegan_cli.cli.preflight import (
     present,
     refuse_existing,
 )
-from cyclegan_cli.cli.processes import (
-    launch,
-    leading,
-    led,
-    local_count,
-    member,
-    refuse_unshareable,
-    team,
-)
+from cyclegan_cli.cli.processes import launch, leading, led, local_count, member, team
 from cyclegan_cli.errors import UsageError, did_you_mean
 from cyclegan_cli.files import read_toml
 from cyclegan_cli.places import check_name, runs_dir
-from cyclegan_cli.settings import (
-    GENERATORS,
-    DiscriminatorKind,
-    GanLoss,
-    GeneratorSpec,
-    Precision,
-    Publish,
-    Resize,
-    TrainSettings,
-    wrong_kind,
-)
+from cyclegan_cli.settings import GENERATORS, GeneratorSpec, TrainSettings, wrong_kind
 
 if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.run import Run
 
-__all__ = ["train"]
-
-_D = TrainSettings()
+# The options that are settings of a run, under the headings of --help: (name, what is typed after
+# it, help). Types, defaults and choices are those of TrainSettings. A name alone stands for an
+# option of ``train`` itself.
+_OPTIONS: dict[str, tuple[str | tuple[str, str, str], ...]] = {
+    "Pictures": (
+        ("crop_size", "PIXELS", "Side of the square crops to train on."),
+        ("load_size", "PIXELS", "Short side of a picture before it is cropped."),
+        ("flip", "", "Mirror half of the pictures."),
+        "strict",
+        ("resize", "HOW", "Aspect ratio: keep, or distort as the paper does."),
+        ("crop_range", "LOW..HIGH", "Crop squares of these sides; resize to --crop-size."),
+    ),
+    "Length and learning rate": (
+        ("epochs", "COUNT", "Passes over the pictures, in total."),
+        ("max_steps", "COUNT", "Stop after this many steps."),
+        ("batch_size", "COUNT", "Pictures of each domain per step and process."),
+        ("lr", "RATE", "Adam's learning rate."),
+        ("decay_from", "EPOCH", "Epoch at which it begins to fall to 0. Default: half way."),
+    ),
+    "Losses": (
+        ("lambda_cycle", "WEIGHT", "Cycle-consistency loss: there and back."),
+        ("lambda_identity", "WEIGHT", "Identity loss; multiplied by --lambda-cycle."),
+        ("lambda_gan", "WEIGHT", "Adversarial loss: look like the other domain."),
+        ("gan", "KIND", "Kind of adversarial loss: lsgan, vanilla or hinge."),
+        ("lambda_patch", "WEIGHT", "Small patches look like the other domain's."),
+        ("lambda_structure", "WEIGHT", "Keep light and dark."),
+        ("lambda_self", "WEIGHT", "Stay close to the input."),
+        ("lambda_feature", "WEIGHT", "Features look like the other domain's."),
+        ("lambda_content", "WEIGHT", "Keep the content, by features."),
+        ("lambda_chroma", "WEIGHT", "Keep the colours."),
+    ),
+    "Networks": (
+        ("generator", "NAME", f"One of {', '.join(GENERATORS)}."),
+        ("init", "STYLE", "Start from the weights of a style."),
+        ("discriminator", "NAME", "patchgan, twoscale or projected."),
+    ),
+    "Device": (
+        "gpu",
+        ("precision", "TYPE", "auto, fp32, bf16 or fp16."),
+        ("workers", "COUNT", "Threads that prepare pictures."),
+        "processes",
+        ("compile", "", "Compile the networks with torch.compile."),
+    ),
+    "Saving and watching": (
+        ("checkpoint_every", "INTERVAL", "Save a checkpoint: 1epoch, 500steps, 10min."),
+        ("keep", "COUNT", "Checkpoints to keep."),
+        ("sample_every", "INTERVAL", "Write a sheet of samples."),
+        ("samples", "COUNT", "Held-out pictures on each sheet."),
+        ("log_every", "INTERVAL", "Log the losses."),
+        ("evaluate_every", "INTERVAL", "Measure on held-out pictures, or never."),
+        ("hold_out", "COUNT", "Pictures to hold out; by default at most a tenth."),
+        ("publish", "WHICH", "Checkpoint that becomes the style: last or best."),
+        "tensorboard",
+    ),
+    "Research": (
+        ("seed", "NUMBER", "Seed of all random choices."),
+        ("history", "COUNT", "Generated images kept for each discriminator."),
+        ("ema", "0..1", "Publish a running mean of the weights: 0.998."),
+        ("replay", "COUNT", "Images of the history that D sees at each step."),
+        ("noise_d", "0..1", "Noise added to what D sees: 0.05."),
+        ("lr_d", "RATE", "D's learning rate. Default: that of --lr."),
+        ("beta1", "0..1", "Adam's first decay."),
+        ("beta2", "0..1", "Adam's second decay."),
+        ("clip", "NORM", "Clip gradients to this norm; 0: do not."),
+        ("exact_reference", "", "Use PyTorch's own layers only: slower."),
+    ),
+}
+_COMPLETIONS = {
+    "generator": one_of(GENERATORS),
+    "init": complete_local_style,
+    "evaluate_every": one_of(("never",)),
+}
 # What a --config file can set, and of what kind: the settings of a run, and some options besides.
 _FIELDS = {field.name: str(field.type) for field in dataclasses.fields(TrainSettings)}
 _IN_FILES = _FIELDS | {"generator": "str", "name": "str", "gpu": "str | int", "processes": "int"}
 _IN_FILES |= {"tensorboard": "bool", "strict": "bool"}
 # What --print-config shows, commented out, for an option that has no value.
 _EXAMPLES = {"max_steps": 1000, "crop_range": "160..280", "init": "monet"}
-
-_pictures = partial(typer.Option, rich_help_panel="Pictures")
-_length = partial(typer.Option, rich_help_panel="Length and learning rate")
-_losses = partial(typer.Option, rich_help_panel="Losses", metavar="WEIGHT")
-_networks = partial(typer.Option, rich_help_panel="Networks", metavar="NAME")
-_device = partial(typer.Option, rich_help_panel="Device")
-_saving = partial(typer.Option, rich_help_panel="Saving and watching")
-_research = partial(typer.Option, rich_help_panel="Research")
 
 
 def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -94,10 +136,14 @@ def _without_folders(ctx: typer.Context, value: bool) -> bool:
 
 def train(
     ctx: typer.Context,
-    x_dir: Annotated[Path, typer.Argument(metavar="X_DIR", help="Pictures of domain X.")],
+    x_dir: Annotated[
+        Path, typer.Argument(metavar="X_DIR", help="Folder of domain X, such as photographs.")
+    ],
     y_dir: Annotated[
         Path | None,
-        typer.Argument(metavar="Y_DIR", help="Pictures of domain Y.", show_default=False),
+        typer.Argument(
+            metavar="Y_DIR", help="Folder of domain Y, such as paintings.", show_default=False
+        ),
     ] = None,
     name: Annotated[
         str | None,
@@ -107,7 +153,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Options from TOML; the command line wins.",
+            help="Read options from a TOML file; the command line wins.",
             is_eager=True,
             callback=_read_config,
         ),
@@ -121,162 +167,23 @@ def train(
             callback=_without_folders,
         ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="All checks, no training.")] = False,
-    # -- pictures
-    crop_size: Annotated[
-        int, _pictures(metavar="PIXELS", help="Side of the squares to train on.")
-    ] = _D.crop_size,
-    load_size: Annotated[
-        int, _pictures(metavar="PIXELS", help="Short side before the crop.")
-    ] = _D.load_size,
-    flip: Annotated[bool, _pictures(help="Mirror half of the pictures.")] = _D.flip,
-    strict: Annotated[bool, _pictures("--strict", help="Refuse unreadable pictures.")] = False,
-    resize: Annotated[
-        str,
-        _pictures(
-            metavar="HOW",
-            help="Aspect: keep, or distort as the paper does.",
-            autocompletion=one_of(get_args(Resize)),
-        ),
-    ] = _D.resize,
-    crop_range: Annotated[
-        str | None,
-        _pictures(metavar="LOW..HIGH", help="Sides of crops, resized to --crop-size."),
-    ] = None,
-    # -- length and learning rate
-    epochs: Annotated[
-        int, _length(metavar="COUNT", help="Passes over the pictures, in total.")
-    ] = _D.epochs,
-    max_steps: Annotated[
-        int | None, _length(metavar="COUNT", help="Stop after this many steps.")
-    ] = None,
-    batch_size: Annotated[
-        int, _length(metavar="COUNT", help="Pictures of each domain per step and process.")
-    ] = _D.batch_size,
-    lr: Annotated[float, _length(metavar="RATE", help="Adam's learning rate.")] = _D.lr,
-    decay_from: Annotated[
-        int | None,
-        _length(metavar="EPOCH", help="Where its decay to 0 begins. Default: half."),
-    ] = None,
-    # -- losses
-    lambda_cycle: Annotated[float, _losses(help="Cycle-consistency loss.")] = _D.lambda_cycle,
-    lambda_identity: Annotated[
-        float, _losses(help="Identity loss, times --lambda-cycle.")
-    ] = _D.lambda_identity,
-    lambda_gan: Annotated[float, _losses(help="Adversarial loss.")] = _D.lambda_gan,
-    gan: Annotated[
-        str,
-        _losses(
-            metavar="KIND",
-            help="Adversarial loss: lsgan, vanilla or hinge.",
-            autocompletion=one_of(get_args(GanLoss)),
-        ),
-    ] = _D.gan,
-    lambda_patch: Annotated[float, _losses(help="Distance of patches.")] = _D.lambda_patch,
-    lambda_structure: Annotated[float, _losses(help="Keep light and dark.")] = _D.lambda_structure,
-    lambda_self: Annotated[float, _losses(help="Stay near the input.")] = _D.lambda_self,
-    lambda_feature: Annotated[float, _losses(help="Distance of features.")] = _D.lambda_feature,
-    lambda_content: Annotated[float, _losses(help="Keep the content.")] = _D.lambda_content,
-    lambda_chroma: Annotated[float, _losses(help="Keep the colours.")] = _D.lambda_chroma,
-    # -- networks
-    generator: Annotated[
-        str,
-        _networks(help=f"One of {', '.join(GENERATORS)}.", autocompletion=one_of(GENERATORS)),
-    ] = _D.generator.name,
-    init: Annotated[
-        str | None,
-        _networks(
-            metavar="STYLE",
-            help="Start from a style's weights.",
-            autocompletion=complete_local_style,
-        ),
-    ] = None,
-    discriminator: Annotated[
-        str,
-        _networks(
-            help="patchgan, twoscale or projected.",
-            autocompletion=one_of(get_args(DiscriminatorKind)),
-        ),
-    ] = _D.discriminator,
-    # -- device
-    gpu: Gpu = "auto",
-    precision: Annotated[
-        str,
-        _device(
-            metavar="TYPE",
-            help="auto, fp32, bf16 or fp16.",
-            autocompletion=one_of(get_args(Precision)),
-        ),
-    ] = _D.precision,
-    workers: Annotated[
-        int, _device(metavar="COUNT", help="Threads that prepare pictures.")
-    ] = _D.workers,
-    processes: Processes = 1,
-    compile: Annotated[bool, _device(help="Compile the networks first.")] = _D.compile,
-    # -- saving and watching
-    checkpoint_every: Annotated[
-        str, _saving(metavar="INTERVAL", help="Save the state: 1epoch, 500steps, 10min.")
-    ] = _D.checkpoint_every,
-    keep: Annotated[int, _saving(metavar="COUNT", help="Checkpoints to keep.")] = _D.keep,
-    sample_every: Annotated[
-        str, _saving(metavar="INTERVAL", help="Write a sheet of samples.")
-    ] = _D.sample_every,
-    samples: Annotated[
-        int, _saving(metavar="COUNT", help="Held-out pictures on each sheet.")
-    ] = _D.samples,
-    log_every: Annotated[str, _saving(metavar="INTERVAL", help="Log the losses.")] = _D.log_every,
-    evaluate_every: Annotated[
-        str,
-        _saving(
-            metavar="INTERVAL",
-            help="Measure on held-out pictures, or never.",
-            autocompletion=one_of(("never",)),
-        ),
-    ] = _D.evaluate_every,
-    hold_out: Annotated[
-        int,
-        _saving(metavar="COUNT", help="Pictures held out; by default a tenth at most."),
-    ] = _D.hold_out,
-    publish: Annotated[
-        str,
-        _saving(
-            metavar="WHICH",
-            help="Checkpoint that becomes the style: last or best.",
-            autocompletion=one_of(get_args(Publish)),
-        ),
-    ] = _D.publish,
-    tensorboard: Tensorboard = False,
-    # -- research
-    seed: Annotated[
-        int, _research(metavar="NUMBER", help="Seed of every random choice.")
-    ] = _D.seed,
-    history: Annotated[
-        int, _research(metavar="COUNT", help="Generated images kept for each discriminator.")
-    ] = _D.history,
-    ema: Annotated[
-        float, _research(metavar="0..1", help="Publish a running mean, e.g. 0.998.")
-    ] = _D.ema,
-    replay: Annotated[
-        int, _research(metavar="COUNT", help="Kept images that D sees at each step.")
-    ] = _D.replay,
-    noise_d: Annotated[
-        float, _research(metavar="0..1", help="Noise on what D sees, e.g. 0.05.")
-    ] = _D.noise_d,
-    lr_d: Annotated[
-        float | None, _research(metavar="RATE", help="D's learning rate. Default: --lr.")
-    ] = None,
-    beta1: Annotated[float, _research(metavar="0..1", help="Adam's first decay.")] = _D.beta1,
-    beta2: Annotated[float, _research(metavar="0..1", help="Adam's second decay.")] = _D.beta2,
-    clip: Annotated[
-        float, _research(metavar="NORM", help="Largest norm of gradients; 0: any.")
-    ] = _D.clip,
-    exact_reference: Annotated[
-        bool, _research("--exact-reference", help="Plain PyTorch layers, slower.")
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, train nothing.")
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", rich_help_panel="Pictures", help="Stop if a picture cannot be read."
+        ),
+    ] = False,
+    gpu: Gpu = "auto",
+    processes: Processes = 1,
+    tensorboard: Tensorboard = False,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    **chosen: Any,
 ) -> None:
     """Learn a style from two folders of pictures, X and Y, in both directions.
 
@@ -294,6 +201,8 @@ def train(
     if print_config:
         console.document(_to_toml(ctx, settings), settings.to_json())
         return
+    from cyclegan_cli.cli.runner import Machine, check_processes, train_held
+
     x_dir, y_dir = folders(x_dir, y_dir)
     name = check_name(name or default_name(x_dir, y_dir))
     folder = runs_dir() / name
@@ -301,12 +210,11 @@ def train(
     count = me.size if me else local_count(gpu, processes)
     # A run's batch is that of all processes: it stays when their number changes.
     settings = dataclasses.replace(settings, batch_size=settings.batch_size * count)
-    refuse_unshareable(settings, count)
+    check_processes(settings, count)
     first_weights(settings)
-    check_tensorboard(tensorboard)
     if me is None and count > 1 and not dry_run:
         refuse_existing(name, folder)
-        launch(arguments(), count)
+        launch(count)
 
     def prepared() -> Run:
         from cyclegan_cli.engine.run import open_run
@@ -318,7 +226,7 @@ def train(
         run, checkup = examine(
             *(console, name, folder, settings, x_dir, y_dir),
             strict=strict,
-            exact=settings.hold_out != _D.hold_out or _is_given(ctx, "hold_out"),
+            exact=settings.hold_out != TrainSettings.hold_out or _is_given(ctx, "hold_out"),
         )
         present(console, run, gpu, count, checkup.rows(full=dry_run))
         checkup.tell(console, full=dry_run)
@@ -331,18 +239,17 @@ def train(
         if dry_run:
             console.note("A dry run: nothing was written.")
             return
-        from cyclegan_cli.cli.runner import Machine, train_held
         from cyclegan_cli.engine.run import create_run
 
-        def commit() -> None:
+        def commit(_start: Checkpoint | None) -> None:
             if not (me and me.restarts and (folder / "run.json").exists()):
                 create_run(run)
 
         machine = Machine(gpu, settings.workers, group, tensorboard)
-        train_held(console, run, machine, lambda: newest(run), commit)
+        train_held(console, run, machine, lambda: _newest(run), commit)
 
 
-def newest(run: Run) -> Checkpoint | None:
+def _newest(run: Run) -> Checkpoint | None:
     """Where processes that were restarted go on: a new run has none."""
     from cyclegan_cli.engine import checkpoint
 
@@ -350,6 +257,34 @@ def newest(run: Run) -> Checkpoint | None:
 
 
 # -- settings ----------------------------------------------------------------------------------
+
+
+def _signature() -> inspect.Signature:
+    """That of ``train``, with an option for each setting of a run: Typer reads it."""
+    own = dict(inspect.signature(train, eval_str=True).parameters)
+    del own["chosen"]
+    kinds, defaults = get_type_hints(TrainSettings), vars(TrainSettings())
+    defaults["generator"] = defaults["generator"].name
+    options = []
+    for panel, rows in _OPTIONS.items():
+        for row in rows:
+            if isinstance(row, str):
+                options.append(own.pop(row))
+                continue
+            name, metavar, text = row
+            choices = [word for word in get_args(kinds[name]) if isinstance(word, str)]
+            option = typer.Option(
+                *(["--exact-reference"] if name == "exact_reference" else []),
+                metavar=metavar or None,
+                help=text,
+                rich_help_panel=panel,
+                autocompletion=_COMPLETIONS.get(name, one_of(choices)),
+            )
+            kind = str if choices or name == "generator" else kinds[name]
+            of_typer = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            annotation = Annotated[kind, option]  # type: ignore[valid-type]
+            options.append(of_typer.replace(default=defaults[name], annotation=annotation))
+    return inspect.Signature([*own.values(), *options])
 
 
 def _settings(ctx: typer.Context) -> TrainSettings:
@@ -402,3 +337,6 @@ def _to_toml(ctx: typer.Context, settings: TrainSettings) -> str:
         line = f"{name.replace('_', '-')} = {json.dumps(unset[name] if value is None else value)}"
         lines += ["", f"# {vars(option)['help']}", f"# {line}" if value is None else line]
     return "\n".join(lines)
+
+
+train.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -2,50 +2,53 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated
 
 import typer
 
-from cyclegan_cli.cli.common import (
+from cyclegan_cli.cli.console import Console
+from cyclegan_cli.cli.jobs import (
+    Work,
+    check_shareable,
+    job_record,
+    own_share,
+    paint_together,
+    painter,
+    source_of,
+    target_of,
+)
+from cyclegan_cli.cli.options import (
     Debug,
     Gpu,
     Json,
     Processes,
     Quiet,
-    Stopped,
+    Reverse,
     Verbose,
-    arguments,
-    importing,
+    complete_style,
+    one_of,
 )
-from cyclegan_cli.cli.completion import complete_style, one_of
-from cyclegan_cli.cli.console import SIGPIPE, Console
-from cyclegan_cli.cli.liveview import VideoPace
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
-from cyclegan_cli.cli.sharing import check_shareable, own_share, paint_together, painter
 from cyclegan_cli.errors import CycleganError, UsageError, counted
-from cyclegan_cli.media.plan import Existing, Job, Plan, make_plan, parse_list, read_list
+from cyclegan_cli.media.plan import Existing, Plan, make_plan, parse_list, read_list
 from cyclegan_cli.settings import Precision, TranslateSettings, fraction
-from cyclegan_cli.styles.catalogue import obtainable
+from cyclegan_cli.styles.catalogue import Style, obtainable
 from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
-
-if TYPE_CHECKING:
-    from cyclegan_cli.painting.batch import Done, Event, Failed, PaintFrame
-    from cyclegan_cli.styles.catalogue import Style
-
-__all__ = ["translate"]
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
-def _strength(text: str | float) -> float:
-    return fraction("--strength", text)
+def _amount(option: str, kilo: int, text: str) -> int:
+    match = _AMOUNT.fullmatch(str(text).strip())
+    if match is None:
+        raise UsageError(f"{option} {text}: write a number such as 500M or 4G.")
+    return int(float(match[1]) * kilo ** " KMGT".index(match[2].upper() or " "))
 
 
 _painting = partial(typer.Option, rich_help_panel="Painting")
@@ -69,7 +72,7 @@ def translate(
             "--style",
             "-s",
             metavar="STYLE",
-            help="Names, or paths to files; repeat it or use commas to paint with each.",
+            help="A style's name, or its path; several with commas, or by repetition.",
             autocompletion=complete_style,
         ),
     ] = None,
@@ -79,32 +82,36 @@ def translate(
             "--output",
             "-o",
             metavar="PATH",
-            help="A file, a folder, or - for stdout. Default: <stem>_<style>.<ext> beside it.",
+            help="A file, a folder, or - for stdout. Default: beside the input.",
         ),
     ] = None,
-    reverse: Annotated[bool, typer.Option("--reverse", help="Y → X instead of X → Y.")] = False,
+    reverse: Reverse = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, write nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be written, and stop.")
     ] = False,
     # -- painting
     strength: Annotated[
         float,
-        _painting(metavar="0..1", help="1: the painting; 0: the original.", parser=_strength),
+        _painting(
+            metavar="0..1",
+            help="From 0, the original, to 1, the painting.",
+            parser=partial(fraction, "--strength"),
+        ),
     ] = 1.0,
     resolution: Annotated[
         str,
         _painting(
             metavar="WHICH",
-            help="Long side to paint at: auto (the style's), native, or pixels. "
-            "The output keeps the input's size.",
+            help="Long side to paint at: auto (the style's), native (the picture's), or a number "
+            "of pixels. The output has the input's size.",
             autocompletion=one_of(("auto", "native")),
         ),
     ] = "auto",
     keep_color: Annotated[
-        bool, _painting("--keep-color", help="Only the brushwork, in the photo's colours.")
+        bool, _painting("--keep-color", help="Keep the photo's colours; paint the brushwork.")
     ] = False,
     compare: Annotated[
-        bool, _painting("--compare", help="Original and result side by side.")
+        bool, _painting("--compare", help="Show original and result side by side.")
     ] = False,
     steady: Annotated[
         bool, _painting("--steady/--no-steady", help="Keep videos from flickering.")
@@ -112,19 +119,23 @@ def translate(
     # -- inputs
     from_file: Annotated[
         str | None,
-        _inputs(metavar="LIST", help="A file that lists inputs, one per line; - is stdin."),
+        _inputs(metavar="LIST", help="Read inputs from a file, one per line; - is stdin."),
     ] = None,
     null: Annotated[
-        bool,
-        _inputs("--null", "-0", help="LIST ends paths by NUL; without LIST, as --print0."),
+        bool, _inputs("--null", "-0", help="Paths in LIST end with NUL; without LIST: --print0.")
     ] = False,
     include_paintings: Annotated[
-        bool,
-        _inputs("--include-paintings", help="Do not skip earlier outputs in folders."),
+        bool, _inputs("--include-paintings", help="Do not skip earlier outputs in folders.")
     ] = False,
     max_pixels: Annotated[
-        str, _inputs(metavar="COUNT", help="Refuse larger pictures, e.g. 100M.")
-    ] = "1000M",
+        int,
+        _inputs(
+            metavar="COUNT",
+            help="Refuse pictures of more pixels. Default: 1000M.",
+            parser=partial(_amount, "--max-pixels", 1000),
+            show_default=False,
+        ),
+    ] = 10**9,
     # -- outputs
     overwrite: Annotated[bool, _outputs("--overwrite", help="Overwrite existing files.")] = False,
     skip_existing: Annotated[
@@ -134,49 +145,48 @@ def translate(
         str | None,
         _outputs(
             metavar="EXT",
-            help="jpg, png, webp, tif, gif, avif...",
+            help="jpg, png, webp, tif, gif, avif, ... Default: the input's.",
             autocompletion=one_of(("jpg", "png", "webp", "tif", "gif", "avif", "jp2", "bmp")),
         ),
     ] = None,
     quality: Annotated[
-        int | None, _outputs(metavar="1..100", help="Of JPEG and WebP (95), AVIF (90).")
+        int | None, _outputs(metavar="1..100", help="Quality. Default: 95 (JPEG, WebP), 90 (AVIF).")
     ] = None,
     strip_metadata: Annotated[
         bool, _outputs("--strip-metadata", help="Leave out EXIF, XMP, GPS and resolution.")
     ] = False,
     print0: Annotated[
-        bool, _outputs("--print0", help="End each path on stdout by NUL (xargs -0).")
+        bool, _outputs("--print0", help="End printed paths with NUL, for xargs -0.")
     ] = False,
     # -- device
     gpu: Gpu = "auto",
     precision: Annotated[
-        str,
-        _device(
-            metavar="TYPE",
-            help="auto, fp32, bf16 or fp16.",
-            autocompletion=one_of(get_args(Precision)),
-        ),
+        Precision, _device(metavar="TYPE", help="auto, fp32, bf16 or fp16.")
     ] = "auto",
     max_memory: Annotated[
-        str | None, _device(metavar="SIZE", help="Such as 4G. Default: what is free.")
+        int | None,
+        _device(
+            metavar="SIZE",
+            help="Memory to use at most, such as 4G. Default: what is free.",
+            parser=partial(_amount, "--max-memory", 1024),
+        ),
     ] = None,
     processes: Processes = 1,
     together: Annotated[
-        bool,
-        _device("--together", help="Processes share each picture, for huge ones."),
+        bool, _device("--together", help="Let all processes paint each (huge) picture together.")
     ] = False,
     exact_reference: Annotated[
-        bool, _device("--exact-reference", help="Plain PyTorch layers, slower.")
+        bool, _device("--exact-reference", help="Use PyTorch's own layers only: slower.")
     ] = False,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Translate pictures and videos with a style, at their size.
+    """Paint pictures and videos with a style; they keep their size.
 
-    The paths written go to stdout, everything else to stderr. All outputs are
-    decided before any work; one bad picture never stops the others.
+    Prints the paths it has written. Existing files are not overwritten, and one bad picture does
+    not stop the others.
 
     \b
     Examples:
@@ -195,7 +205,7 @@ def translate(
     print0 = print0 or (null and from_file is None)
     console = Console(as_json=json_, quiet=silent, verbose=verbose, end="\0" if print0 else "\n")
     settings = TranslateSettings(
-        precision=_precision(precision),
+        precision=precision,
         resolution=_resolution(resolution),
         strength=strength,
         keep_color=keep_color,
@@ -204,9 +214,9 @@ def translate(
         format=format,
         quality=quality,
         strip_metadata=strip_metadata,
-        max_memory=None if max_memory is None else _amount("--max-memory", max_memory, 1024),
+        max_memory=max_memory,
         exact_reference=exact_reference,
-        max_pixels=_amount("--max-pixels", max_pixels, 1000),
+        max_pixels=max_pixels,
     )
     styles = find_styles(style or [])
     weights = [_local_weights(console, one, reverse) for one in styles]
@@ -231,8 +241,8 @@ def translate(
     if member() is not None or count > 1:
         check_shareable(plan, from_file)
     if count > 1 and plan.jobs:
-        launch(arguments(), count)
-    work = _Work(console, len(plan.jobs), unreadable=plan.unreadable)
+        launch(count)
+    work = Work(console, len(plan.jobs), unreadable=plan.unreadable)
     for one, local in zip(styles, weights, strict=True):
         jobs = [job for job in plan.jobs if job.style == one.name]
         if not (jobs or together):
@@ -268,13 +278,6 @@ def _downloaded(console: Console, style: Style, reverse: bool) -> Path:
     return ensure_weights(console, style, reverse)
 
 
-def _precision(text: str) -> Precision:
-    for name in get_args(Precision):
-        if text == name:
-            return name  # type: ignore[no-any-return]
-    raise UsageError(f"--precision {text}: it must be auto, fp32, bf16 or fp16.")
-
-
 def _resolution(text: str) -> int | None:
     if text in ("auto", "native"):
         return None
@@ -283,13 +286,6 @@ def _resolution(text: str) -> int | None:
             f"--resolution {text}: write auto, native, or a number of pixels such as 1024."
         )
     return int(text)
-
-
-def _amount(option: str, text: str, kilo: int) -> int:
-    match = _AMOUNT.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{option} {text}: write a number such as 500M or 4G.")
-    return int(float(match[1]) * kilo ** " KMGT".index(match[2].upper() or " "))
 
 
 def _existing(overwrite: bool, skip: bool) -> Existing:
@@ -336,7 +332,7 @@ def _check_streams(plan: Plan, as_json: bool, print0: bool) -> None:
 
 def _print_plan(console: Console, plan: Plan) -> None:
     for job in plan.jobs:
-        console.result(f"{_source(job)} → {_target(job)}", _record(job, "planned"))
+        console.result(f"{source_of(job)} → {target_of(job)}", job_record(job, "planned"))
     _say_left_out(console, plan)
     for error in plan.unreadable:
         console.warn(str(error))
@@ -352,96 +348,3 @@ def _say_left_out(console: Console, plan: Plan) -> None:
         console.note(f"{what} {are} left out; --include-paintings takes them as inputs.")
     if plan.there_already:
         console.note(f"{counted(len(plan.there_already), 'input')} skipped: the output exists.")
-
-
-# -- the work --------------------------------------------------------------------------------
-
-
-class _Work:
-    """All jobs of a command, style by style: what is done, and what failed."""
-
-    def __init__(self, console: Console, total: int, unreadable: list[UsageError]) -> None:
-        self.console = console
-        self.total = total
-        self.unreadable = unreadable
-        self.done = 0
-        self.failures: list[Failed] = []
-
-    def run(self, jobs: list[Job], paint: PaintFrame, settings: TranslateSettings) -> None:
-        """Do the jobs of one style and render their events."""
-        with importing():
-            from cyclegan_cli.painting.batch import Done, FramePainted, Sounds, translate_media
-
-        console, stdin = self.console, b""
-        if any(job.source is None for job in jobs):
-            stdin = sys.stdin.buffer.read()
-        events = translate_media(jobs, paint, settings, stdin=stdin, stdout=sys.stdout.buffer)
-        pace = VideoPace()
-        try:
-            with contextlib.closing(events), console.progress("Translating", len(jobs)) as bar:
-                for event in events:
-                    if isinstance(event, FramePainted):
-                        bar.advance(0, pace.text(event))
-                        continue
-                    if isinstance(event, Sounds):
-                        console.note(f"{_source(event.job)}: its sound becomes {event.codec}.")
-                        continue
-                    if isinstance(event, Done):
-                        self.done += 1
-                    else:
-                        self.failures.append(event)
-                    _report(console, event)
-                    bar.advance(text=f"{len(self.failures)} failed" if self.failures else "")
-        except BrokenPipeError:
-            raise Stopped(SIGPIPE) from None  # the reader of -o - has what it wanted
-        except Stopped as stop:
-            if stop.signum != SIGPIPE:
-                count = f"{self.done} of {self.total}"
-                console.note(f"Done: {count}. --skip-existing continues from there.")
-            raise
-
-    def end(self) -> None:
-        """List what failed. Raises typer.Exit(1) where something did."""
-        if not (self.failures or self.unreadable):
-            return
-        if self.failures and self.total > 1:
-            count = len(self.failures)
-            self.console.warn(f"{count} of {self.total} failed; the others are done:")
-        for error in [*(failure.error for failure in self.failures), *self.unreadable]:
-            self.console.error(error)
-        wait_for_others()
-        raise typer.Exit(1)
-
-
-def _report(console: Console, event: Event) -> None:
-    from cyclegan_cli.painting.batch import Done
-
-    if isinstance(event, Done):
-        _report_done(console, event)
-    else:
-        console.detail(f"failed: {event.error}")
-        if console.as_json:
-            extra = {"error": str(event.error), "hint": event.error.hint}
-            console.result("", _record(event.job, "failed") | extra)
-
-
-def _report_done(console: Console, event: Done) -> None:
-    width, height = event.size
-    frames = f", {counted(event.frames, 'frame')}" if event.frames > 1 else ""
-    console.detail(f"{_source(event.job)}: {width}×{height}{frames}, {event.seconds:.1f} s")
-    if event.job.target is not None:
-        facts = {"width": width, "height": height, "frames": event.frames}
-        record = _record(event.job, "done") | facts | {"seconds": round(event.seconds, 3)}
-        console.result(_target(event.job), record)
-
-
-def _record(job: Job, status: str) -> dict[str, Any]:
-    return {"input": _source(job), "output": _target(job), "status": status}
-
-
-def _source(job: Job) -> str:
-    return "-" if job.source is None else str(job.source)
-
-
-def _target(job: Job) -> str:
-    return "-" if job.target is None else str(job.target)

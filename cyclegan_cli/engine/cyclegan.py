@@ -24,9 +24,9 @@ from cyclegan_cli.engine.history import History
 from cyclegan_cli.engine.losses import PatchLoss, discriminator_loss, generator_loss, l1
 from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise, learning_rate_factor
 from cyclegan_cli.errors import CheckpointError
+from cyclegan_cli.machine import shares
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings
-from cyclegan_cli.shares import shares
 
 __all__ = ["CycleGAN", "below"]
 

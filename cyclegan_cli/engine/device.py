@@ -10,7 +10,8 @@ from torch import nn
 
 from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, count_parameters
 from cyclegan_cli.errors import DeviceError, counted
-from cyclegan_cli.settings import Precision, TrainSettings, normal_gpu
+from cyclegan_cli.machine import normal_gpu
+from cyclegan_cli.settings import Precision, TrainSettings
 
 __all__ = [
     "Device",

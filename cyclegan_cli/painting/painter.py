@@ -15,7 +15,7 @@ from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.layers import reduction, source_channels
 from cyclegan_cli.engine.weights import Weights, load_weights
 from cyclegan_cli.errors import UsageError, WeightsError, counted
-from cyclegan_cli.machine import may_have_accelerator
+from cyclegan_cli.machine import may_have_accelerator, normal_gpu
 from cyclegan_cli.painting.evaluate import Band, evaluate
 from cyclegan_cli.painting.memory import SHORT, choose, too_small
 from cyclegan_cli.painting.pixels import Pixels, check, padded, padded_rows
@@ -28,7 +28,7 @@ from cyclegan_cli.painting.statistics import (
     thumbnail,
 )
 from cyclegan_cli.painting.strips import Plan, Rows
-from cyclegan_cli.settings import Precision, normal_gpu
+from cyclegan_cli.settings import Precision
 
 __all__ = ["Painter", "open_painter"]
 

@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 
 from cyclegan_cli.engine.run import Run
-from cyclegan_cli.errors import command_line, counted
+from cyclegan_cli.errors import command_line, counted, duration
 from cyclegan_cli.files import write_text
 from cyclegan_cli.report.curves import Line, chart, number
 from cyclegan_cli.report.record import (
@@ -107,7 +107,7 @@ def _header(run: Run, record: Record) -> str:
     facts = [
         ("Step", f"{step:,} of {total:,}", "where --max-steps ends it" if short else ""),
         ("Epoch", f"{epoch} done" if short else f"{epoch} of {s.epochs} done", short),
-        ("Trained for", _duration(record.seconds(s.batch_size)), "without pauses"),
+        ("Trained for", duration(record.seconds(s.batch_size)), "without pauses"),
         (
             "Speed",
             f"{number(_speed(record))} pictures/s" if record.measured else "-",
@@ -154,13 +154,6 @@ def _speed(record: Record) -> float:
     found = [value(line, "pictures_per_s") for line in record.measured[-5:]]
     known = [speed for speed in found if speed is not None]
     return sum(known) / max(len(known), 1)
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), int(seconds // 3600)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if hours < 2 else f"{hours} h {int(seconds % 3600 // 60)} min"
 
 
 def _clock(seconds: float) -> str:

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyclegan_cli.cli import app as app_module
-from cyclegan_cli.cli import support
+from cyclegan_cli.cli import doctor
 from cyclegan_cli.cli.app import main
-from cyclegan_cli.cli.common import Stopped
 from cyclegan_cli.cli.console import Console, printable
+from cyclegan_cli.cli.processes import Stopped
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.files import read_toml
 from cyclegan_cli.version import __version__
@@ -299,7 +299,7 @@ def test_the_painting_group_is_all_dependencies_but_torch_and_doctor_knows_the_e
     painting = project["dependency-groups"]["painting"]
     assert painting == [one for one in needed if not one.startswith("torch>")]
     assert len(painting) == len(needed) - 1
-    known = {extra: set(packages) for extra, packages, _ in support._EXTRAS}
+    known = {extra: set(packages) for extra, packages, _ in doctor._EXTRAS}
     extras = project["project"]["optional-dependencies"]
     wanted = {extra: {re.split("[>=<;]", one)[0] for one in extras[extra]} for extra in extras}
     assert known == {extra: packages for extra, packages in wanted.items() if extra != "test"}
@@ -454,7 +454,7 @@ def test_nothing_from_outside_steers_a_terminal(term: str, tmp_path: Path) -> No
         "safe_streams()\n"
         "console, odd = Console(verbose=True), 'BAD\\x1b]0;t\\a\\r\\n\\x9b2J\\udc9b[/red]'\n"
         "console.result(odd)\n"
-        "console.table((odd, 'b'), [(odd, odd)], [{}], title=odd)\n"
+        "console.table((odd, 'b'), [(odd, odd)], [{}])\n"
         "console.summary(odd, [(odd, odd)])\n"
         "console.note(odd); console.detail(odd); console.warn(odd)\n"
         "console.error(UsageError(odd, hint=odd))\n"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from cyclegan_cli.cli.app import main
-from cyclegan_cli.cli.completion import complete_style
+from cyclegan_cli.cli.options import complete_style
 from cyclegan_cli.engine.weights import load_generator
 from cyclegan_cli.places import runs_dir, styles_dir
 from cyclegan_cli.styles.store import find_style, weights_file
-from tests.program import run
+from tests.program import environment, read_terminal, run
 from tests.styles.make import TINY_MOBILE, a_style
 from tests.styles.public_model import public_generator
 
@@ -267,3 +273,81 @@ def test_every_help_page_fits_80_columns_and_has_examples(say, command: str) -> 
     assert max(map(len, said.out.splitlines())) <= 80
     assert "Examples:" in said.out or not command
     assert "..." not in said.out.partition("Commands:")[2]  # no summary is cut off
+
+
+# -- the sample ---------------------------------------------------------------------------------
+
+KITTY = re.compile(rb"\x1b_G([^;]*);([^\x1b]*)\x1b\\")
+ITERM2 = re.compile(rb"\x1b\]1337;File=inline=1:([^\a]*)\a")
+
+
+def shown_on_terminal(*arguments: str, **variables: str) -> bytes:
+    """What ``pretrained show monet`` writes to a terminal that names itself by ``variables``."""
+    import pty
+
+    own = ("TERM", "TERM_PROGRAM", "KITTY_WINDOW_ID", "TMUX")
+    env = {key: value for key, value in environment().items() if key not in own}
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "cyclegan_cli", "pretrained", "show", "monet", *arguments]
+    with subprocess.Popen(command, stdout=slave, stderr=slave, env={**env, **variables}) as program:
+        os.close(slave)
+        output = read_terminal(master)
+    assert program.returncode == 0, output
+    return output
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is a Unix thing")
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TERM": "xterm-kitty"},
+        {"TERM": "xterm-256color", "KITTY_WINDOW_ID": "1"},
+        {"TERM": "xterm-256color", "TERM_PROGRAM": "iTerm.app"},
+        {"TERM": "xterm-256color", "TERM_PROGRAM": "WezTerm"},
+    ],
+)
+def test_show_draws_the_sample_where_the_terminal_shows_pictures(variables: dict[str, str]) -> None:
+    output = shown_on_terminal(**variables)
+    if commands := KITTY.findall(output):
+        keys, parts = zip(*commands, strict=True)
+        assert keys[0] == b"a=T,f=100,q=2,m=1"
+        assert [key[-3:] for key in keys] == [b"m=1"] * (len(keys) - 1) + [b"m=0"]
+        assert max(map(len, parts)) <= 4096
+        data = b"".join(parts)
+    else:
+        assert "TERM_PROGRAM" in variables
+        (data,) = ITERM2.findall(output)
+    with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as drawn:
+        assert (drawn.format, drawn.size) == ("PNG", (960, 320))
+    assert b"sample.jpg" in output, "its file is named, too"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is a Unix thing")
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        ((), {"TERM": "xterm-256color"}),
+        ((), {"TERM": "dumb", "TERM_PROGRAM": "iTerm.app"}),
+        ((), {"TERM": "tmux-256color", "TMUX": "/tmp/tmux", "KITTY_WINDOW_ID": "1"}),
+        (("--json",), {"TERM": "xterm-kitty"}),
+    ],
+)
+def test_show_only_names_the_sample_elsewhere(
+    arguments: tuple[str, ...], variables: dict[str, str]
+) -> None:
+    output = shown_on_terminal(*arguments, **variables)
+    assert b"\x1b_G" not in output
+    assert b"\x1b]1337" not in output
+    assert b"sample.jpg" in output
+
+
+def test_the_sample_of_a_trained_style_is_that_of_its_run(say, tmp_path: Path) -> None:
+    a_style(tmp_path)
+    assert "\nsample\t" not in say("show", "tiny").out
+    card = styles_dir() / "tiny" / "style.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "run": "tiny"}))
+    samples = runs_dir() / "tiny" / "samples"
+    samples.mkdir(parents=True)
+    for step in (20, 3):
+        (samples / f"step-{step:09}.png").write_bytes(b"")
+    assert f"sample\t{samples / 'step-000000020.png'}\n" in say("show", "tiny").out

@@ -12,8 +12,7 @@ import pytest
 
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.liveview import TrainingView
-from cyclegan_cli.cli.rendering import Renderer
+from cyclegan_cli.cli.rendering import Renderer, TrainingView
 from cyclegan_cli.engine.run import Place
 from cyclegan_cli.errors import NonFiniteLossError
 from cyclegan_cli.report.page import Report

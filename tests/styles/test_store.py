@@ -478,7 +478,7 @@ def test_a_style_that_is_only_replaced_is_never_missing(tmp_path: Path) -> None:
 
 def test_the_store_needs_no_torch() -> None:
     code = (
-        "import sys, cyclegan_cli.styles.store as s, cyclegan_cli.cli.completion as c\n"
+        "import sys, cyclegan_cli.styles.store as s, cyclegan_cli.cli.options as c\n"
         "s.list_styles(); c.complete_style('mo')\n"
         "print([m for m in ('torch', 'numpy', 'PIL', 'imageio', 'filelock') if m in sys.modules])"
     )

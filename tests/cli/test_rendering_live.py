@@ -17,11 +17,11 @@ from rich.cells import cell_len
 from rich.console import Console as RichConsole
 from rich.text import Text
 
-from cyclegan_cli.cli import liveview
+from cyclegan_cli.cli import rendering
 from cyclegan_cli.cli.console import Console, draws_live, wrapped
-from cyclegan_cli.cli.livelines import LiveLines, rows_of
-from cyclegan_cli.cli.liveview import TrainingView, duration, figures, flowed
+from cyclegan_cli.cli.rendering import LiveLines, TrainingView, figures, flowed, rows_of
 from cyclegan_cli.engine.run import Place
+from cyclegan_cli.errors import duration
 from tests.program import environment, read_terminal
 
 LOSSES = {"G": 0.5, "F": 0.4, "D_X": 0.2, "D_Y": 0.3}
@@ -59,7 +59,7 @@ def shown(view: TrainingView, width: int) -> list[str]:
 
 def test_the_view_tells_all_that_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(liveview.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(rendering.time, "monotonic", lambda: clock[0])
     view = view_of()
     view.measured(LOSSES, 2e-4, 4.0)
     for step in range(31, 41):
@@ -73,7 +73,7 @@ def test_the_view_tells_all_that_it_was_told(monkeypatch: pytest.MonkeyPatch) ->
     for words in (
         "cats2dogs   epoch 3/50   step 40/1,000   4.0 %   8 min left",
         "G/F 0.50/0.40", "D_X/D_Y 0.20/0.30", "cycle 1.50/1.50", "identity 1.50/1.50",
-        "lr 0.0002", "4.0 pictures/s", "memory 1.5 GiB",
+        "lr 0.0002", "4.0 pictures/s", "memory 1.61 GB",
         "checkpoint at step 40, 60 s ago", "best epoch 1 (SWD 70.0)",
     ):  # fmt: skip
         assert words in text
@@ -124,7 +124,7 @@ def test_a_log_gets_plain_lines_at_an_interval_that_grows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(liveview.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(rendering.time, "monotonic", lambda: clock[0])
     view = TrainingView(Console(), "cats2dogs", Place(), 2000, 50)
     with view.shown():
         for step in range(1, 1201):
@@ -153,7 +153,7 @@ def test_losses_that_were_said_are_not_said_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(liveview.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(rendering.time, "monotonic", lambda: clock[0])
     view = TrainingView(Console(), "cats2dogs", Place(), 100, 5)
     for step in range(1, 51):
         clock[0] += 10.0
@@ -215,7 +215,7 @@ def test_lines_are_drawn_anew_only_where_that_works(
 SCRIPT = """
 import sys, time
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.liveview import TrainingView
+from cyclegan_cli.cli.rendering import TrainingView
 from cyclegan_cli.engine.run import Place
 console = Console(as_json=True)
 view = TrainingView(console, "cats2dogs", Place(), 100, 5)

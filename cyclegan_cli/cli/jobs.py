@@ -20,7 +20,7 @@ from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
     from cyclegan_cli.painting.bands import BandPainter
-    from cyclegan_cli.painting.batch import Done, Event, Failed, FramePainted, PaintFrame
+    from cyclegan_cli.painting.batch import Done, Failed, FramePainted, PaintFrame
     from cyclegan_cli.painting.painter import Painter
     from cyclegan_cli.painting.statistics import OverrideStats
 
@@ -47,19 +47,22 @@ def check_shareable(plan: Plan, from_file: str | None) -> None:
         )
 
 
-def painter(console: Console, weights: Path, settings: TranslateSettings, gpu: str) -> PaintFrame:
-    """How this process paints a frame by itself."""
-    return _frames(console, settings, _open(console, weights, settings, gpu))
-
-
-def paint_together(
+def paint_by(
     console: Console,
     weights: Path,
     settings: TranslateSettings,
     gpu: str,
     run: Callable[[PaintFrame], None],
+    *,
+    together: bool,
 ) -> None:
-    """``run`` in the first process, with every picture painted by all. Alone: just ``run``."""
+    """Call ``run`` with what paints a frame: this process, or (``together``) all of them.
+
+    Together, the first process runs and the others help with every picture.
+    """
+    if not together:
+        run(_frames(console, settings, _open(console, weights, settings, gpu)))
+        return
     with importing():
         from cyclegan_cli.painting.bands import BandPainter, help_paint
 
@@ -70,11 +73,11 @@ def paint_together(
         elif not group.leads:
             help_paint(opened, group)
         else:
-            together = BandPainter(opened, group)
+            bands = BandPainter(opened, group)
             try:
-                run(_frames(console, settings, together))
+                run(_frames(console, settings, bands))
             finally:
-                together.finish()
+                bands.finish()
 
 
 def _open(console: Console, weights: Path, settings: TranslateSettings, gpu: str) -> Painter:
@@ -168,9 +171,13 @@ class Work:
                         continue
                     if isinstance(event, Done):
                         self.done += 1
+                        _tell_done(console, event)
                     else:
                         self.failures.append(event)
-                    _report(console, event)
+                        console.detail(f"failed: {event.error}")
+                        if console.as_json:
+                            more = {"error": str(event.error), "hint": event.error.hint}
+                            console.result("", job_record(event.job, "failed") | more)
                     bar.advance(text=f"{len(self.failures)} failed" if self.failures else "")
         except BrokenPipeError:
             raise Stopped(SIGPIPE) from None  # the reader of -o - has what it wanted
@@ -193,19 +200,7 @@ class Work:
         raise typer.Exit(1)
 
 
-def _report(console: Console, event: Event) -> None:
-    from cyclegan_cli.painting.batch import Done
-
-    if isinstance(event, Done):
-        _report_done(console, event)
-    else:
-        console.detail(f"failed: {event.error}")
-        if console.as_json:
-            extra = {"error": str(event.error), "hint": event.error.hint}
-            console.result("", job_record(event.job, "failed") | extra)
-
-
-def _report_done(console: Console, event: Done) -> None:
+def _tell_done(console: Console, event: Done) -> None:
     width, height = event.size
     frames = f", {counted(event.frames, 'frame')}" if event.frames > 1 else ""
     console.detail(f"{source_of(event.job)}: {width}×{height}{frames}, {event.seconds:.1f} s")

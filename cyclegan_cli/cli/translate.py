@@ -18,8 +18,7 @@ from cyclegan_cli.cli.jobs import (
     check_shareable,
     job_record,
     own_share,
-    paint_together,
-    painter,
+    paint_by,
     source_of,
     target_of,
 )
@@ -251,10 +250,8 @@ def translate(
         chosen = settings
         if resolution == "auto":
             chosen = dataclasses.replace(settings, at_most=one.resolution)
-        if together:
-            paint_together(*(console, file, chosen, gpu), partial(work.run, jobs, settings=chosen))
-        else:
-            work.run(jobs, painter(console, file, chosen, gpu), chosen)
+        run = partial(work.run, jobs, settings=chosen)
+        paint_by(console, file, chosen, gpu, run, together=together)
     work.end()
     wait_for_others()
 

@@ -1,9 +1,15 @@
-"""Which extension means which format, and what each format can hold. Nothing heavy is imported."""
+"""What an extension and the bytes of a file say of its format, and what each format can hold.
+
+Pillow is not imported.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import struct
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from cyclegan_cli.errors import UsageError
 
@@ -18,9 +24,12 @@ __all__ = [
     "extension_of",
     "format_by_name",
     "format_of",
+    "is_painting",
     "is_video",
     "may_be_read",
+    "riff_chunks",
     "sniff",
+    "sniff_file",
 ]
 
 # fmt: off
@@ -68,6 +77,9 @@ _MAGIC = (
 _WITHOUT_MAGIC = frozenset({".tga", ".pcx", ".sgi", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"})
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
+_PROCESSING_SOFTWARE = 11  # the tag of EXIF
+_HEAD = 70_000  # bytes in which the metadata of most formats lie
+
 
 def sniff(head: bytes) -> str | None:
     """The format that the first 16 bytes of a file speak of, or None."""
@@ -79,13 +91,19 @@ def sniff(head: bytes) -> str | None:
     return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
 
 
+def sniff_file(path: Path) -> str | None:
+    """``sniff`` of an ordinary file; None for others (a pipe would lose the bytes)."""
+    if path.is_file():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            return sniff(file.read(16))
+    return None
+
+
 def may_be_read(path: Path) -> bool:
     """Whether ``path`` can be a picture or a video, by its first bytes where they tell."""
     if is_video(path) or path.suffix.lower() in _WITHOUT_MAGIC or not path.is_file():
         return True
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return sniff(file.read(16)) is not None
-    return False
+    return sniff_file(path) is not None
 
 
 def format_of(path: Path) -> str | None:
@@ -121,11 +139,69 @@ def default_extension(path: Path) -> str:
     HEIC becomes JPEG and PGM becomes PPM. Where the name has no known extension, the first bytes
     of the file decide, and PNG where they say nothing.
     """
-    suffix = path.suffix
     if format_of(path) is not None:
-        return _REPLACED.get(suffix.lower(), suffix)
-    found = None
-    if path.is_file():  # a pipe would lose these bytes
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            found = sniff(file.read(16))
-    return _EXTENSIONS[found or "PNG"]
+        return _REPLACED.get(path.suffix.lower(), path.suffix)
+    return _EXTENSIONS[sniff_file(path) or "PNG"]
+
+
+# -- pictures and videos that this program wrote ------------------------------------------------
+
+
+def is_painting(path: Path) -> bool:
+    """Whether the metadata say that this program painted the picture or video in ``path``.
+
+    Only the metadata are read. Formats that hold none never say so.
+    """
+    with contextlib.suppress(OSError, struct.error), path.open("rb") as file:
+        head = file.read(_HEAD)
+        if PAINTED in head:
+            return True
+        kind = "MP4" if is_video(path) else sniff(head)
+        if kind == "WEBP":  # behind the pixels
+            return any(
+                PAINTED in file.read(min(length, _HEAD))
+                for name, length in riff_chunks(file)
+                if name == b"EXIF"
+            )
+        if kind == "TIFF":
+            return PAINTED in _tiff_software(file, "<" if head[:2] == b"II" else ">")
+        if kind == "MP4":
+            file.seek(0)
+            return PAINTED in _mp4_box(file, [b"moov", b"udta"])
+    return False
+
+
+def riff_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """(name, length) of each chunk of a RIFF file, with ``file`` at the chunk's contents."""
+    position = 12
+    while file.seek(position) and len(header := file.read(8)) == 8:
+        name, length = struct.unpack("<4sI", header)
+        yield name, length
+        position += 8 + length + length % 2
+
+
+def _tiff_software(file: BinaryIO, order: str) -> bytes:
+    """What the tag ProcessingSoftware of a TIFF's first page says, or nothing."""
+    file.seek(4)
+    file.seek(struct.unpack(f"{order}I", file.read(4))[0])
+    for _ in range(struct.unpack(f"{order}H", file.read(2))[0]):
+        tag, _, count, offset = struct.unpack(f"{order}HHII", file.read(12))
+        if tag == _PROCESSING_SOFTWARE:
+            file.seek(offset)
+            return file.read(min(count, _HEAD))
+    return b""
+
+
+def _mp4_box(file: BinaryIO, names: Sequence[bytes], end: float = float("inf")) -> bytes:
+    """What the box ``names[-1]`` in the box before it, and so on, holds, or nothing."""
+    while file.tell() < end and len(header := file.read(8)) == 8:
+        size, start = int.from_bytes(header[:4], "big"), file.tell() - 8
+        if size == 1:
+            size = int.from_bytes(file.read(8), "big")
+        if size < 8:
+            break
+        if header[4:] == names[0]:
+            inner = names[1:]
+            return _mp4_box(file, inner, start + size) if inner else file.read(min(size, _HEAD))
+        file.seek(start + size)
+    return b""

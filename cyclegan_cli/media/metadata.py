@@ -64,7 +64,7 @@ def xmp_orientation(image: Image.Image) -> int | None:
 
 
 def tagged(exif: bytes, dpi: tuple[float, float] | None = None) -> bytes:
-    """``exif``, with the tag by which ``media.folders.is_painting`` knows a painting.
+    """``exif``, with the tag by which ``media.formats.is_painting`` knows a painting.
 
     ``dpi``: the resolution, for formats that have no other place for it.
     """

@@ -274,7 +274,7 @@ def _encoding(
     # AVI cannot say which YUV it holds: as players guess it.
     colour = "smpte170m" if kind == "AVI" and height < 720 else "bt709"
     keep = "-1" if strip_metadata else "1"
-    # By this ``media.folders.is_painting`` knows a painting; MOV has no field for it.
+    # By this ``media.formats.is_painting`` knows a painting; MOV has no field for it.
     mark = f"{'encoded_by' if kind == 'AVI' else 'encoding_tool'}={PAINTED.decode()} {__version__}"
     copied = transcoded(motion, kind) is None
     source: list[str] = []

@@ -115,9 +115,8 @@ def _write(frames: list[Image.Image], target: Path, kind: str, fps: float) -> No
 
     from cyclegan_cli.media.encoding import write_picture
     from cyclegan_cli.media.formats import is_video
-    from cyclegan_cli.media.metadata import Metadata
     from cyclegan_cli.media.motion import silent, write_frames
-    from cyclegan_cli.media.pictures import Frame, Picture
+    from cyclegan_cli.media.pictures import Frame, Metadata, Picture
 
     pixels = [np.asarray(frame) for frame in frames]
     if is_video(target):

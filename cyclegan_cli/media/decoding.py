@@ -18,8 +18,8 @@ from PIL import Image, UnidentifiedImageError
 
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.machine import MEMORY_MARGIN, available_memory
-from cyclegan_cli.media.deep import is_deep_png
-from cyclegan_cli.media.formats import RAW_EXTENSIONS, sniff
+from cyclegan_cli.media.deep import TiffImage, is_deep_png
+from cyclegan_cli.media.formats import RAW_EXTENSIONS, riff_chunks, sniff
 
 __all__ = [
     "FORMATS",
@@ -162,8 +162,6 @@ def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.I
 def _identified(file: BinaryIO, head: bytes) -> Image.Image:
     formats = _formats_of(head)
     if formats == ["TIFF"]:
-        from cyclegan_cli.media.tiff import TiffImage
-
         return TiffImage(file)
     if len(formats) == 1:  # Image.open would not say why it cannot be opened
         return Image.OPEN[formats[0]][0](file, "")
@@ -218,13 +216,11 @@ def _not_a_picture(name: str, head: bytes, error: Exception, file: BinaryIO) -> 
 def is_lossless_webp(source: Path | bytes) -> bool:
     """Whether the (first frame of a) WebP was compressed without loss."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        file.seek(12)
-        while len(header := file.read(8)) == 8:
-            kind, length = struct.unpack("<4sI", header)
-            if kind in (b"VP8 ", b"VP8L"):
-                return bool(kind == b"VP8L")
+        for chunk, _ in riff_chunks(file):
             # A frame's own chunks follow 16 bytes of its header.
-            file.seek(16 if kind == b"ANMF" else length + length % 2, 1)
+            kind = file.read(20)[16:] if chunk == b"ANMF" else chunk
+            if kind in (b"VP8L", b"VP8 ", b"ALPH"):
+                return kind == b"VP8L"
     return False
 
 

@@ -23,8 +23,7 @@ from cyclegan_cli.media.colour import srgb_profile, to_8_bits
 from cyclegan_cli.media.decoding import held_pillow
 from cyclegan_cli.media.deep import png_of, widen_tiff
 from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED
-from cyclegan_cli.media.metadata import Metadata, tagged
-from cyclegan_cli.media.pictures import Array, Frame, Picture, on_white
+from cyclegan_cli.media.pictures import Array, Frame, Metadata, Picture, on_white, tagged
 
 __all__ = ["DEFAULT_QUALITY", "write_picture"]
 
@@ -252,10 +251,8 @@ def _joined(frame: Frame) -> Array:
 
 def _image(frame: Frame, kind: str, *, force_alpha: bool = False) -> Image.Image:
     """An 8-bit image, with alpha where ``kind`` has it, else on white."""
-    pixels = to_8_bits(frame.pixels)
-    alpha = None if frame.alpha is None else to_8_bits(frame.alpha)
-    if alpha is None and force_alpha:
-        alpha = np.full(pixels.shape[:2], 255, np.uint8)
-    if alpha is None or kind not in _WITH_ALPHA:
-        return Image.fromarray(on_white(pixels, alpha))
-    return Image.fromarray(np.concatenate([pixels, alpha[..., None]], axis=2))
+    if kind not in _WITH_ALPHA or (frame.alpha is None and not force_alpha):
+        return Image.fromarray(on_white(frame.pixels, frame.alpha))
+    image = Image.fromarray(to_8_bits(frame.pixels))
+    image.putalpha(255 if frame.alpha is None else Image.fromarray(to_8_bits(frame.alpha)))
+    return image

@@ -19,8 +19,7 @@ from cyclegan_cli.errors import PictureError
 from cyclegan_cli.media import decoding
 from cyclegan_cli.media.animation import whole_steps
 from cyclegan_cli.media.encoding import write_picture
-from cyclegan_cli.media.metadata import Metadata
-from cyclegan_cli.media.pictures import Frame, Picture, read_picture, read_rgb
+from cyclegan_cli.media.pictures import Frame, Metadata, Picture, read_picture, read_rgb
 from tests.media import rawfiles as raw
 from tests.media.matrix import AVIF, base, cases, deep, saved
 

@@ -26,9 +26,8 @@ from cyclegan_cli.media.folders import (
     natural_key,
 )
 from cyclegan_cli.media.formats import ANIMATED, PAINTED, is_painting, may_be_read
-from cyclegan_cli.media.metadata import Metadata
 from cyclegan_cli.media.motion import silent, write_frames
-from cyclegan_cli.media.pictures import Frame, Picture, read_picture
+from cyclegan_cli.media.pictures import Frame, Metadata, Picture, read_picture
 from cyclegan_cli.media.plan import Job, Plan, make_plan, parse_list, read_list
 
 EXTENSIONS = (".jpg", ".PNG", ".tif", ".webp", ".gif", ".heic", ".txt", "")

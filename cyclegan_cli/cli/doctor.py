@@ -11,8 +11,7 @@ from cyclegan_cli.cli.console import Console
 from cyclegan_cli.engine.run import Run, list_runs
 
 if TYPE_CHECKING:
-    from cyclegan_cli.media.diagnosis import Symptom
-    from cyclegan_cli.media.survey import Survey
+    from cyclegan_cli.media.survey import Survey, Symptom
 
 __all__ = ["Checkup", "expectation", "past_speed"]
 
@@ -41,7 +40,7 @@ class Checkup:
     @cached_property
     def symptoms(self) -> list[Symptom]:
         """What is amiss, the gravest first."""
-        from cyclegan_cli.media.diagnosis import Domain, diagnose
+        from cyclegan_cli.media.survey import Domain, diagnose
 
         run = self._run
         return diagnose(
@@ -117,7 +116,7 @@ class Checkup:
         return self._steps() * self._run.settings.batch_size
 
     def _sizes(self, domain: str) -> dict[str, tuple[int, int]]:
-        from cyclegan_cli.media.diagnosis import sizes
+        from cyclegan_cli.media.survey import sizes
 
         return dict(
             zip(("smallest", "middle", "largest"), sizes(self._surveys[domain].looks), strict=True)

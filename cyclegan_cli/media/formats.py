@@ -6,8 +6,9 @@ Pillow is not imported.
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,8 +78,8 @@ _MAGIC = (
 _WITHOUT_MAGIC = frozenset({".tga", ".pcx", ".sgi", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"})
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
-_PROCESSING_SOFTWARE = 11  # the tag of EXIF
-_HEAD = 70_000  # bytes in which the metadata of most formats lie
+_END = 70_000  # bytes of either end of a file in which metadata lie
+_VIDEO_HEAD = 2**24  # before a video's tags lies the index of its frames: hours in an MP4
 
 
 def sniff(head: bytes) -> str | None:
@@ -150,24 +151,20 @@ def default_extension(path: Path) -> str:
 def is_painting(path: Path) -> bool:
     """Whether the metadata say that this program painted the picture or video in ``path``.
 
-    Only the metadata are read. Formats that hold none never say so.
+    They lie at one end of the file, which is all that is read. Formats without them never say so.
     """
-    with contextlib.suppress(OSError, struct.error), path.open("rb") as file:
-        head = file.read(_HEAD)
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        head = file.read(_VIDEO_HEAD if is_video(path) else _END)
         if PAINTED in head:
             return True
-        kind = "MP4" if is_video(path) else sniff(head)
-        if kind == "WEBP":  # behind the pixels
+        if sniff(head) == "WEBP":  # before an XMP packet of any length
             return any(
-                PAINTED in file.read(min(length, _HEAD))
+                PAINTED in file.read(min(length, _END))
                 for name, length in riff_chunks(file)
                 if name == b"EXIF"
             )
-        if kind == "TIFF":
-            return PAINTED in _tiff_software(file, "<" if head[:2] == b"II" else ">")
-        if kind == "MP4":
-            file.seek(0)
-            return PAINTED in _mp4_box(file, [b"moov", b"udta"])
+        file.seek(-_END, os.SEEK_END)  # fails where it is less than this
+        return PAINTED in file.read()
     return False
 
 
@@ -178,30 +175,3 @@ def riff_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
         name, length = struct.unpack("<4sI", header)
         yield name, length
         position += 8 + length + length % 2
-
-
-def _tiff_software(file: BinaryIO, order: str) -> bytes:
-    """What the tag ProcessingSoftware of a TIFF's first page says, or nothing."""
-    file.seek(4)
-    file.seek(struct.unpack(f"{order}I", file.read(4))[0])
-    for _ in range(struct.unpack(f"{order}H", file.read(2))[0]):
-        tag, _, count, offset = struct.unpack(f"{order}HHII", file.read(12))
-        if tag == _PROCESSING_SOFTWARE:
-            file.seek(offset)
-            return file.read(min(count, _HEAD))
-    return b""
-
-
-def _mp4_box(file: BinaryIO, names: Sequence[bytes], end: float = float("inf")) -> bytes:
-    """What the box ``names[-1]`` in the box before it, and so on, holds, or nothing."""
-    while file.tell() < end and len(header := file.read(8)) == 8:
-        size, start = int.from_bytes(header[:4], "big"), file.tell() - 8
-        if size == 1:
-            size = int.from_bytes(file.read(8), "big")
-        if size < 8:
-            break
-        if header[4:] == names[0]:
-            inner = names[1:]
-            return _mp4_box(file, inner, start + size) if inner else file.read(min(size, _HEAD))
-        file.seek(start + size)
-    return b""

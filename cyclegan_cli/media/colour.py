@@ -199,7 +199,9 @@ def deep_to_srgb(values: NDArray[np.uint16], profile: object) -> NDArray[np.uint
     by_tables = _profiled(Image.fromarray(to_8_bits(values)), profile)
     if by_tables is None:
         return np.ascontiguousarray(colour)
-    return np.asarray(by_tables).astype(np.uint16) * np.uint16(257)
+    eight: NDArray[np.uint16] = np.asarray(by_tables).astype(np.uint16)
+    eight *= np.uint16(257)
+    return eight
 
 
 def _by_matrix(pixels: NDArray[np.uint16], profile: bytes) -> NDArray[np.uint16] | None:
@@ -280,4 +282,5 @@ def _curve(tag: bytes) -> Array:
     g, a, b, c, d, e, f = (numbers + [1.0] * (kind == 0) + [0.0] * 7)[:7]
     if kind in (1, 2):  # flat below -b/a; c is added everywhere
         c, d, e, f = 0.0, -b / a, c, c
-    return np.where(codes >= d, np.maximum(a * codes + b, 0.0) ** g + e, c * codes + f)
+    power = cast(Array, np.maximum(a * codes + b, 0.0) ** g)
+    return np.where(codes >= d, power + e, c * codes + f)

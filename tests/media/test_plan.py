@@ -26,9 +26,9 @@ from cyclegan_cli.media.folders import (
     natural_key,
 )
 from cyclegan_cli.media.formats import ANIMATED, PAINTED, is_painting, may_be_read
-from cyclegan_cli.media.motion import silent, write_frames
 from cyclegan_cli.media.pictures import Frame, Metadata, Picture, read_picture
 from cyclegan_cli.media.plan import Job, Plan, make_plan, parse_list, read_list
+from cyclegan_cli.media.video import Motion, write_frames
 
 EXTENSIONS = (".jpg", ".PNG", ".tif", ".webp", ".gif", ".heic", ".txt", "")
 
@@ -300,7 +300,7 @@ def test_the_metadata_say_who_painted(
 def test_a_videos_metadata_say_who_painted(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"film.{extension}"
     for strip in (False, True):
-        motion = silent(32, 16, Fraction(10), 3)
+        motion = Motion(None, 32, 16, Fraction(10), 3)
         with write_frames(path, extension.upper(), motion, strip_metadata=strip) as write:
             for _ in range(3):
                 write(np.zeros((16, 32, 3), np.uint8))

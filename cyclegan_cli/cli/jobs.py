@@ -33,7 +33,7 @@ def own_share(jobs: list[Job]) -> list[Job]:
     me = member()
     if me is None:
         return jobs
-    from cyclegan_cli.media.sharding import share_of_jobs
+    from cyclegan_cli.media.plan import share_of_jobs
 
     return share_of_jobs(jobs, me.rank, me.size)
 

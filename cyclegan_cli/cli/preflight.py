@@ -27,8 +27,7 @@ from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import Interval, TrainSettings
 
 if TYPE_CHECKING:
-    from cyclegan_cli.media.diagnosis import Symptom
-    from cyclegan_cli.media.survey import Survey
+    from cyclegan_cli.media.survey import Survey, Symptom
     from cyclegan_cli.styles.catalogue import Way
 
 MINIMUM = 2  # usable pictures in a domain
@@ -269,7 +268,7 @@ class Checkup:
     @cached_property
     def symptoms(self) -> list[Symptom]:
         """What is amiss, the gravest first."""
-        from cyclegan_cli.media.diagnosis import Domain, diagnose
+        from cyclegan_cli.media.survey import Domain, diagnose
 
         run = self._run
         return diagnose(
@@ -344,7 +343,7 @@ class Checkup:
         return self._steps() * self._run.settings.batch_size
 
     def _sizes(self, domain: str) -> dict[str, tuple[int, int]]:
-        from cyclegan_cli.media.diagnosis import sizes
+        from cyclegan_cli.media.survey import sizes
 
         return dict(
             zip(("smallest", "middle", "largest"), sizes(self._surveys[domain].looks), strict=True)

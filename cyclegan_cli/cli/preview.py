@@ -240,7 +240,7 @@ def _sheet(shown: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
 
 def _write(sheet: Image.Image, target: Path) -> None:
     from cyclegan_cli.files import atomic_path
-    from cyclegan_cli.media.metadata import tagged
+    from cyclegan_cli.media.pictures import tagged
 
     try:
         with atomic_path(target) as temporary:

@@ -379,15 +379,14 @@ def _write(frames: list[Image.Image], target: Path, kind: str, fps: float) -> No
 
     from cyclegan_cli.media.encoding import write_picture
     from cyclegan_cli.media.formats import is_video
-    from cyclegan_cli.media.metadata import Metadata
-    from cyclegan_cli.media.motion import silent, write_frames
-    from cyclegan_cli.media.pictures import Frame, Picture
+    from cyclegan_cli.media.pictures import Frame, Metadata, Picture
+    from cyclegan_cli.media.video import Motion, write_frames
 
     pixels = [np.asarray(frame) for frame in frames]
     if is_video(target):
         rate = Fraction(fps).limit_denominator(1000)
         pixels += pixels[-1:] * round(_LINGER * fps)
-        motion = silent(*frames[0].size, rate, len(pixels))
+        motion = Motion(None, *frames[0].size, rate, len(pixels))
         with write_frames(target, kind, motion) as write:
             for frame in pixels:
                 write(frame)

@@ -375,7 +375,7 @@ def learning_rate_factor(name: str) -> float:
     A tenth for what a scene's code decides (Karras et al., CVPR 2019, take a hundredth for their
     mapping network). At the whole rate the palette swings to and fro faster than strokes are learnt.
     """
-    return 0.1 if name.split(".")[0] in _OF_SCENE else 1.0
+    return 0.1 if name.split(".", maxsplit=1)[0] in _OF_SCENE else 1.0
 
 
 def _last_convolution(network: nn.Module) -> nn.Conv2d:

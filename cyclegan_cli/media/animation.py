@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cyclegan_cli.media.colour import to_8_bits
+from cyclegan_cli.media.formats import riff_chunks
 from cyclegan_cli.media.pictures import Frame
 
 __all__ = ["apng_disposals", "gif_frames", "unmerged_webp", "whole_steps"]
@@ -107,7 +108,7 @@ def unmerged_webp(data: bytes, durations: Sequence[int], plays: int) -> bytes:
 
     One that was merged is shown for its own time, then transparent frames over it for the rest.
     """
-    chunks = _chunks(data[12:])
+    chunks = _chunks(data)
     header = bytearray(chunks[0][1])  # VP8X: flags, and from 4 the canvas less 1
     if not any(kind == b"ANMF" for kind, _ in chunks):
         still = b"".join(_chunk(*chunk) for chunk in chunks if chunk[0] in _IMAGE_DATA)
@@ -147,7 +148,7 @@ def _timed(place: bytes, time: int, flags: int, image: bytes) -> bytes:
 def _transparent(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGBA", (width, height)).save(buffer, "WEBP", lossless=True)
-    chunks = _chunks(buffer.getvalue()[12:])
+    chunks = _chunks(buffer.getvalue())
     return b"".join(_chunk(*chunk) for chunk in chunks if chunk[0] in _IMAGE_DATA)
 
 
@@ -156,9 +157,5 @@ def _chunk(kind: bytes, payload: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    found, position = [], 0
-    while position < len(data):
-        kind, length = struct.unpack_from("<4sI", data, position)
-        found.append((kind, data[position + 8 : position + 8 + length]))
-        position += 8 + length + length % 2
-    return found
+    file = io.BytesIO(data)
+    return [(kind, file.read(length)) for kind, length in riff_chunks(file)]

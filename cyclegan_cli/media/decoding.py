@@ -18,8 +18,8 @@ from PIL import Image, UnidentifiedImageError
 
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.machine import MEMORY_MARGIN, available_memory
-from cyclegan_cli.media.deep import is_deep_png
-from cyclegan_cli.media.formats import RAW_EXTENSIONS, sniff
+from cyclegan_cli.media.deep import TiffImage, is_deep_png
+from cyclegan_cli.media.formats import HEIF_HINT, RAW_EXTENSIONS, riff_chunks, sniff
 
 __all__ = [
     "FORMATS",
@@ -29,6 +29,7 @@ __all__ = [
     "decoding",
     "held_pillow",
     "is_lossless_webp",
+    "known_formats",
     "opened",
 ]
 
@@ -162,8 +163,6 @@ def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.I
 def _identified(file: BinaryIO, head: bytes) -> Image.Image:
     formats = _formats_of(head)
     if formats == ["TIFF"]:
-        from cyclegan_cli.media.tiff import TiffImage
-
         return TiffImage(file)
     if len(formats) == 1:  # Image.open would not say why it cannot be opened
         return Image.OPEN[formats[0]][0](file, "")
@@ -180,17 +179,17 @@ def _formats_of(head: bytes) -> list[str]:
     kind = sniff(head)
     if kind == "TIFF" or (kind in FORMATS and kind in Image.OPEN):
         return [kind]
-    known = _known_formats()
+    known = known_formats()
     return [kind] if kind in known else known
 
 
 @lru_cache(maxsize=1)
-def _known_formats() -> list[str]:
-    """Those of FORMATS that this Pillow has; HEIF where the plug-in pillow-heif is installed."""
+def known_formats() -> list[str]:
+    """Those of FORMATS that this Pillow has, all of them loaded; HEIF by pillow-heif."""
     Image.init()
     if "HEIF" not in Image.OPEN:
         with contextlib.suppress(ImportError):
-            from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
+            from pillow_heif import register_heif_opener
 
             register_heif_opener()
     return [known for known in FORMATS if known in Image.OPEN]
@@ -199,10 +198,7 @@ def _known_formats() -> list[str]:
 def _not_a_picture(name: str, head: bytes, error: Exception, file: BinaryIO) -> PictureError:
     kind = sniff(head)
     if kind == "HEIF" and "HEIF" not in Image.OPEN:
-        return PictureError(
-            f"{name} is a HEIC picture, which Pillow alone cannot read.",
-            hint="pip install pillow-heif",
-        )
+        return PictureError(f"{name} is a HEIC picture, which needs pillow-heif.", hint=HEIF_HINT)
     if kind is not None and kind not in Image.OPEN:
         return PictureError(
             f"{name} is a {kind} picture, which this Pillow was built without.",
@@ -218,13 +214,11 @@ def _not_a_picture(name: str, head: bytes, error: Exception, file: BinaryIO) -> 
 def is_lossless_webp(source: Path | bytes) -> bool:
     """Whether the (first frame of a) WebP was compressed without loss."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        file.seek(12)
-        while len(header := file.read(8)) == 8:
-            kind, length = struct.unpack("<4sI", header)
-            if kind in (b"VP8 ", b"VP8L"):
-                return bool(kind == b"VP8L")
+        for chunk, _ in riff_chunks(file):
             # A frame's own chunks follow 16 bytes of its header.
-            file.seek(16 if kind == b"ANMF" else length + length % 2, 1)
+            kind = file.read(20)[16:] if chunk == b"ANMF" else chunk
+            if kind in (b"VP8L", b"VP8 ", b"ALPH"):
+                return kind == b"VP8L"
     return False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from cyclegan_cli.errors import PictureError
+from cyclegan_cli.errors import PictureError, counted
 from cyclegan_cli.files import atomic_path
 from cyclegan_cli.media.animation import (
     apng_disposals,
@@ -20,33 +19,22 @@ from cyclegan_cli.media.animation import (
     whole_steps,
 )
 from cyclegan_cli.media.colour import srgb_profile, to_8_bits
-from cyclegan_cli.media.decoding import held_pillow
+from cyclegan_cli.media.decoding import held_pillow, known_formats
 from cyclegan_cli.media.deep import png_of, widen_tiff
-from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED
-from cyclegan_cli.media.metadata import Metadata, tagged
-from cyclegan_cli.media.pictures import Array, Frame, Picture, on_white
+from cyclegan_cli.media.formats import ANIMATED, HEIF_HINT, PAGED, PAINTED
+from cyclegan_cli.media.pictures import Array, Frame, Metadata, Picture, on_white, tagged
 
 __all__ = ["DEFAULT_QUALITY", "write_picture"]
 
-DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
-FULL_COLOUR = 90  # from this quality up, JPEG and AVIF keep colour at full resolution
+DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90, "HEIF": 90}
+FULL_COLOUR = 90  # from this quality up, JPEG, AVIF and HEIF keep colour at full resolution
 
-_WITH_ALPHA = frozenset({"PNG", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000", "TGA", "QOI", "SGI"})
-_DEEP = frozenset({"PNG", "TIFF"})
+_WITHOUT_ALPHA = frozenset({"JPEG", "BMP", "PPM", "PCX"})
 _XMP_IN_JPEG = 65_504  # bytes that one segment of a JPEG holds
 _EXIF_IN_JPEG = 65_533
-_XMP_TAG = 700
+_XMP_IN_TIFF, _XMP_IN_PNG = 700, "XML:com.adobe.xmp"
 _READ_BACK = 2**26  # pixels of a file that is decoded to see that it can be
 _COMMENTS = {"GIF": "comment", "JPEG2000": "comment", "TGA": "id_section"}  # where no EXIF can be
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What does not depend on the pixels."""
-
-    quality: int | None
-    metadata: Metadata
-    lossless: bool
 
 
 def write_picture(
@@ -63,32 +51,30 @@ def write_picture(
     is not very large: what cannot be read is not left there.
 
     ``kind``: Pillow's name of the format, None for the picture's own (JPEG instead of HEIF).
-    ``quality`` 1..100: 95 for JPEG and WebP, 90 for AVIF where it is None; 100 is without loss for
-    WebP; JPEG and AVIF keep full colour resolution from 90 up; other formats lose nothing. Colour
-    is sRGB and says so. 16 bits stay 16 in PNG and TIFF; where there is no alpha, white shows
-    through. ``strip_metadata`` leaves out EXIF, XMP and resolution, and with them the tag by which
-    paintings are known.
+    ``quality`` 1..100: 95 for JPEG and WebP, 90 for AVIF and HEIF where it is None; 100 is without
+    loss for WebP; JPEG, AVIF and HEIF keep full colour resolution from 90 up; other formats lose
+    nothing. Colour is sRGB and says so. 16 bits stay 16 in PNG and TIFF; where there is no alpha,
+    white shows through. ``strip_metadata`` leaves out EXIF, XMP and resolution, and with them the
+    tag by which paintings are known.
 
     Raises PictureError where the format cannot hold the picture or the file cannot be written.
     """
-    kind = kind or picture.format
-    if kind in ("HEIF", "MPO"):
-        kind = "JPEG"
+    kind = kind or {"HEIF": "JPEG", "MPO": "JPEG"}.get(picture.format, picture.format)
     name = str(destination) if isinstance(destination, Path) else "stdout"
     _check_fits(picture, kind, name)
-    metadata = Metadata()
-    if not strip_metadata:
-        metadata = replace(picture.metadata, exif=tagged(picture.metadata.exif))
-    look = _Look(quality, metadata, picture.lossless)
+    metadata = Metadata() if strip_metadata else picture.metadata
+    exif = b"" if strip_metadata else tagged(metadata.exif)
+    lossless = picture.lossless and quality is None
     try:
+        options = _options(kind, quality, exif, metadata, lossless=lossless)
         with held_pillow():
             if isinstance(destination, Path):
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_path(destination) as temporary, temporary.open("w+b") as file:
-                    _encode(picture, kind, look, file)
+                    _encode(picture, kind, options, file)
                     return _frames_in(file, kind, picture)
             buffer = io.BytesIO()  # encoders seek, a pipe does not
-            _encode(picture, kind, look, buffer)
+            _encode(picture, kind, options, buffer)
             count = _frames_in(buffer, kind, picture)
             destination.write(buffer.getbuffer())
             destination.flush()
@@ -119,86 +105,84 @@ def _frames_in(file: BinaryIO, kind: str, picture: Picture) -> int:
 
 
 def _check_fits(picture: Picture, kind: str, name: str) -> None:
-    count = len(picture.frames)
     Image.preinit()
     if kind not in Image.SAVE:
-        Image.init()  # more formats, which take longer to load
+        known_formats()  # which take longer to load
     if kind not in Image.SAVE:
-        raise PictureError(f"{name}: {kind} cannot be written here.", hint="--format png")
+        hint = HEIF_HINT if kind == "HEIF" else "--format png"
+        raise PictureError(f"{name}: {kind} cannot be written here.", hint=hint)
     if picture.animated and kind not in ANIMATED:
+        frames = counted(len(picture.frames), "frame")
         raise PictureError(
-            f"{name}: {kind} holds one picture, not an animation of {count} frames.",
+            f"{name}: {kind} holds one picture, not an animation of {frames}.",
             hint="--format gif, webp, png or avif.",
         )
-    if count > 1 and not picture.animated and kind not in PAGED:
-        raise PictureError(
-            f"{name}: {kind} holds one picture, not {count} pages.", hint="--format tif"
-        )
+    if len(picture.frames) > 1 and not picture.animated and kind not in PAGED:
+        pages = counted(len(picture.frames), "page")
+        raise PictureError(f"{name}: {kind} holds one picture, not {pages}.", hint="--format tif")
 
 
-def _encode(picture: Picture, kind: str, look: _Look, file: BinaryIO) -> None:
+def _encode(picture: Picture, kind: str, options: dict[str, Any], file: BinaryIO) -> None:
     frames = picture.frames
     if picture.poster and kind != "PNG":
         frames = frames[1:]
     if picture.animated:
-        _encode_animation(picture, frames, kind, look, file)
+        _encode_animation(picture, frames, kind, options, file)
     elif kind == "TIFF":
-        _encode_tiff(frames, look, file)
+        _encode_tiff(frames, options, file)
     elif kind == "PNG" and _is_deep(frames[0]):
-        png_of(_joined(frames[0]), _options(kind, look), file)
+        png_of(_joined(frames[0]), options, file)
     else:
-        _image(frames[0], kind).save(file, kind, **_options(kind, look))
+        _image(frames[0], kind).save(file, kind, **options)
 
 
-def _options(kind: str, look: _Look) -> dict[str, Any]:
-    """What Pillow's ``save`` takes for ``kind``."""
-    quality = look.quality or DEFAULT_QUALITY.get(kind, 0)
-    exif, xmp = look.metadata.exif, look.metadata.xmp
-    options: dict[str, Any] = {"icc_profile": srgb_profile()}
-    if look.metadata.dpi is not None:
-        options["dpi"] = look.metadata.dpi
+def _options(
+    kind: str, quality: int | None, exif: bytes, metadata: Metadata, *, lossless: bool
+) -> dict[str, Any]:
+    """What Pillow's ``save`` takes for ``kind``. ``lossless``: of WebP."""
+    quality, lossless = quality or DEFAULT_QUALITY.get(kind, 0), lossless or quality == 100
+    xmp, dpi = metadata.xmp, metadata.dpi
+    options: dict[str, Any] = {"icc_profile": srgb_profile()} | ({"dpi": dpi} if dpi else {})
     match kind:
         case "JPEG":
             options |= {"quality": quality, "subsampling": 0 if quality >= FULL_COLOUR else 2}
             exif = exif if len(exif) <= _EXIF_IN_JPEG else tagged(b"")
             xmp = xmp if len(xmp) <= _XMP_IN_JPEG else b""
-        case "AVIF":
-            subsampling = "4:4:4" if quality >= FULL_COLOUR else "4:2:0"
-            options |= {"quality": quality, "subsampling": subsampling}
-            exif = tagged(exif, look.metadata.dpi) if exif else exif
+        case "AVIF" | "HEIF":
+            full = quality >= FULL_COLOUR
+            subsampling = {"subsampling": "4:4:4" if full else "4:2:0"}
+            chroma = {"chroma": 444 if full else 420}  # pillow-heif's name for it
+            options |= {"quality": quality} | (chroma if kind == "HEIF" else subsampling)
+            exif = tagged(exif, dpi) if exif else exif
         case "WEBP":
-            exif = tagged(exif, look.metadata.dpi) if exif else exif
-            lossless = look.quality == 100 or (look.lossless and look.quality is None)
+            exif = tagged(exif, dpi) if exif else exif
             # Without loss the number is effort, not quality.
             options |= {"lossless": lossless, "quality": 75 if lossless else quality}
             options |= {"method": 4, "exact": True}
         case "PNG":
             if xmp:
-                info = PngInfo()
-                info.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
-                options["pnginfo"] = info
+                options["pnginfo"] = PngInfo()
+                options["pnginfo"].add_itxt(_XMP_IN_PNG, xmp.decode("utf-8", "replace"))
             xmp = b""
-        case "JPEG2000" | "GIF" | "PPM" | "TGA" | "QOI" | "PCX" | "SGI" | "BMP":
+        case "TIFF":
+            block = Image.Exif()
+            if exif:
+                block.load(exif)
+            if xmp:
+                block[_XMP_IN_TIFF] = xmp
+            return options | {"exif": block}
+        case _:
             comment = {_COMMENTS[kind]: PAINTED} if exif and kind in _COMMENTS else {}
-            keep = ("dpi",) if kind == "BMP" else ()
-            return comment | {key: value for key, value in options.items() if key in keep}
+            return comment | ({"dpi": dpi} if dpi and kind == "BMP" else {})
     return options | ({"exif": exif} if exif else {}) | ({"xmp": xmp} if xmp else {})
 
 
-def _encode_tiff(frames: tuple[Frame, ...], look: _Look, file: BinaryIO) -> None:
-    exif = Image.Exif()
-    if look.metadata.exif:
-        exif.load(look.metadata.exif)
-    if look.metadata.xmp:
-        exif[_XMP_TAG] = look.metadata.xmp
-    options: dict[str, Any] = {"icc_profile": srgb_profile(), "exif": exif}
-    if look.metadata.dpi is not None:
-        options["dpi"] = look.metadata.dpi
+def _encode_tiff(frames: tuple[Frame, ...], options: dict[str, Any], file: BinaryIO) -> None:
     deep = [_is_deep(frame) for frame in frames]
     # libtiff, which compresses, cannot write the nested parts of EXIF.
-    nested = any(exif.get_ifd(part) for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo))
-    if not any(deep) and not nested:
-        options["compression"] = "tiff_adobe_deflate"
+    parts = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+    if not any(deep) and not any(options["exif"].get_ifd(part) for part in parts):
+        options |= {"compression": "tiff_adobe_deflate"}
     pages = [
         _double_width(f) if d else _image(f, "TIFF") for f, d in zip(frames, deep, strict=True)
     ]
@@ -216,11 +200,11 @@ def _double_width(frame: Frame) -> Image.Image:
 
 
 def _encode_animation(
-    picture: Picture, frames: tuple[Frame, ...], kind: str, look: _Look, file: BinaryIO
+    picture: Picture, frames: tuple[Frame, ...], kind: str, options: dict[str, Any], file: BinaryIO
 ) -> None:
     alpha = any(frame.alpha is not None for frame in frames)
     shown = [frame.duration or 0.0 for frame in frames if frame.duration is not None]
-    options = _options(kind, look) | {"save_all": True}
+    options |= {"save_all": True}
     if kind == "GIF":
         images, options["disposal"] = gif_frames(frames)
         options |= {"duration": whole_steps(shown, 10), "optimize": False}
@@ -252,10 +236,8 @@ def _joined(frame: Frame) -> Array:
 
 def _image(frame: Frame, kind: str, *, force_alpha: bool = False) -> Image.Image:
     """An 8-bit image, with alpha where ``kind`` has it, else on white."""
-    pixels = to_8_bits(frame.pixels)
-    alpha = None if frame.alpha is None else to_8_bits(frame.alpha)
-    if alpha is None and force_alpha:
-        alpha = np.full(pixels.shape[:2], 255, np.uint8)
-    if alpha is None or kind not in _WITH_ALPHA:
-        return Image.fromarray(on_white(pixels, alpha))
-    return Image.fromarray(np.concatenate([pixels, alpha[..., None]], axis=2))
+    if kind in _WITHOUT_ALPHA or (frame.alpha is None and not force_alpha):
+        return Image.fromarray(on_white(frame.pixels, frame.alpha))
+    image = Image.fromarray(to_8_bits(frame.pixels))
+    image.putalpha(255 if frame.alpha is None else Image.fromarray(to_8_bits(frame.alpha)))
+    return image

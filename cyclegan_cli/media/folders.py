@@ -1,47 +1,40 @@
-"""What a user's words mean: files, lists, patterns, and folders with the pictures in them.
-
-And when two paths are one place, and which pictures this program painted.
-"""
+"""Inputs: files, lists, patterns, and folders with the pictures in them; and places of outputs."""
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
 import os
 import re
-import struct
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.files import is_special
-from cyclegan_cli.media.formats import PAINTED, PICTURE_EXTENSIONS, is_video, sniff
+from cyclegan_cli.media.formats import PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
 
 __all__ = [
+    "Input",
     "PlaceKeys",
     "Verbatim",
     "check_place",
     "exists",
-    "expand",
+    "find_inputs",
     "find_pictures",
     "fitting",
     "is_folder",
-    "is_painting",
     "listed_names",
     "natural_key",
     "parse_list",
     "read_list",
-    "walk",
 ]
 
+_READ = PICTURE_EXTENSIONS | VIDEO_EXTENSIONS
 _NAME_LIMIT = 255  # bytes of a file name, on nearly every file system
 _SHOWN = 5  # names in one error
-_PROCESSING_SOFTWARE = 11  # the tag of EXIF
-_HEAD = 70_000  # bytes in which the metadata of most formats lie
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -111,6 +104,55 @@ def expand(tokens: Sequence[str]) -> list[tuple[Path, bool]]:
     return paths
 
 
+@dataclass(frozen=True)
+class Input:
+    """One file to read. ``below``: its place below an output folder, None: its name alone.
+    ``named``: by the user or a list, not found in a folder or by a pattern.
+    """
+
+    path: Path
+    below: Path | None
+    named: bool
+
+    @property
+    def stem(self) -> str:
+        """The name without the extension of a picture or video."""
+        return self.path.stem if self.path.suffix.lower() in _READ else self.path.name
+
+
+def find_inputs(
+    tokens: Sequence[str], output: Path | None, unreadable: list[UsageError]
+) -> tuple[list[Input], int, bool]:
+    """The files that ``tokens`` mean, each once; see ``expand`` and ``walk``.
+
+    ``output``: a folder that is not looked into. Returns (them, how many files were ignored,
+    whether they want an output folder). Raises UsageError where there is none.
+    """
+    paths = expand(tokens)
+    found: list[Input] = []
+    ignored = 0
+    any_folder = False
+    for path, named in paths:
+        if not is_folder(path):
+            found.append(Input(path, None, named))
+            continue
+        any_folder = True
+        pictures, skipped = walk(path, output, _READ, unreadable)
+        ignored += skipped
+        # One folder alone is mirrored as it is; among others each keeps its name.
+        top = Path() if len(paths) == 1 else Path(path.resolve().name)
+        found += [Input(p, top / p.relative_to(path), False) for p in pictures]
+        if not pictures and len(paths) == 1:
+            raise unreadable[0] if unreadable else UsageError(f"There is no picture in {path}.")
+    keys = PlaceKeys()
+    named_places = {keys.key(item.path) for item in found if item.named}
+    unique: dict[tuple[str, str], Input] = {}
+    for item in found:
+        unique.setdefault(keys.key(item.path), item)
+    kept = [replace(item, named=key in named_places) for key, item in unique.items()]
+    return kept, ignored, any_folder or len(paths) > 1
+
+
 def find_pictures(folder: Path) -> list[Path]:
     """Every picture under ``folder``, by its extension, in natural order of the path.
 
@@ -133,7 +175,7 @@ def walk(
     """
     found: list[Path] = []
     skipped = 0
-    seen = set() if without is None or same_folder(folder, without) else _identity(without)
+    seen = {_identity(without)} - {_identity(folder)} if without else set()
     folders, links = deque([folder]), deque[Path]()
     while folders or links:
         # Links last, so that a folder is found under its own name where it has one here.
@@ -156,7 +198,7 @@ def walk(
             if _is(entry.is_dir):
                 if not hidden:
                     (links if entry.is_symlink() else folders).append(current / entry.name)
-            elif hidden or not _is_one_of(kinds, entry):
+            elif hidden or Path(entry.name).suffix.lower() not in kinds or not _is(entry.is_file):
                 skipped += 1
             else:
                 found.append(current / entry.name)
@@ -165,24 +207,12 @@ def walk(
     return found, skipped
 
 
-def same_folder(one: Path, other: Path) -> bool:
-    """Whether both exist and are one folder."""
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
-
-
-def _identity(folder: Path) -> set[tuple[int, int]]:
+def _identity(folder: Path) -> tuple[int, int] | None:
     try:
         about = folder.stat()
     except OSError:
-        return set()
-    return {(about.st_dev, about.st_ino)}
-
-
-def _is_one_of(kinds: frozenset[str], entry: os.DirEntry[str]) -> bool:
-    return Path(entry.name).suffix.lower() in kinds and _is(entry.is_file)
+        return None
+    return about.st_dev, about.st_ino
 
 
 def _is(asked: Callable[[], bool]) -> bool:
@@ -201,15 +231,11 @@ class PlaceKeys:
 
     def key(self, path: Path) -> tuple[str, str]:
         """(the real folder, the name), folded where the folder's file system ignores case."""
-        folder, folds = self._folder(path.parent)
-        return (folder, _fold(path.name)) if folds else (folder, path.name)
-
-    def _folder(self, folder: Path) -> tuple[str, bool]:
-        if folder not in self._folders:
-            real = os.path.realpath(folder)
-            folds = ignores_case(Path(real))
-            self._folders[folder] = (_fold(real) if folds else real, folds)
-        return self._folders[folder]
+        if path.parent not in self._folders:
+            real = os.path.realpath(path.parent)
+            self._folders[path.parent] = real, ignores_case(Path(real))
+        real, folds = self._folders[path.parent]
+        return (_fold(real), _fold(path.name)) if folds else (real, path.name)
 
 
 def _fold(name: str) -> str:
@@ -227,12 +253,13 @@ def ignores_case(folder: Path) -> bool:
             return True
         folder = folder.parent
     device = folder.stat().st_dev
-    while True:
-        answer = _probe(folder)
-        parent = folder.parent
-        if answer is not None or parent == folder or parent.stat().st_dev != device:
-            return answer is not False
-        folder = parent
+    for place in (folder, *folder.parents):
+        if place.stat().st_dev != device:
+            break
+        answer = _probe(place)
+        if answer is not None:
+            return answer
+    return True
 
 
 def _probe(folder: Path) -> bool | None:
@@ -249,64 +276,6 @@ def _probe(folder: Path) -> bool | None:
     except OSError:
         return None
     return None
-
-
-def is_painting(path: Path) -> bool:
-    """Whether the metadata say that this program painted the picture or video in ``path``.
-
-    Only the metadata are read, without Pillow. Formats that hold none never say so.
-    """
-    with contextlib.suppress(OSError, struct.error), path.open("rb") as file:
-        head = file.read(_HEAD)
-        if PAINTED in head:
-            return True
-        kind = "MP4" if is_video(path) else sniff(head)
-        if kind == "WEBP":  # behind the pixels
-            return PAINTED in _chunk(file, b"EXIF")
-        if kind == "TIFF":
-            return PAINTED in _tiff_text(file, "<" if head[:2] == b"II" else ">")
-        if kind == "MP4":
-            return PAINTED in _box(file, [b"moov", b"udta"])
-    return False
-
-
-def _chunk(file: BinaryIO, name: bytes) -> bytes:
-    """What the chunk ``name`` of a RIFF file holds, or nothing."""
-    file.seek(12)
-    while len(header := file.read(8)) == 8:
-        (size,) = struct.unpack("<I", header[4:])
-        if header[:4] == name:
-            return file.read(min(size, _HEAD))
-        file.seek(size + size % 2, os.SEEK_CUR)
-    return b""
-
-
-def _tiff_text(file: BinaryIO, order: str) -> bytes:
-    """What the tag 11 (ProcessingSoftware) of a TIFF's first page says, or nothing."""
-    file.seek(4)
-    file.seek(struct.unpack(f"{order}I", file.read(4))[0])
-    for _ in range(struct.unpack(f"{order}H", file.read(2))[0]):
-        tag, _, count, offset = struct.unpack(f"{order}HHII", file.read(12))
-        if tag == _PROCESSING_SOFTWARE:
-            file.seek(offset)
-            return file.read(min(count, _HEAD))
-    return b""
-
-
-def _box(file: BinaryIO, names: Sequence[bytes], end: float = float("inf")) -> bytes:
-    """What the box ``names[-1]`` in the box before it, and so on, of an MP4 holds, or nothing."""
-    while file.tell() < end and len(header := file.read(8)) == 8:
-        size, start = int.from_bytes(header[:4], "big"), file.tell() - 8
-        if size == 1:
-            size = int.from_bytes(file.read(8), "big")
-        if size < 8:
-            break
-        if header[4:] == names[0]:
-            if len(names) == 1:
-                return file.read(min(size, _HEAD))
-            return _box(file, names[1:], start + size)
-        file.seek(start + size)
-    return b""
 
 
 def check_place(target: Path) -> None:

@@ -1,14 +1,23 @@
-"""Which extension means which format, and what each format can hold. Nothing heavy is imported."""
+"""What an extension and the bytes of a file say of its format, and what each format can hold.
+
+Pillow is not imported.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import struct
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 from cyclegan_cli.errors import UsageError
 
 __all__ = [
     "ANIMATED",
+    "HEIF_HINT",
     "PAGED",
     "PAINTED",
     "PICTURE_EXTENSIONS",
@@ -18,9 +27,12 @@ __all__ = [
     "extension_of",
     "format_by_name",
     "format_of",
+    "is_painting",
     "is_video",
     "may_be_read",
+    "riff_chunks",
     "sniff",
+    "sniff_file",
 ]
 
 # fmt: off
@@ -43,11 +55,12 @@ VIDEO_EXTENSIONS = frozenset(_VIDEOS)
 ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})  # formats that hold frames in time
 PAGED = frozenset({"TIFF"})  # formats that hold pages
 
+HEIF_HINT = 'pip install "cyclegan[heif]"'
 PAINTED = b"Painted by cyclegan"  # in the metadata of every picture and video that is written
 
-# The extension of a format, and of what cannot be written in colour or at all its stand-in.
+# The extension of a format, and what is written for one that cannot be, or that few can open.
 _EXTENSIONS = {
-    "JPEG": ".jpg", "MPO": ".jpg", "HEIF": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif",
+    "JPEG": ".jpg", "MPO": ".jpg", "HEIF": ".heic", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif",
     "TIFF": ".tif", "BMP": ".bmp", "AVIF": ".avif", "JPEG2000": ".jp2", "PPM": ".ppm",
     "TGA": ".tga", "QOI": ".qoi", "PCX": ".pcx", "SGI": ".sgi",
 }  # fmt: skip
@@ -68,6 +81,9 @@ _MAGIC = (
 _WITHOUT_MAGIC = frozenset({".tga", ".pcx", ".sgi", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"})
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
+_END = 70_000  # bytes of either end of a file in which metadata lie
+_VIDEO_HEAD = 2**24  # before a video's tags lies the index of its frames: hours in an MP4
+
 
 def sniff(head: bytes) -> str | None:
     """The format that the first 16 bytes of a file speak of, or None."""
@@ -79,13 +95,19 @@ def sniff(head: bytes) -> str | None:
     return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
 
 
+def sniff_file(path: Path) -> str | None:
+    """``sniff`` of an ordinary file; None for others (a pipe would lose the bytes)."""
+    if path.is_file():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            return sniff(file.read(16))
+    return None
+
+
 def may_be_read(path: Path) -> bool:
     """Whether ``path`` can be a picture or a video, by its first bytes where they tell."""
     if is_video(path) or path.suffix.lower() in _WITHOUT_MAGIC or not path.is_file():
         return True
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return sniff(file.read(16)) is not None
-    return False
+    return sniff_file(path) is not None
 
 
 def format_of(path: Path) -> str | None:
@@ -102,11 +124,13 @@ def is_video(path: Path | None) -> bool:
 def format_by_name(name: str) -> str:
     """What ``--format NAME`` means: ``jpg``, ``png``, ``tiff``…; raises UsageError otherwise."""
     known = _FORMATS.get("." + name.lower().lstrip("."), name.upper())
-    if known in ("MPO", "HEIF") or known not in _EXTENSIONS:
+    if known == "MPO" or known not in _EXTENSIONS:
         raise UsageError(
             f"Pictures cannot be written as '{name}'.",
-            hint="--format jpg, png, webp, tif, gif, avif, bmp, jp2 or ppm.",
+            hint="--format jpg, png, webp, tif, gif, avif, heic, bmp, jp2 or ppm.",
         )
+    if known == "HEIF" and find_spec("pillow_heif") is None:
+        raise UsageError("HEIC needs pillow-heif, which is not installed.", hint=HEIF_HINT)
     return known
 
 
@@ -121,11 +145,39 @@ def default_extension(path: Path) -> str:
     HEIC becomes JPEG and PGM becomes PPM. Where the name has no known extension, the first bytes
     of the file decide, and PNG where they say nothing.
     """
-    suffix = path.suffix
     if format_of(path) is not None:
-        return _REPLACED.get(suffix.lower(), suffix)
-    found = None
-    if path.is_file():  # a pipe would lose these bytes
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            found = sniff(file.read(16))
-    return _EXTENSIONS[found or "PNG"]
+        return _REPLACED.get(path.suffix.lower(), path.suffix)
+    extension = _EXTENSIONS[sniff_file(path) or "PNG"]
+    return _REPLACED.get(extension, extension)
+
+
+# -- pictures and videos that this program wrote ------------------------------------------------
+
+
+def is_painting(path: Path) -> bool:
+    """Whether the metadata say that this program painted the picture or video in ``path``.
+
+    They lie at one end of the file, which is all that is read. Formats without them never say so.
+    """
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        head = file.read(_VIDEO_HEAD if is_video(path) else _END)
+        if PAINTED in head:
+            return True
+        if sniff(head) == "WEBP":  # before an XMP packet of any length
+            return any(
+                PAINTED in file.read(min(length, _END))
+                for name, length in riff_chunks(file)
+                if name == b"EXIF"
+            )
+        file.seek(-_END, os.SEEK_END)  # fails where it is less than this
+        return PAINTED in file.read()
+    return False
+
+
+def riff_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """(name, length) of each chunk of a RIFF file, with ``file`` at the chunk's contents."""
+    position = 12
+    while file.seek(position) and len(header := file.read(8)) == 8:
+        name, length = struct.unpack("<4sI", header)
+        yield name, length
+        position += 8 + length + length % 2

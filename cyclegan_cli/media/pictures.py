@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image
 
-from cyclegan_cli.media.colour import deep_grey, is_deep_grey, profiled, to_8_bits, to_srgb
+from cyclegan_cli.media.colour import (
+    Array,
+    deep_grey,
+    deep_to_srgb,
+    eight_bits_to_srgb,
+    is_deep_grey,
+    to_8_bits,
+    to_srgb,
+)
 from cyclegan_cli.media.decoding import (
     MAX_PIXELS,
     check_memory,
@@ -19,27 +27,58 @@ from cyclegan_cli.media.decoding import (
     is_lossless_webp,
     opened,
 )
-from cyclegan_cli.media.deep import is_deep_png, read_jpeg2000, read_png
-from cyclegan_cli.media.formats import ANIMATED, PAGED, PICTURE_EXTENSIONS
-from cyclegan_cli.media.metadata import (
-    Metadata,
-    exif_orientation,
-    read_metadata,
-    xmp_orientation,
+from cyclegan_cli.media.deep import (
+    TiffImage,
+    file_bytes,
+    is_deep_png,
+    read_heif,
+    read_jpeg2000,
+    read_page,
+    read_png,
 )
-from cyclegan_cli.media.profiles import deep_to_srgb, is_srgb
+from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED
+from cyclegan_cli.version import __version__
 
 __all__ = [
-    "PICTURE_EXTENSIONS",
     "Array",
     "Frame",
+    "Metadata",
     "Picture",
+    "on_white",
     "read_picture",
     "read_rgb",
     "read_small",
+    "tagged",
 ]
 
-Array: TypeAlias = NDArray[Any]  # uint8 in 0..255, or uint16 in 0..65535
+# What says who made a picture, when and how: text, ratings, and the numbers of the exposure. Other
+# tags say how pixels are stored, here or by some program, and could make another file unreadable.
+_TEXT = frozenset({11, 269, 270, 271, 272, 285, 305, 306, 315, 316, 33432})
+_RATINGS = frozenset({18246, 18249})
+_XP = frozenset(range(40091, 40096))  # Windows' title, comment, author, keywords, subject: UTF-16
+_EXPOSURE = frozenset(
+    {33434, 33437, 34850, 34852, 34855, *range(34864, 34870), *range(36864, 36883),
+     *range(37377, 37397), 37500, 37510, *range(37520, 37523), *range(37888, 37894), 40960, 40964,
+     *range(41483, 41730), *range(41985, 41997), *range(42016, 42083)}
+)  # fmt: skip
+_POSITION = frozenset(range(32))
+# Descriptions by which programs lay out the pixels of a TIFF: ImageJ, tifffile, OME.
+_LAYOUT = re.compile(r'ImageJ=|\{"shape"|(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<OME\b', re.DOTALL)
+_XMP_ORIENTATION = re.compile(
+    rb'\s*tiff:Orientation\s*=\s*["\'](\d+)["\']|<tiff:Orientation>\s*(\d+)\s*</tiff:Orientation>'
+)
+_RESOLUTION = (282, 283)  # EXIF's, by which WebP and AVIF have one
+_RESOLUTION_UNIT, _INCH, _CENTIMETRE = 296, 2, 3
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that change width for height
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """``exif``: a TIFF structure, or empty; ``xmp``: a packet, or empty; ``dpi``: None, unknown."""
+
+    exif: bytes = b""
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,13 +123,12 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     Raises PictureError, naming the file and the reason, for anything that cannot be read: missing,
     empty, cut short, not a picture, more than ``max_pixels`` pixels.
     """
-    name = str(path)
-    with decoding(name), opened(path, name, max_pixels) as image:
-        pixels, alpha = _decode(image)
-        return on_white(to_8_bits(pixels), None if alpha is None else to_8_bits(alpha))
+    return read_small(path, max_pixels=max_pixels)[0]
 
 
-def read_small(path: Path, side: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+def read_small(
+    path: Path, side: int | None = None, *, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """The picture in ``path`` as ``read_rgb`` gives it, but coarser where that is cheaper.
 
     A JPEG is decoded at the smallest fraction of its size that has at least ``side`` pixels a side;
@@ -98,16 +136,17 @@ def read_small(path: Path, side: int) -> tuple[NDArray[np.uint8], tuple[int, int
     picture, upright. Raises PictureError as ``read_rgb`` does.
     """
     name = str(path)
-    with decoding(name), opened(path, name, MAX_PIXELS) as image:
+    with decoding(name), opened(path, name, max_pixels) as image:
         whole = image.size
-        image.draft(None, (side, side))
+        if side is not None and image.format in ("JPEG", "MPO"):  # HEIF: a thumbnail
+            image.draft(None, (side, side))
         coarse = image.size != whole
-        pixels, alpha = _decode(image)
-        eight = on_white(to_8_bits(pixels), None if alpha is None else to_8_bits(alpha))
-        size = (eight.shape[1], eight.shape[0])
-        if coarse:
-            size = (whole[1], whole[0]) if _orientation(image) >= 5 else whole
-    return eight, size
+        pixels = on_white(*_decode(image))
+        if not coarse:
+            whole = (pixels.shape[1], pixels.shape[0])
+        elif _orientation(image) in _SIDEWAYS:
+            whole = whole[::-1]
+    return pixels, whole
 
 
 def read_picture(
@@ -138,7 +177,7 @@ def read_picture(
             total += image.width * image.height
             pixels, alpha = _decode(image)
             if index == 0:
-                metadata = read_metadata(image)
+                metadata = _metadata(image)
             frames.append(Frame(pixels, alpha, _duration(image, count, poster and index == 0)))
         return Picture(
             tuple(frames),
@@ -170,7 +209,7 @@ def _decode(image: Image.Image) -> tuple[Array, Array | None]:
     profile = image.info.get("icc_profile")
     # Pillow turns TIFFs, those that it decodes, as far as it knows.
     plain_tiff = image.format == "TIFF" and not getattr(image, "deep", 0)
-    is_turned = plain_tiff and exif_orientation(image) is not None
+    is_turned = plain_tiff and _exif_orientation(image) is not None
     stored = _stored_deep(image)
     pixels: Array
     alpha: Array | None
@@ -180,9 +219,9 @@ def _decode(image: Image.Image) -> tuple[Array, Array | None]:
     else:
         values, alpha = stored
         if values.dtype == np.uint16 and values.shape[2:] != (4,):
-            pixels = _deep_srgb(values, profile)
+            pixels = deep_to_srgb(values, profile)
         else:
-            pixels = _eight_bit_srgb(to_8_bits(values), profile)
+            pixels = eight_bits_to_srgb(to_8_bits(values), profile)
             alpha = None if alpha is None else to_8_bits(alpha)
     turn = 1 if is_turned else _orientation(image)
     return _turned(pixels, turn), None if alpha is None else _turned(alpha, turn)
@@ -192,12 +231,10 @@ def _stored_deep(image: Image.Image) -> tuple[Array, Array | None] | None:
     """(H×W grey, H×W×3 RGB or H×W×4 CMYK; alpha or None) of what Pillow decodes to 8 bits or not
     at all, neither turned nor in sRGB. None for all else, which is loaded.
     """
-    if getattr(image, "deep", False):
-        from cyclegan_cli.media.tiff import TiffImage, read_page
-
-        assert isinstance(image, TiffImage)
+    if isinstance(image, TiffImage) and image.deep:
         return read_page(image)
     values = read_png(image) if is_deep_png(image) else read_jpeg2000(image)
+    values = read_heif(image) if values is None else values
     if values is not None:
         count = values.shape[2]
         colours = count if image.mode == "CMYK" else {1: 1, 2: 1}.get(count, 3)
@@ -217,10 +254,7 @@ def _stored_deep(image: Image.Image) -> tuple[Array, Array | None] | None:
 
 def _two_colours(image: Image.Image) -> NDArray[np.uint8]:
     """H×W×3 of a 1-bit PCX in the colours of its header; Pillow takes them for black and white."""
-    assert isinstance(image, ImageFile.ImageFile)
-    assert image.fp is not None
-    image.fp.seek(0)
-    header = image.fp.read(22)
+    header = file_bytes(image)[:22]
     colours = np.frombuffer(header, np.uint8, 6, 16).reshape(2, 3)
     # Versions 0 and 3 have no palette; programs that write none leave it all alike.
     if header[1] in (0, 3) or (colours[0] == colours[1]).all():
@@ -229,61 +263,111 @@ def _two_colours(image: Image.Image) -> NDArray[np.uint8]:
     return colours[np.asarray(image).astype(np.uint8)]
 
 
-def _eight_bit_srgb(values: NDArray[np.uint8], profile: object) -> NDArray[np.uint8]:
-    """H×W grey, H×W×3 RGB or H×W×4 CMYK as H×W×3 sRGB."""
-    mode = {2: "L"}.get(values.ndim, "RGB" if values.shape[-1] == 3 else "CMYK")
-    image = Image.frombytes(mode, (values.shape[1], values.shape[0]), values.tobytes())
-    image.info["icc_profile"] = profile
-    return np.array(to_srgb(image)[0])
-
-
-def _deep_srgb(values: NDArray[np.uint16], profile: object) -> NDArray[np.uint16]:
-    """H×W or H×W×3 uint16 as H×W×3 sRGB; by 8 bits where the profile is made of tables."""
-    colour = values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
-    if not isinstance(profile, bytes) or not profile or is_srgb(profile):
-        return np.ascontiguousarray(colour)
-    for candidate in (values, colour):
-        converted = deep_to_srgb(candidate, profile)
-        if converted is not None:
-            return converted
-    by_tables = profiled(Image.fromarray(to_8_bits(values)), profile)
-    if by_tables is None:
-        return np.ascontiguousarray(colour)
-    eight: NDArray[np.uint16] = np.asarray(by_tables).astype(np.uint16)
-    eight *= np.uint16(257)
-    return eight
-
-
-def on_white(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """``pixels`` as a viewer shows them on a white page."""
+def on_white(pixels: Array, alpha: Array | None) -> NDArray[np.uint8]:
+    """H×W×3 in 8 bits, as a viewer shows ``pixels`` on a white page."""
+    eight = to_8_bits(pixels)
     if alpha is None:
-        return pixels
+        return eight
     white = Image.new("RGB", (pixels.shape[1], pixels.shape[0]), (255, 255, 255))
-    return np.array(Image.composite(Image.fromarray(pixels), white, Image.fromarray(alpha)))
+    clear = Image.fromarray(to_8_bits(alpha))
+    return np.array(Image.composite(Image.fromarray(eight), white, clear))
 
 
 def _orientation(image: Image.Image) -> int:
     """By EXIF, or by XMP where the EXIF says nothing."""
-    return exif_orientation(image) or xmp_orientation(image) or 1
+    return _exif_orientation(image) or _xmp_orientation(image) or 1
 
 
 def _turned(pixels: Array, orientation: int) -> Array:
     """Upright, from the EXIF orientation 1 to 8 (CIPA DC-008, 4.6.4); any other is taken as 1."""
-    match orientation:
-        case 2:
-            turned = pixels[:, ::-1]
-        case 3:
-            turned = pixels[::-1, ::-1]
-        case 4:
-            turned = pixels[::-1]
-        case 5:
-            turned = pixels.swapaxes(0, 1)
-        case 6:
-            turned = np.rot90(pixels, -1)
-        case 7:
-            turned = pixels[::-1, ::-1].swapaxes(0, 1)
-        case 8:
-            turned = np.rot90(pixels)
-        case _:
-            turned = pixels
-    return np.ascontiguousarray(turned)
+    if orientation in _SIDEWAYS:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+# -- what travels with a picture: EXIF, XMP, resolution; orientation and thumbnail do not ---------
+
+
+def _metadata(image: Image.Image) -> Metadata:
+    """What ``image`` carries, with the orientation reset and without thumbnail.
+
+    A block that cannot be parsed is left out: it would be no use to a reader either.
+    """
+    return Metadata(_exif(image), _XMP_ORIENTATION.sub(b"", _packet(image)), _dpi(image))
+
+
+def _exif_orientation(image: Image.Image) -> int | None:
+    """The orientation in the EXIF, or None. Pillow adds that of XMP in its usual spelling."""
+    try:
+        return int(image.getexif()[ExifTags.Base.Orientation])
+    except Exception:
+        return None  # EXIF that cannot be parsed has no say; parsers of it fail in many ways
+
+
+def _xmp_orientation(image: Image.Image) -> int | None:
+    """The orientation in the XMP, or None."""
+    found = _XMP_ORIENTATION.search(_packet(image))
+    return int(found[1] or found[2]) if found else None
+
+
+def tagged(exif: bytes, dpi: tuple[float, float] | None = None) -> bytes:
+    """``exif``, with the tag by which ``media.formats.is_painting`` knows a painting.
+
+    ``dpi``: the resolution, for formats that have no other place for it.
+    """
+    block = Image.Exif()
+    if exif:
+        block.load(exif)
+    if dpi is not None:
+        block.update({**dict(zip(_RESOLUTION, dpi, strict=True)), _RESOLUTION_UNIT: _INCH})
+    block[ExifTags.Base.ProcessingSoftware] = f"{PAINTED.decode()} {__version__}"
+    return block.tobytes()
+
+
+def _exif(image: Image.Image) -> bytes:
+    try:
+        source = image.getexif()
+        kept = Image.Exif()
+        for tag, value in source.items():
+            if _is_kept(tag, value):
+                kept[tag] = value
+        for ifd, tags in ((ExifTags.IFD.Exif, _EXPOSURE), (ExifTags.IFD.GPSInfo, _POSITION)):
+            values = {tag: value for tag, value in source.get_ifd(ifd).items() if tag in tags}
+            if values:
+                kept[ifd] = values
+        return kept.tobytes() if len(kept) else b""
+    except Exception:
+        return b""  # parsers of EXIF fail in many ways, and the picture is what counts
+
+
+def _is_kept(tag: int, value: object) -> bool:
+    if isinstance(value, str):
+        return tag in _TEXT and not (tag == ExifTags.Base.ImageDescription and _LAYOUT.match(value))
+    if isinstance(value, bytes):
+        return tag in _XP
+    return isinstance(value, int) and tag in _RATINGS
+
+
+def _packet(image: Image.Image) -> bytes:
+    packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    if isinstance(packet, str):
+        packet = packet.encode("utf-8", "surrogateescape")
+    return packet if isinstance(packet, bytes) else b""
+
+
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    try:
+        x, y = (float(value) for value in image.info.get("dpi") or _exif_dpi(image.getexif()))
+    except Exception:
+        return None  # as for EXIF
+    # 1 is what Pillow says of a TIFF that says nothing; JFIF fields end at 65535.
+    return (x, y) if 1 < x < 65535 and 1 < y < 65535 else None
+
+
+def _exif_dpi(exif: Image.Exif) -> list[float]:
+    scale = {_INCH: 1.0, _CENTIMETRE: 2.54}[exif.get(_RESOLUTION_UNIT, _INCH)]
+    return [float(exif[tag]) * scale for tag in _RESOLUTION]

@@ -4,42 +4,39 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from cyclegan_cli.errors import UsageError
+from cyclegan_cli.machine import balanced
 from cyclegan_cli.media.folders import (
+    Input,
     PlaceKeys,
     Verbatim,
     check_place,
     exists,
-    expand,
+    find_inputs,
     find_pictures,
     fitting,
     is_folder,
-    is_painting,
     listed_names,
     natural_key,
     parse_list,
     read_list,
-    walk,
 )
 from cyclegan_cli.media.formats import (
-    PICTURE_EXTENSIONS,
-    VIDEO_EXTENSIONS,
     default_extension,
     extension_of,
     format_by_name,
     format_of,
+    is_painting,
     is_video,
     may_be_read,
 )
 
 __all__ = [
-    "PICTURE_EXTENSIONS",
     "Existing",
     "Job",
     "Plan",
@@ -47,11 +44,12 @@ __all__ = [
     "make_plan",
     "parse_list",
     "read_list",
+    "share_of_jobs",
 ]
 
 Existing = Literal["refuse", "overwrite", "skip"]
-_READ = PICTURE_EXTENSIONS | VIDEO_EXTENSIONS
 _REVERSE = "-reverse"  # what the name of an output in the direction Y -> X has after the style's
+_VIDEO = 100  # pixels a byte, about: reading a video's frames to count them would take long
 
 
 @dataclass(frozen=True)
@@ -82,20 +80,6 @@ class Plan:
     ignored_files: int = 0
     paintings: int = 0
     unreadable: list[UsageError] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """One input: where it lies, and where it goes below an output folder (None: by its name)."""
-
-    path: Path
-    below: Path | None
-    named: bool  # by the user or a list, not found in a folder or by a pattern
-
-    @property
-    def stem(self) -> str:
-        """The name without the extension of a picture or video."""
-        return self.path.stem if self.path.suffix.lower() in _READ else self.path.name
 
 
 def make_plan(
@@ -143,10 +127,12 @@ def make_plan(
     if several and "-" in inputs:
         raise UsageError("stdin has no name: paint it with one style, -o FILE.")
     if "-" in inputs:
-        return _plan_stdin(tokens, names[0], output, wanted, existing)
+        if len(tokens) > 1:
+            raise UsageError("- (stdin) is one picture, and cannot be mixed with other inputs.")
+        return _checked([_stdin_job(names[0], output, wanted)], existing)
     unreadable: list[UsageError] = []
     folder = Path(output) if output not in (None, "-") else None
-    found, ignored, many = _find(tokens, folder, unreadable)
+    found, ignored, many = find_inputs(tokens, folder, unreadable)
     paintings = set() if include_paintings else _paintings(found, [*names, *styles])
     found = [item for item in found if item.path not in paintings]
     if not found:
@@ -165,102 +151,44 @@ def make_plan(
         label = name + _REVERSE if reverse else name
         targets = _targets(found, label, output, wanted, many=many, several=several)
         jobs += [replace(job, style=name) for job in targets]
-    if several:
-        _refuse_shared(jobs)
     plan = _checked(jobs, existing, share)
-    plan = replace(plan, ignored_files=ignored, paintings=len(paintings))
-    return replace(plan, unreadable=unreadable)
+    return replace(plan, ignored_files=ignored, paintings=len(paintings), unreadable=unreadable)
 
 
-def _refuse_shared(jobs: Iterable[Job]) -> None:
-    """Raise UsageError where two styles would write one output."""
-    keys = PlaceKeys()
-    outputs: set[tuple[str, str]] = set()
-    for target in (job.target for job in jobs if job.target is not None):
-        key = keys.key(target)
-        if key in outputs:
-            raise UsageError(
-                f"Two styles would write {target}.", hint="Paint with them one after the other."
-            )
-        outputs.add(key)
-
-
-def _plan_stdin(
-    tokens: Sequence[str],
-    style: str,
-    output: str | None,
-    file_format: str | None,
-    existing: Existing,
-) -> Plan:
-    if len(tokens) > 1:
-        raise UsageError("- (stdin) is one picture, and cannot be mixed with other inputs.")
-    if output in (None, "-"):
-        return Plan([Job(None, None, file_format, style)])
-    target = Path(str(output))
-    if _means_folder(str(output)):
+def _stdin_job(style: str, output: str | None, file_format: str | None) -> Job:
+    if output is None or output == "-":
+        return Job(None, None, file_format, style)
+    target = Path(output)
+    if _means_folder(output):
         raise UsageError(f"stdin has no name: -o must name a file, not the folder {target}.")
-    job = Job(None, target, file_format or _known_format(target), style)
-    return _checked([job], existing)
+    return Job(None, target, file_format or _known_format(target), style)
 
 
-# -- inputs ----------------------------------------------------------------------------------
+def _paintings(found: list[Input], styles: Iterable[str]) -> set[Path]:
+    """Those that were not named and that this program wrote: no new inputs."""
+    endings = {f"_{name}{way}" for name in styles for way in ("", _REVERSE)}
+    originals = {path for item in found for path in (item.path, item.path.with_name(item.stem))}
 
+    def is_named_after(path: Path, stem: str) -> bool:
+        """Whether ``stem`` is that of an original beside it and a style's, or several in a row."""
+        return any(
+            path.with_name(shorter) in originals or is_named_after(path, shorter)
+            for ending in endings
+            if stem.endswith(ending) and (shorter := stem[: -len(ending)])
+        )
 
-def _find(
-    tokens: Sequence[str], output: Path | None, unreadable: list[UsageError]
-) -> tuple[list[_Found], int, bool]:
-    """(the inputs, how many files were ignored, whether they want a folder)."""
-    paths = expand(tokens)
-    found: list[_Found] = []
-    ignored = 0
-    any_folder = False
-    for path, named in paths:
-        if not is_folder(path):
-            found.append(_Found(path, None, named))
-            continue
-        any_folder = True
-        pictures, skipped = walk(path, output, _READ, unreadable)
-        ignored += skipped
-        # One folder alone is mirrored as it is; among others each keeps its name.
-        top = Path() if len(paths) == 1 else Path(path.resolve().name)
-        found += [_Found(p, top / p.relative_to(path), False) for p in pictures]
-        if not pictures and len(paths) == 1:
-            raise unreadable[0] if unreadable else UsageError(f"There is no picture in {path}.")
-    keys = PlaceKeys()
-    named_places = {keys.key(item.path) for item in found if item.named}
-    unique: dict[tuple[str, str], _Found] = {}
-    for item in found:
-        unique.setdefault(keys.key(item.path), item)
-    kept = [replace(item, named=key in named_places) for key, item in unique.items()]
-    return kept, ignored, any_folder or len(paths) > 1
+    return {
+        item.path
+        for item in found
+        if not item.named and (is_named_after(item.path, item.stem) or is_painting(item.path))
+    }
 
 
 # -- outputs ---------------------------------------------------------------------------------
 
 
-def _paintings(found: list[_Found], styles: Iterable[str]) -> set[Path]:
-    """Those that were not named and that this program wrote: no new inputs."""
-    endings = {f"_{name}{way}" for name in styles for way in ("", _REVERSE)}
-    originals = {path for item in found for path in (item.path, item.path.with_name(item.stem))}
-    return {
-        item.path
-        for item in found
-        if not item.named
-        and (_is_named_after(item.path, item.stem, endings, originals) or is_painting(item.path))
-    }
-
-
-def _is_named_after(path: Path, stem: str, endings: set[str], originals: set[Path]) -> bool:
-    """Whether ``stem`` is that of an original beside it and a style's, or several, one by one."""
-    return any(
-        path.with_name(shorter) in originals or _is_named_after(path, shorter, endings, originals)
-        for ending in endings
-        if stem.endswith(ending) and (shorter := stem[: -len(ending)])
-    )
-
-
 def _targets(
-    found: list[_Found],
+    found: list[Input],
     label: str,
     output: str | None,
     file_format: str | None,
@@ -276,22 +204,26 @@ def _targets(
         if is_video(source):
             file_format = format_of(target)
         return [Job(source, target, file_format or _known_format(target))]
-    if output is not None:
-        _refuse_file(Path(output))
+    path = Path(output or "")
+    if output is not None and not is_folder(path) and (exists(path) or format_of(path)):
+        raise UsageError(
+            f"-o {path} is a file: several inputs, or a folder, want a folder.", hint="-o FOLDER"
+        )
 
-    def place(item: _Found, stem: str) -> Path:
+    def place(item: Input, stem: str) -> Path:
         ending = _extension(item.path, file_format)
         if output is None or several:
             ending = f"_{label}{ending}"
         path = item.path if output is None else Path(output) / (item.below or item.path.name)
         return path.with_name(fitting(stem, ending))
 
-    targets = _distinct(found, place)
-    jobs = [Job(f.path, t, file_format) for f, t in zip(found, targets, strict=True)]
-    return [replace(job, format=_format_of(job, file_format)) for job in jobs]
+    return [
+        Job(item.path, target, (None if is_video(item.path) else file_format) or format_of(target))
+        for item, target in zip(found, _distinct(found, place), strict=True)
+    ]
 
 
-def _distinct(found: list[_Found], place: Callable[[_Found, str], Path]) -> list[Path]:
+def _distinct(found: list[Input], place: Callable[[Input, str], Path]) -> list[Path]:
     """An output for each input; ``place`` gives that of an input for the stem of its name.
 
     Where several inputs of one folder would have one output (``a.heic`` and ``a.jpg``), that whose
@@ -307,53 +239,38 @@ def _distinct(found: list[_Found], place: Callable[[_Found, str], Path]) -> list
     if len({keys.key(path) for path in first}) == len(first):
         return first
     order = [natural_key(str(item.path)) for item in found]
-    chosen: dict[int, Path] = {}
-    outputs: set[tuple[str, str]] = set()
     sources = {keys.key(item.path) for item in found}
     readable = [may_be_read(item.path) for item in found]
+    chosen: dict[int, Path] = {}
+    owners: dict[tuple[str, str], int] = {}  # of each output
     for now in (True, False):
-        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for index, path in enumerate(first):
-            if readable[index] is now:
-                groups[keys.key(path)].append(index)
         left: list[int] = []
-        for key, group in groups.items():
-            group.sort(key=lambda i: (found[i].path.suffix != first[i].suffix, order[i]))
-            if now:
-                _refuse_folders([found[i].path for i in group], first[group[0]], keys)
-            if key not in outputs:
-                chosen[group[0]] = first[group[0]]
-                left += group[1:]
-            else:
-                left += group
-        outputs |= {keys.key(path) for path in chosen.values()}
+        by_preference = sorted(
+            (index for index in range(len(found)) if readable[index] is now),
+            key=lambda i: (found[i].path.suffix != first[i].suffix, order[i]),
+        )
+        for index in by_preference:
+            owner = owners.setdefault(keys.key(first[index]), index)
+            if owner == index:
+                chosen[index] = first[index]
+                continue
+            left.append(index)
+            one, other = found[owner].path, found[index].path
+            if now and keys.key(one)[0] != keys.key(other)[0]:
+                raise UsageError(
+                    f"{one} and {other} would both be written to {first[owner]}.",
+                    hint="Translate their folders one by one, each with a folder of its own "
+                    "after -o.",
+                )
+        taken = sources | set(owners)
         for index in sorted(left, key=lambda i: order[i]):
-            names = (place(found[index], stem) for stem in _stems(found[index]))
-            chosen[index] = next(n for n in names if keys.key(n) not in outputs | sources)
-            outputs.add(keys.key(chosen[index]))
+            name = found[index].path.name
+            stems = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
+            paths = (place(found[index], stem) for stem in stems)
+            chosen[index] = next(path for path in paths if keys.key(path) not in taken)
+            owners[keys.key(chosen[index])] = index
+            taken.add(keys.key(chosen[index]))
     return [chosen[index] for index in range(len(found))]
-
-
-def _stems(item: _Found) -> Iterator[str]:
-    """The whole name, then with a number."""
-    return (item.path.name + (f"-{n}" if n > 1 else "") for n in itertools.count(1))
-
-
-def _refuse_folders(sources: list[Path], target: Path, keys: PlaceKeys) -> None:
-    """Raise UsageError where ``sources``, which would all write ``target``, lie in two folders."""
-    one = sources[0]
-    for other in sources[1:]:
-        if keys.key(other)[0] != keys.key(one)[0]:
-            raise UsageError(
-                f"{one} and {other} would both be written to {target}.",
-                hint="Translate their folders one by one, each with a folder of its own after -o.",
-            )
-
-
-def _format_of(job: Job, file_format: str | None) -> str | None:
-    if job.target is None:
-        return None
-    return format_of(job.target) if is_video(job.source) else file_format or format_of(job.target)
 
 
 def _refuse_other_kind(source: Path, target: Path) -> None:
@@ -362,16 +279,6 @@ def _refuse_other_kind(source: Path, target: Path) -> None:
         raise UsageError(f"{target} holds no video.", hint="-o FILE.mp4, .mov, .mkv, .webm, .avi")
     if is_video(target) and not is_video(source):
         raise UsageError(f"{source} is no video, and {target} is one.", hint="-o FILE.png")
-
-
-def _refuse_file(output: Path) -> None:
-    """Raise UsageError where ``output`` is or looks like a file, and a folder is wanted."""
-    if is_folder(output):
-        return
-    if exists(output) or format_of(output) is not None:
-        raise UsageError(
-            f"-o {output} is a file: several inputs, or a folder, want a folder.", hint="-o FOLDER"
-        )
 
 
 def _means_folder(output: str) -> bool:
@@ -407,15 +314,20 @@ def _checked(
 ) -> Plan:
     keys = PlaceKeys()
     sources = {keys.key(job.source) for job in jobs if job.source is not None}
-    for job in jobs:
-        if job.target is None:
-            continue
-        if keys.key(job.target) in sources:
+    outputs: set[tuple[str, str]] = set()
+    for target in (job.target for job in jobs if job.target is not None):
+        key = keys.key(target)
+        if key in outputs:
+            raise UsageError(
+                f"Two styles would write {target}.", hint="Paint with them one after the other."
+            )
+        outputs.add(key)
+        if key in sources:
             hint = "-o FOLDER"
-            if is_painting(job.target):
+            if is_painting(target):
                 hint += "; or name the folder, or a pattern in quotes, which leave out paintings"
-            raise UsageError(f"{job.target} is an input, and would be written over.", hint=hint)
-        check_place(job.target)
+            raise UsageError(f"{target} is an input, and would be written over.", hint=hint)
+        check_place(target)
     jobs = share(jobs) if share else jobs
     there = [job for job in jobs if job.target is not None and os.path.lexists(job.target)]
     if there and existing == "refuse":
@@ -428,3 +340,32 @@ def _checked(
         return Plan(jobs)
     left_out = set(there)
     return Plan([job for job in jobs if job not in left_out], there)
+
+
+# -- several processes -----------------------------------------------------------------------
+
+
+def share_of_jobs(jobs: Sequence[Job], rank: int, size: int) -> list[Job]:
+    """The jobs of process ``rank`` of ``size``, in their order, balanced by pixels.
+
+    The same inputs give the same shares in every process and every run, whichever outputs exist
+    already; each job is in one share. Only headers are read.
+    """
+    owners = balanced([_pixels(job) for job in jobs], size)
+    return [job for job, owner in zip(jobs, owners, strict=True) if owner == rank]
+
+
+def _pixels(job: Job) -> int:
+    """How much there is to paint, by the header: width × height × frames; 0: it cannot be read."""
+    from cyclegan_cli.media.decoding import MAX_PIXELS, held_pillow, opened
+
+    if job.source is None:
+        return 0
+    try:
+        if is_video(job.source):
+            return job.source.stat().st_size * _VIDEO
+        with held_pillow(), opened(job.source, "", MAX_PIXELS) as image:
+            frames: int = getattr(image, "n_frames", 1)
+            return int(image.width) * int(image.height) * frames
+    except Exception:  # whoever gets it will say what is wrong with it
+        return 0

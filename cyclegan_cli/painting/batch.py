@@ -22,9 +22,9 @@ import numpy as np
 from cyclegan_cli.errors import CycleganError, PictureError
 from cyclegan_cli.media.encoding import write_picture
 from cyclegan_cli.media.formats import is_video
-from cyclegan_cli.media.motion import Motion, probe, read_frames, transcoded, write_frames
 from cyclegan_cli.media.pictures import Array, Frame, Picture, read_picture
 from cyclegan_cli.media.plan import Job
+from cyclegan_cli.media.video import Motion, probe, read_frames, transcoded, write_frames
 from cyclegan_cli.painting.statistics import OverrideStats
 from cyclegan_cli.painting.steady import Steady
 from cyclegan_cli.settings import TranslateSettings
@@ -293,7 +293,7 @@ def _translate_video(
     try:
         assert job.source is not None
         motion = probe(job.source)
-        pixels = motion.facts.width * motion.facts.height
+        pixels = motion.width * motion.height
         if pixels > settings.max_pixels:
             raise PictureError(
                 f"{job.source} has {pixels} pixels a frame, more than --max-pixels.",

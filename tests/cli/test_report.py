@@ -10,7 +10,7 @@ from PIL import Image
 
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.engine.run import Run
-from cyclegan_cli.media.motion import probe, read_frames
+from cyclegan_cli.media.video import probe, read_frames
 from tests.report.run_folder import colour, make_run, whole_run
 
 
@@ -72,7 +72,7 @@ def test_a_name_of_a_video_gives_a_video(
     record = json.loads(capsys.readouterr().out)
     assert record == {"run": "cats2dogs", "timelapse": str(target), "frames": 3}
     motion = probe(target)
-    assert (float(motion.rate), motion.frames, motion.facts.sounds) == (4.0, 3 + 8, ())
+    assert (float(motion.rate), motion.frames, motion.sounds) == (4.0, 3 + 8, ())
     frames = list(read_frames(motion))
     for frame, step in zip(frames, (10, 20, 30), strict=False):
         assert all(
@@ -81,7 +81,7 @@ def test_a_name_of_a_video_gives_a_video(
     assert main(command) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main([*command, "--overwrite", "--picture", "2"]) == 0
-    assert probe(target).facts.height == motion.facts.height - 134
+    assert probe(target).height == motion.height - 134
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from cyclegan_cli.cli import console
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import load_generator, save_generator
-from cyclegan_cli.media import ffmpeg as program
+from cyclegan_cli.media import video as program
 from cyclegan_cli.painting import effects
 from cyclegan_cli.painting.effects import paint_picture
 from cyclegan_cli.painting.steady import Steady

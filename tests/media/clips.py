@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 
-from cyclegan_cli.media.motion import Motion, probe, read_frames
+from cyclegan_cli.media.video import Motion, probe, read_frames
 
 RATE = 12
 

@@ -23,14 +23,12 @@ from cyclegan_cli.media.folders import (
     PlaceKeys,
     find_pictures,
     ignores_case,
-    is_painting,
     natural_key,
 )
-from cyclegan_cli.media.formats import ANIMATED, PAINTED, may_be_read
-from cyclegan_cli.media.metadata import Metadata
-from cyclegan_cli.media.motion import silent, write_frames
-from cyclegan_cli.media.pictures import Frame, Picture, read_picture
+from cyclegan_cli.media.formats import ANIMATED, PAINTED, is_painting, may_be_read
+from cyclegan_cli.media.pictures import Frame, Metadata, Picture, read_picture
 from cyclegan_cli.media.plan import Job, Plan, make_plan, parse_list, read_list
+from cyclegan_cli.media.video import Motion, write_frames
 
 EXTENSIONS = (".jpg", ".PNG", ".tif", ".webp", ".gif", ".heic", ".txt", "")
 
@@ -302,11 +300,18 @@ def test_the_metadata_say_who_painted(
 def test_a_videos_metadata_say_who_painted(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"film.{extension}"
     for strip in (False, True):
-        motion = silent(32, 16, Fraction(10), 3)
+        motion = Motion(None, 32, 16, Fraction(10), 3)
         with write_frames(path, extension.upper(), motion, strip_metadata=strip) as write:
             for _ in range(3):
                 write(np.zeros((16, 32, 3), np.uint8))
         assert is_painting(path) is not strip
+        if extension == "mp4":  # where the index follows on much else
+            data = path.read_bytes()
+            at = int.from_bytes(data[:4], "big")
+            path.write_bytes(
+                data[:at] + (99_999).to_bytes(4, "big") + b"free" + bytes(99_991) + data[at:]
+            )
+            assert is_painting(path) is not strip
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"RIFF????WEBP", b"II*\0", b"MM\0*", b"\0", b""]))
@@ -381,7 +386,6 @@ def test_a_folder_of_paintings_alone_is_said(here: Path) -> None:
         (["a.png", "b.png"], {"output": "-"}, "one picture"),
         (["a.png", "d/a.png"], {"output": "o"}, "a.png and d/a.png would both"),
         (["a.png"], {"output": "x.xyz"}, "extension"),
-        (["a.png"], {"output": "x.heic"}, "HEIF"),
         (["a.png"], {"file_format": "mp3"}, "mp3"),
         (["a.png"], {"output": "a.png/b.png"}, "a.png is a file"),
         (["empty"], {}, "no picture in empty"),

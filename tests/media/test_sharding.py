@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cyclegan_cli.media.plan import make_plan
-from cyclegan_cli.media.sharding import balanced, share_of_jobs
+from cyclegan_cli.machine import balanced
+from cyclegan_cli.media.plan import make_plan, share_of_jobs
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=60), st.integers(1, 9))

@@ -15,11 +15,19 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from cyclegan_cli.errors import PictureError
-from cyclegan_cli.media.diagnosis import Domain, Symptom, diagnose, same_picture, sizes
 from cyclegan_cli.media.folders import find_pictures
 from cyclegan_cli.media.pictures import read_rgb, read_small
 from cyclegan_cli.media.scenes import painting, photograph
-from cyclegan_cli.media.survey import Look, look, survey
+from cyclegan_cli.media.survey import (
+    Domain,
+    Look,
+    Symptom,
+    diagnose,
+    look,
+    same_picture,
+    sizes,
+    survey,
+)
 from tests.program import SHARED
 
 

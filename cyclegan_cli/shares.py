@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
-__all__ = ["shares"]
+__all__ = ["Part", "shares"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The ``rows`` that one process has of a batch of ``whole`` pictures; they may be none."""
+
+    rows: range
+    whole: int
 
 
 def shares(count: int, size: int) -> list[range]:

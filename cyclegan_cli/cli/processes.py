@@ -145,11 +145,6 @@ def refuse_unshareable(settings: TrainSettings, processes: int) -> None:
             "The patch loss remembers what one process saw: it cannot be shared.",
             hint="Train on one device, or with --lambda-patch 0.",
         )
-    if processes > 1 and settings.needs_features:
-        raise UsageError(
-            "What the feature losses remember is what one process saw: it cannot be shared.",
-            hint="Train on one device.",
-        )
     if processes > 1 and settings.replay > 0:
         raise UsageError(
             "A replay shows what one process saw: it cannot be shared.",

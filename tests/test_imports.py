@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"engine.run"},  # it reads a run's folder
     "styles": {"engine.weights", "engine.checkpoint"},  # weights, through the engine
     "styles.publicformat": {"engine.networks"},  # foreign weights become a generator
-    "styles.onnxformat": {"engine.networks", "engine.grain"},  # a generator becomes a graph
+    "styles.onnxformat": {"engine.layers", "engine.grain"},  # a generator becomes a graph
 }
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "imageio", "rich.live", "tensorboard")
 

@@ -31,7 +31,8 @@ _VARIABLES = (
 # Flags of /proc/cpuinfo that decide which code runs.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
 _PURPOSES = {
-    "features": "train --lambda-feature, --lambda-content",
+    "heif": "HEIC pictures",
+    "features": "train --lambda-feature, --lambda-content; evaluate --perceptual",
     "onnx": "pretrained export to .onnx",
     "tensorboard": "train --tensorboard",
     "metrics": "evaluate --fid",

@@ -12,21 +12,31 @@ import typer
 from cyclegan_cli.cli.console import Console, ProgressBar
 from cyclegan_cli.cli.options import Debug, Gpu, Json, Quiet, complete_style
 from cyclegan_cli.cli.processes import one_device
-from cyclegan_cli.errors import DataError, PictureError, UsageError, counted
+from cyclegan_cli.errors import DataError, DownloadError, PictureError, UsageError, counted
+from cyclegan_cli.places import offline
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.styles.catalogue import obtainable
 from cyclegan_cli.styles.store import find_style, weights_file
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch import device as torch_device
 
-    from cyclegan_cli.engine.evaluation import Inception
     from cyclegan_cli.styles.catalogue import Style, Way
 
 __all__ = ["evaluate"]
 
 FEW = 20  # below this many pictures the figures of two good styles cannot be told apart
 LEAST = 2
+_MORE = {  # measures by pretrained networks: their columns in the table
+    "content": ("content", ".0f"),
+    "texture": ("texture", ".0f"),
+    "fid": ("FID", ".1f"),
+    "kid": ("KID", ".4f"),
+}
+
+Paint = Callable[["Tensor"], "Tensor"]
+Measure = Callable[["Tensor", "Tensor"], dict[str, float]]
 
 
 def evaluate(
@@ -48,6 +58,12 @@ def evaluate(
             min=32, max=1024, metavar="PIXELS", help="Side of the middle that is measured."
         ),
     ] = 256,
+    perceptual: Annotated[
+        bool,
+        typer.Option(
+            "--perceptual", help="Content and texture too: pip install 'cyclegan[features]'."
+        ),
+    ] = False,
     fid: Annotated[
         bool, typer.Option("--fid", help="FID and KID too: pip install 'cyclegan[metrics]'.")
     ] = False,
@@ -61,7 +77,9 @@ def evaluate(
     For each direction three sets are compared with real pictures of the target: the style's
     outputs, the inputs as they are (identity), and other real ones (real: the noise floor).
     SWD is the sliced Wasserstein distance, lower is better; classifier is how often a small
-    network takes one for the other, and 0.5 is the best there is. docs/measures.md says more.
+    network takes one for the other, and 0.5 is the best there is; content and texture
+    (--perceptual) are distances as a network trained on ImageNet sees it. More: cyclegan docs
+    measures.
 
     \b
     Examples:
@@ -75,31 +93,54 @@ def evaluate(
     ways = _ways(found, reverse)
     files = {"x": _shuffled(x_dir, "x"), "y": _shuffled(y_dir, "y")}
     device = one_device(gpu)
-    if fid:
-        from cyclegan_cli.cli.inception import prepare
-
-        prepare(console)
+    measures = _pretrained_measures(console, device.torch, perceptual, fid)
     painters: dict[str, Paint] = {
         way: _painter(console, found, way, device.gpu) for way in {*found.directions, *ways}
     }
     console.note(f"Measuring on {device.label}.")
     pictures = {domain: _Pictures(console, paths, size) for domain, paths in files.items()}
     lines = []
-    inception = None
-    if fid:
-        from cyclegan_cli.engine.evaluation import Inception
-
-        inception = Inception(device.torch)
     with console.progress("measuring", 3 * len(ways)) as bar:
         for way in ways:
-            lines += list(_direction(found, way, painters, pictures, limit, inception, bar))
+            lines += list(_direction(found, way, painters, pictures, limit, measures, bar))
     few = min(line.pictures for line in lines)
     if few < FEW:
         console.warn(
             f"{counted(few, 'picture')} in a set: differences of a fifth mean nothing. See 'real'."
         )
-    columns = ("direction", "set", "SWD", "classifier", "cycle L1", *(("FID", "KID") * fid))
-    console.table(columns, [line.row(fid) for line in lines], [line.record() for line in lines])
+    more = [_MORE[name][0] for name in _MORE if name in lines[0].more]
+    columns = ("direction", "set", "SWD", "classifier", "cycle L1", *more)
+    console.table(columns, [line.row() for line in lines], [line.record() for line in lines])
+
+
+def _pretrained_measures(
+    console: Console, device: torch_device, perceptual: bool, fid: bool
+) -> list[Measure]:
+    """What was asked for. Raises UsageError where an extra is missing, DownloadError where
+    CYCLEGAN_OFFLINE forbids what it needs.
+    """
+    measures: list[Measure] = []
+    if perceptual:
+        from cyclegan_cli.engine.perceptual import Perceptual
+
+        measures.append(Perceptual(device).distances)
+    if fid:
+        import torch
+
+        from cyclegan_cli.engine.perceptual import INCEPTION_WEIGHTS, Inception, have_torchmetrics
+
+        have_torchmetrics()
+        path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_WEIGHTS
+        if not path.is_file():
+            if offline():
+                raise DownloadError(
+                    "FID and KID need the weights of Inception, and CYCLEGAN_OFFLINE is set.",
+                    hint=f"Leave out --fid, or put the file at {path}",
+                )
+            folder = path.parent
+            console.note(f"torch-fidelity fetches the weights of Inception (91 MB) into {folder}.")
+        measures.append(Inception(device).distances)
+    return measures
 
 
 def _ways(style: Style, reverse: bool) -> list[Way]:
@@ -166,23 +207,21 @@ class _Line:
     levels: dict[str, float]
     classifier: float
     cycle_l1: float | None
-    fid: float | None
-    kid: float | None
+    more: dict[str, float]  # by pretrained networks
 
-    def row(self, fid: bool) -> tuple[str, ...]:
-        cycle = "-" if self.cycle_l1 is None else f"{self.cycle_l1:.3f}"
-        cells = (
+    def row(self) -> tuple[str, ...]:
+        return (
             self.direction,
             self.what,
             f"{self.levels['mean']:.1f}",
             f"{self.classifier:.2f}",
-            cycle,
+            "-" if self.cycle_l1 is None else f"{self.cycle_l1:.3f}",
+            *(format(self.more[k], spec) for k, (_, spec) in _MORE.items() if k in self.more),
         )
-        return (*cells, f"{self.fid:.1f}", f"{self.kid:.4f}") if fid else cells
 
     def record(self) -> dict[str, Any]:
         levels = {f"swd_{k}": round(v, 3) for k, v in self.levels.items() if k != "mean"}
-        record = {
+        return {
             "direction": self.direction,
             "set": self.what,
             "pictures": self.pictures,
@@ -190,11 +229,8 @@ class _Line:
             **levels,
             "classifier": round(self.classifier, 4),
             "cycle_l1": None if self.cycle_l1 is None else round(self.cycle_l1, 5),
+            **{name: round(value, 5) for name, value in self.more.items()},
         }
-        return record | ({"fid": self.fid, "kid": self.kid} if self.fid is not None else {})
-
-
-Paint = Callable[["Tensor"], "Tensor"]
 
 
 def _direction(
@@ -203,7 +239,7 @@ def _direction(
     painters: dict[str, Paint],
     pictures: dict[str, _Pictures],
     limit: int,
-    inception: Inception | None,
+    measures: list[Measure],
     bar: ProgressBar,
 ) -> Iterator[_Line]:
     """The three lines of one direction: as many outputs as real ones, and as many for the floor."""
@@ -223,9 +259,6 @@ def _direction(
     outputs, cycle = through(sources, painters[way], back or (lambda picture: picture))
     sets = {style.name: outputs, "identity": sources, "real": more}
     for what, some in sets.items():
-        figures: tuple[float | None, float | None] = (None, None)
-        if inception is not None:
-            figures = inception.distances(some, real)
         yield _Line(
             direction=f"{names[way[0]]} → {names[way[1]]}",
             what=what,
@@ -233,8 +266,7 @@ def _direction(
             levels=sliced_wasserstein(some, real),
             classifier=classifier_error(some, real),
             cycle_l1=cycle if back is not None and some is outputs else None,
-            fid=figures[0],
-            kid=figures[1],
+            more={name: v for measure in measures for name, v in measure(some, real).items()},
         )
         bar.advance()
 

@@ -238,7 +238,6 @@ def check_processes(settings: TrainSettings, size: int) -> None:
     for option, used in (
         ("--lambda-patch", settings.lambda_patch > 0),
         ("--replay", settings.replay > 0),
-        ("a loss or discriminator of features", settings.needs_features),
     ):
         if used:
             raise UsageError(

@@ -24,9 +24,9 @@ from cyclegan_cli.engine.history import History
 from cyclegan_cli.engine.losses import PatchLoss, discriminator_loss, generator_loss, l1
 from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise, learning_rate_factor
 from cyclegan_cli.errors import CheckpointError
-from cyclegan_cli.machine import shares
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings
+from cyclegan_cli.shares import Part
 
 __all__ = ["CycleGAN", "below"]
 
@@ -82,7 +82,9 @@ class CycleGAN:
         if settings.lambda_patch > 0:
             channels = {"X": spec.in_channels, "Y": spec.out_channels}
             self.patches = {d: PatchLoss(seed, d, n, self.device) for d, n in channels.items()}
-        self.perception = Perception(settings, self.device) if settings.needs_features else None
+        self._part: Part | None = None  # of this step's batch, where there are several processes
+        wanted = settings.needs_features
+        self.perception = Perception(settings, self.device, group) if wanted else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
     def _adam(self, *networks: nn.Module) -> torch.optim.Adam:
@@ -122,7 +124,8 @@ class CycleGAN:
     @torch.no_grad()
     def begin(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Prepare losses that need pictures before the first step; batches: x, y of ``step``."""
-        pairs = list(batches)
+        total, gather = self.group.total, self.group.gather
+        pairs = [(gather(x, total(len(x))), gather(y, total(len(y)))) for x, y in batches]
         few = pairs[:: -(-len(pairs) // objective.REMEMBERED)]
         made_x = [self._painted(self.F, y, f"begin-F-{i}")[0] for i, (_, y) in enumerate(few)]
         made_y = [self._painted(self.G, x, f"begin-G-{i}")[0] for i, (x, _) in enumerate(few)]
@@ -151,8 +154,8 @@ class CycleGAN:
         spec = self.settings.generator
         if spec.code == 0:
             return network(self._noisy(x, spec.grain, "grain", name)), x.new_zeros(())
-        seed = stream_seed(self.settings.seed, "grain", name, self.steps)
-        painted = network(torch.cat([x, spec.grain * drawn(x[:, :1], seed)], dim=1))
+        grain = self._noisy(torch.zeros_like(x[:, :1]), spec.grain, "grain", name)
+        painted = network(torch.cat([x, grain], dim=1))
         clipped = painted.clamp(-1, 1)
         outside = (painted - clipped).abs().mean()
         return painted + (clipped - painted).detach(), outside
@@ -161,7 +164,8 @@ class CycleGAN:
         """``x`` with noise of deviation ``strength``, drawn for this step, kind and name."""
         if strength == 0:
             return x
-        return x + strength * drawn(x, stream_seed(self.settings.seed, kind, name, self.steps))
+        seed = stream_seed(self.settings.seed, kind, name, self.steps)
+        return x + strength * drawn(x, seed, self._part)
 
     def step(self, x: Tensor, y: Tensor, learning_rate: float) -> dict[str, Tensor]:
         """One step: Adam for G and F with both D frozen, then Adam for D_X and D_Y.
@@ -176,8 +180,8 @@ class CycleGAN:
         takes the step of the whole batch: gradients are weighted by pictures and summed once for
         each optimiser, and the histories see all pictures in the order of the whole batch.
         """
-        count, whole = len(x), self.group.total(len(x))
-        if count == 0:  # a picture of weight 0, so that all processes do the same
+        self._part = self.group.part(len(x))
+        if len(x) == 0:  # a picture of weight 0, so that all processes do the same
             x = y = torch.zeros((1, *x.shape[1:]), dtype=x.dtype, device=x.device)
         own = self.settings.lr_d  # of the discriminators, which follow the same schedule
         rate_D = learning_rate if own is None else learning_rate * own / (self.settings.lr or 1.0)
@@ -185,18 +189,16 @@ class CycleGAN:
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
         if self.perception:
-            self.perception.next_step(self.steps)
-        losses, fake_x, fake_y = self._step_generators(x, y, (count, whole))
+            self.perception.next_step(self.steps, self._part)
+        losses, fake_x, fake_y = self._step_generators(x, y)
         if self.settings.lambda_gan > 0:
-            losses |= self._step_discriminators(x, y, fake_x, fake_y, (count, whole))
+            losses |= self._step_discriminators(x, y, fake_x, fake_y)
         self._update_means()
         self.steps += 1
         self.scaler.update()
         return losses
 
-    def _step_generators(
-        self, x: Tensor, y: Tensor, batch: tuple[int, int]
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _step_generators(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         s = self.settings
         for frozen in (self.D_X, self.D_Y):
             frozen.requires_grad_(False)
@@ -220,7 +222,7 @@ class CycleGAN:
                 losses["identity_X"] = weight * l1(self._painted(self._F, x, "F(x)")[0], x)
                 losses["identity_Y"] = weight * l1(self._painted(self._G, y, "G(y)")[0], y)
             losses |= self._optional_losses(x, y, fake_x, fake_y)
-        means = self._descend(self.optimiser_G, losses, batch)
+        means = self._descend(self.optimiser_G, losses)
         return means, fake_x.detach(), fake_y.detach()
 
     def _optional_losses(
@@ -245,7 +247,7 @@ class CycleGAN:
         return losses
 
     def _step_discriminators(
-        self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor, batch: tuple[int, int]
+        self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor
     ) -> dict[str, Tensor]:
         s = self.settings
         for trained in (self.D_X, self.D_Y):
@@ -256,15 +258,15 @@ class CycleGAN:
             fake_x = self.history_X.replay(fake_x, s.replay)
             fake_y = self.history_Y.replay(fake_y, s.replay)
         else:
-            fake_x = self._exchange(self.history_X, fake_x, batch)
-            fake_y = self._exchange(self.history_Y, fake_y, batch)
+            fake_x = self._exchange(self.history_X, fake_x)
+            fake_y = self._exchange(self.history_Y, fake_y)
         losses = {}
         with self._autocast():
             both = ("x", self._D_X, x, fake_x), ("y", self._D_Y, y, fake_y)
             for name, D, real, fake in both:
                 logits = self._judged(D, real, name), self._judged(D, fake, f"fake_{name}")
                 losses[f"D_{name.upper()}"] = discriminator_loss(*logits, s.gan)
-        return self._descend(self.optimiser_D, losses, batch)
+        return self._descend(self.optimiser_D, losses)
 
     def _judged(self, D: Callable[[Tensor], Tensor], pictures: Tensor, name: str) -> Tensor:
         """The logits of ``pictures``, with noise if wanted (Sønderby et al., ICLR 2017).
@@ -276,29 +278,25 @@ class CycleGAN:
             return views(self.perception.view(pictures, _VIEWS.get(name, name)))
         return D(self._noisy(pictures, self.settings.noise_d, "noise", name))
 
-    def _exchange(self, history: History, fakes: Tensor, batch: tuple[int, int]) -> Tensor:
-        """``history.exchange`` of this process's pictures; ``batch``: their number, and of all.
+    def _exchange(self, history: History, fakes: Tensor) -> Tensor:
+        """``history.exchange`` of this process's pictures.
 
         Every process shows its history the pictures of all, so that each holds the same.
         """
-        if history.capacity == 0 or not self.group.joined:
+        if history.capacity == 0 or self._part is None:
             return history.exchange(fakes)
-        count, whole = batch
-        mine = shares(whole, self.group.size)[self.group.rank]
-        if len(mine) != count:
-            raise ValueError(f"{count} pictures, where {len(mine)} are this process's share")
-        shown = history.exchange(self.group.gather(fakes, whole))
-        return shown[mine.start : mine.stop] if count else fakes
+        rows = self._part.rows
+        shown = history.exchange(self.group.gather(fakes, self._part.whole))
+        return shown[rows.start : rows.stop] if rows else fakes
 
     def _descend(
-        self, optimiser: torch.optim.Adam, losses: Mapping[str, Tensor], batch: tuple[int, int]
+        self, optimiser: torch.optim.Adam, losses: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """One Adam step on the sum of ``losses``; returns those of the whole batch, detached."""
-        count, whole = batch
         optimiser.zero_grad()
         total = torch.stack(list(losses.values())).sum()
-        if self.group.joined:
-            total = total * count  # a sum over pictures; ``average`` divides by those of all
+        count, whole = (len(self._part.rows), self._part.whole) if self._part else (1, 1)
+        total = total * count  # a sum over pictures; ``average`` divides by those of all
         torch.autograd.backward(self.scaler.scale(total))
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]

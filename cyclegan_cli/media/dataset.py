@@ -13,20 +13,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode, functional
 
-from cyclegan_cli.machine import shares
 from cyclegan_cli.media.pictures import read_rgb
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import TrainSettings
+from cyclegan_cli.shares import shares
 
-__all__ = ["UnpairedPictures", "to_tensor", "whole_views"]
-
-Pixels = NDArray[np.uint8]
+__all__ = ["UnpairedPictures", "to_float", "whole_views"]
 
 
 @dataclass
@@ -38,41 +35,52 @@ class _Domain:
     budget: int  # bytes that may still be kept
 
     def __post_init__(self) -> None:
-        self._kept: dict[int, Pixels] = {}
+        self._kept: dict[int, Tensor] = {}
 
-    def __getitem__(self, index: int) -> Pixels:
+    def __getitem__(self, index: int) -> Tensor:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        pixels = _resize(read_rgb(self.files[index]), self.settings)
+        pixels = _read(self.files[index], self.settings)
         if pixels.nbytes <= self.budget:
             self.budget -= pixels.nbytes
             self._kept[index] = pixels
         return pixels
 
 
-def _resize(pixels: Pixels, settings: TrainSettings) -> Pixels:
-    """The short side to ``load_size`` (or both, with ``distort``), bicubic and antialiased."""
-    height, width = pixels.shape[:2]
+def _read(file: Path, settings: TrainSettings) -> Tensor:
+    """3×H×W uint8: the short side ``load_size`` (or both, with ``distort``), by ``_resize``."""
+    image = Image.fromarray(read_rgb(file))
     load = settings.load_size
-    if settings.resize == "distort":
-        size = (load, load)
-    else:
-        scale = load / min(height, width)
-        size = (max(load, round(width * scale)), max(load, round(height * scale)))
-    if size == (width, height):
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    size = [load, load]
+    if settings.resize != "distort":
+        scale = load / min(image.size)
+        size = [max(load, round(side * scale)) for side in (image.height, image.width)]
+    return _resize(image, size)
 
 
-def to_tensor(pixels: Pixels) -> Tensor:
-    """H×W×3 uint8 -> 3×H×W float32 in [−1, 1]."""
-    return (
-        torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        .float()
-        .div_(127.5)
-        .sub_(1)
-    )
+def _resize(image: Image.Image, size: list[int]) -> Tensor:
+    """3×H×W uint8, bicubic and antialiased.
+
+    torchvision leaves this to Pillow for its images, but not for tensors, where some levels differ:
+    a run is resumed with the pictures that it began with.
+    """
+    resized = functional.resize(image, size, InterpolationMode.BICUBIC)
+    pixels: Tensor = functional.pil_to_tensor(resized)
+    return pixels.contiguous()
+
+
+def _square(pixels: Tensor, top: int, left: int, side: int, settings: TrainSettings) -> Tensor:
+    """A square cut out of 3×H×W uint8, at ``crop_size``."""
+    view: Tensor = functional.crop(pixels, top, left, side, side)
+    if side == settings.crop_size:
+        return view
+    return _resize(functional.to_pil_image(view), [settings.crop_size] * 2)
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """3×H×W uint8 -> float32 in [−1, 1]."""
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
 
 class UnpairedPictures:
@@ -156,17 +164,17 @@ class UnpairedPictures:
         batch = torch.stack(xs), torch.stack(ys)
         return (batch[0].pin_memory(), batch[1].pin_memory()) if self.pinned else batch
 
-    def _view(self, domain: str, pixels: Pixels, epoch: int, position: int) -> Tensor:
+    def _view(self, domain: str, pixels: Tensor, epoch: int, position: int) -> Tensor:
         """A random crop, flipped half of the time."""
         choice = choices(self.settings.seed, "crop", domain, epoch, position)
         low, high = self.settings.crop_sides
         crop = low if low == high else choice.randint(low, high)
-        top = choice.randint(0, pixels.shape[0] - crop)
-        left = choice.randint(0, pixels.shape[1] - crop)
-        pixels = _square(pixels[top : top + crop, left : left + crop], self.settings.crop_size)
+        top = choice.randint(0, pixels.shape[1] - crop)
+        left = choice.randint(0, pixels.shape[2] - crop)
+        view = _square(pixels, top, left, crop, self.settings)
         if self.settings.flip and choice.random() < 0.5:
-            pixels = pixels[:, ::-1]
-        return to_tensor(pixels)
+            view = functional.horizontal_flip(view)
+        return to_float(view)
 
 
 def whole_views(files: Sequence[Path], settings: TrainSettings) -> Tensor:
@@ -174,18 +182,9 @@ def whole_views(files: Sequence[Path], settings: TrainSettings) -> Tensor:
 
     Returns float32, N×3×crop×crop in [−1, 1], N ≥ 1.
     """
-    views = []
+    views, crop = [], settings.crop_sides[1]
     for file in files:
-        pixels = _resize(read_rgb(file), settings)
-        crop = settings.crop_sides[1]
-        top, left = (pixels.shape[0] - crop) // 2, (pixels.shape[1] - crop) // 2
-        square = pixels[top : top + crop, left : left + crop]
-        views.append(to_tensor(_square(square, settings.crop_size)))
+        pixels = _read(file, settings)
+        top, left = (pixels.shape[1] - crop) // 2, (pixels.shape[2] - crop) // 2
+        views.append(to_float(_square(pixels, top, left, crop, settings)))
     return torch.stack(views)
-
-
-def _square(pixels: Pixels, side: int) -> Pixels:
-    """A square at ``side`` pixels, bicubic and antialiased."""
-    if pixels.shape[0] == side:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))

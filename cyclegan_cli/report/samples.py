@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,21 +79,18 @@ def sample_sheet(pictures: Mapping[str, Tensor]) -> Image.Image:
 
     Each value: float, N×C×H×W in [−1, 1]; all of one height and width.
     """
-    columns = [(name, [to_image(picture) for picture in batch]) for name, batch in pictures.items()]
-    width, height = columns[0][1][0].size
-    rows = max(len(images) for _, images in columns)
-    sheet = Image.new(
-        "RGB",
-        (len(columns) * (width + GAP) + GAP, rows * (height + GAP) + GAP + CAPTION),
-        "white",
-    )
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=13)
-    for column, (name, images) in enumerate(columns):
-        left = GAP + column * (width + GAP)
+    from torchvision.utils import make_grid
+
+    first, *_ = columns = list(pictures.values())
+    rows = zip_longest(*columns, fillvalue=first.new_ones(first.shape[1:]))
+    cells = [picture for row in rows for picture in row]
+    grid = to_image(make_grid(cells, nrow=len(columns), padding=GAP, pad_value=1))
+    sheet = Image.new("RGB", (grid.width, CAPTION + grid.height), "white")
+    sheet.paste(grid, (0, CAPTION))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    for column, name in enumerate(pictures):
+        left = GAP + column * (grid.width - GAP) // len(columns)
         draw.text((left, 2), name, fill="black", font=font)
-        for row, image in enumerate(images):
-            sheet.paste(image, (left, CAPTION + GAP + row * (height + GAP)))
     return sheet
 
 

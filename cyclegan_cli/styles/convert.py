@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from cyclegan_cli.engine.weights import load_generator, save_generator
+from cyclegan_cli.engine.weights import load_generator, load_weights, save_generator
 from cyclegan_cli.errors import StoreError, UsageError, WeightsError
 from cyclegan_cli.files import atomic_path, digest_of
 from cyclegan_cli.styles.catalogue import Direction, Origin, Style, Way
@@ -110,17 +110,17 @@ def export_style(style: Style, source: Path, file: Path, *, reverse: bool = Fals
         with atomic_path(file) as temporary:
             shutil.copyfile(source, temporary)
         return
-    network = load_generator(source)
     if file.suffix.lower() == ".pth":
         from cyclegan_cli.styles.publicformat import export_public
 
-        export_public(network, file)
+        export_public(load_generator(source), file)
         return
     from cyclegan_cli.styles.onnxformat import export_onnx
 
     domains = (style.y, style.x) if reverse else (style.x, style.y)
-    about = {"style": style.name, "from": domains[0], "to": domains[1]}
-    export_onnx(network, file, {**about, "licence": str(style.card.get("licence", "unknown"))})
+    about: dict[str, object] = {"style": style.name, "from": domains[0], "to": domains[1]}
+    about["licence"] = str(style.card.get("licence", "unknown"))
+    export_onnx(load_weights(source), file, about)
 
 
 def verify_style(style: Style) -> list[str]:

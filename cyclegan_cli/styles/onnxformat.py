@@ -2,7 +2,8 @@
 
 The graph is written layer by layer with ``onnx`` alone: torch's exporters differ between versions,
 and do not pad as this program does. The graph itself pads the bottom and the right by reflection to
-a multiple of 4, at least 16, and crops the result, as ``painting`` does.
+a multiple of the generator's reduction, at least four times it, and crops the result, as
+``painting`` does; the thumbnail that a ``scene`` generator reads is made in it, too.
 """
 
 from __future__ import annotations
@@ -12,13 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from cyclegan_cli.engine.grain import CENTRE, PERIOD, SPREAD, tile
-from cyclegan_cli.engine.networks import Generator, ResidualBlock
+from cyclegan_cli.engine.layers import (
+    EPS,
+    SCENE_WIDTHS,
+    THUMBNAIL,
+    Kind,
+    Layer,
+    film_name,
+    layers,
+    reduction,
+)
+from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.files import atomic_path
-from cyclegan_cli.settings import GeneratorSpec
 from cyclegan_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -28,15 +37,27 @@ __all__ = ["export_onnx"]
 
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 _OPSET = 18
+_PARAMETERS = ("weight", "bias")
+_OPERATORS: dict[Kind, str] = {
+    "add": "Add",
+    "conv": "Conv",
+    "conv_transpose": "ConvTranspose",
+    "instance_norm": "InstanceNormalization",
+    "leaky_relu": "LeakyRelu",
+    "reflect": "Pad",
+    "relu": "Relu",
+    "tanh": "Tanh",
+    "upsample": "Resize",
+}
 _IR_VERSION = 8  # the one that opset 18 came with: runtimes from 2023 on read it
 
 
-def export_onnx(network: Generator, path: Path, about: dict[str, object]) -> None:
-    """Write ``network`` to ``path`` as ONNX (opset 18).
+def export_onnx(weights: Weights, path: Path, about: dict[str, object]) -> None:
+    """Write a generator to ``path`` as ONNX (opset 18).
 
     Input ``picture``: float32, N×in_channels×H×W in [−1, 1], any H and W from 1 up. Output
     ``painting``: float32, N×out_channels×H×W in [−1, 1]. ``about``: the model's metadata. Raises
-    UsageError if the package ``onnx`` is not installed and for a ``scene`` generator; OSError.
+    UsageError if the package ``onnx`` is not installed; OSError.
     """
     try:
         import onnx
@@ -45,14 +66,9 @@ def export_onnx(network: Generator, path: Path, about: dict[str, object]) -> Non
             "The export to ONNX needs the package onnx, which is not installed.",
             hint="pip install 'cyclegan[onnx]'",
         ) from error
-    spec, any_size = network.spec, ["batch", None, "height", "width"]
-    if spec.code > 0:
-        raise UsageError(
-            f"A {spec.name} generator cannot be exported as ONNX yet.",
-            hint="Export it as .safetensors.",
-        )
-    graph = _Graph()
-    _write_generator(graph, network)
+    spec, any_size = weights.spec, ["batch", None, "height", "width"]
+    graph = _Graph(weights)
+    _write_generator(graph)
     value = onnx.helper.make_tensor_value_info
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -81,19 +97,26 @@ def _shape(template: list[str | None], channels: int) -> list[str | int]:
 class _Graph:
     """Nodes and constants in the order in which they are added; values are named by number."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Weights) -> None:
         from onnx import helper, numpy_helper
 
         self._helper, self._numpy = helper, numpy_helper
+        self.spec, self.tensors = weights.spec, weights.tensors
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        self.saved: dict[str, str] = {}  # of skip connections
+        self.code = ""  # of the scene: N×code
 
-    def constant(self, value: NDArray[np.generic] | list[int] | list[float]) -> str:
-        """A constant; lists of whole numbers become int64, others keep their type."""
+    def constant(self, value: NDArray[np.generic] | list[int] | int) -> str:
+        """A constant; whole numbers become int64, arrays keep their type."""
         array = np.asarray(value)
         name = f"c{len(self.constants)}"
         self.constants.append(self._numpy.from_array(np.ascontiguousarray(array), name))
         return name
+
+    def floats(self, value: float | list[float] | NDArray[np.floating[Any]]) -> str:
+        """A constant of float32."""
+        return self.constant(np.asarray(value, np.float32))
 
     def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """A node with one output, whose name is returned."""
@@ -101,108 +124,180 @@ class _Graph:
         self.nodes.append(self._helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
+    def size(self, x: str, axis: int) -> str:
+        """Of ``x`` along ``axis``: one int64."""
+        return self.add("Gather", self.add("Shape", x), self.constant([axis]))
 
-def _write_generator(graph: _Graph, network: Generator) -> None:
-    shape = graph.add("Shape", "picture")
-    x = "picture"
-    sizes = []
+    def count(self, size: str) -> str:
+        """0, 1, … below ``size``, one int64."""
+        end = self.add("Reshape", size, self.constant(np.asarray([], dtype=np.int64)))
+        return self.add("Range", self.constant(0), end, self.constant(1))
+
+
+def _write_generator(graph: _Graph) -> None:
+    spec, x, sizes = graph.spec, "picture", []
+    if spec.code > 0:
+        graph.code = _scene_code(graph)
     for axis in (2, 3):
-        size = graph.add("Gather", shape, graph.constant([axis]))
-        sizes.append(size)
-        x = _mirrored(graph, x, size, axis)
-    if network.spec.grain > 0:
-        x = _grained(graph, x, network.spec)
+        sizes.append(graph.size("picture", axis))
+        x = _mirrored(graph, x, sizes[-1], axis)
+    source = x
+    if spec.grain > 0 or spec.code > 0:
+        x = _grained(graph, x)
     padded = x
-    for part in (network.encoder, network.trunk, network.decoder):
-        for layer in part:
-            x = _layer(graph, layer, x)
-    if network.spec.residual:
-        x = graph.add("Add", padded, x)
-        low, high = (graph.constant(np.asarray(v, np.float32)) for v in (-1.0, 1.0))
-        x = graph.add("Clip", x, low, high)
+    for part in layers(spec):
+        if isinstance(part, Layer):
+            x = _layer(graph, part, x)
+            continue
+        for block in part.blocks:
+            y = x
+            for layer in block:
+                y = _layer(graph, layer, y)
+            x = graph.add("Add", x, y)
+    if spec.residual or spec.code > 0:
+        base = _recoloured(graph, source) if spec.code > 0 else padded
+        x = graph.add("Clip", graph.add("Add", base, x), graph.floats(-1.0), graph.floats(1.0))
     ends = graph.add("Concat", *sizes, axis=0)
     starts, axes = graph.constant([0, 0]), graph.constant([2, 3])
     graph.add("Slice", x, starts, ends, axes, output="painting")
 
 
 def _mirrored(graph: _Graph, x: str, size: str, axis: int) -> str:
-    """``x`` continued along ``axis`` by its mirror image, to a multiple of 4 and 16 at least.
+    """``x`` continued along ``axis`` by its mirror image, to the size that is painted.
 
     Of n rows the i-th is row t = i mod 2(n − 1), or 2(n − 1) − t where that is less. ``size``: n,
     one int64.
     """
-    one, two, three, four = (graph.constant([n]) for n in (1, 2, 3, 4))
-    quarters = graph.add("Div", graph.add("Add", size, three), four)
-    padded = graph.add("Max", graph.add("Mul", quarters, four), graph.constant([16]))
+    unit = reduction(graph.spec)
+    one, two, multiple = (graph.constant([n]) for n in (1, 2, unit))
+    count = graph.add("Div", graph.add("Add", size, graph.constant([unit - 1])), multiple)
+    padded = graph.add("Max", graph.add("Mul", count, multiple), graph.constant([4 * unit]))
     period = graph.add("Mul", graph.add("Sub", size, one), two)
     period = graph.add("Max", period, one)  # a single row is repeated
-    scalar = graph.constant(np.asarray([], dtype=np.int64))
-    end = graph.add("Reshape", padded, scalar)
-    zero, step = graph.constant(np.asarray(0)), graph.constant(np.asarray(1))
-    turn = graph.add("Mod", graph.add("Range", zero, end, step), period)
+    turn = graph.add("Mod", graph.count(padded), period)
     rows = graph.add("Min", turn, graph.add("Sub", period, turn))
     return graph.add("Gather", x, rows, axis=axis)
 
 
-def _grained(graph: _Graph, x: str, spec: GeneratorSpec) -> str:
-    """``x`` under the canvas, which is laid out from its first row and column on."""
-    grain = graph.constant(tile()[None, : spec.in_channels])
-    grain = graph.add("Cast", grain, to=_FLOAT)
-    shape = graph.add("Shape", x)
-    scalar = graph.constant(np.asarray([], dtype=np.int64))
-    zero, step = graph.constant(np.asarray(0)), graph.constant(np.asarray(1))
-    period = graph.constant(np.asarray(PERIOD))
+def _grained(graph: _Graph, x: str) -> str:
+    """``x`` and the canvas, which is laid out from the first row and column on.
+
+    The canvas is added to the picture; for a ``scene`` generator it is one more channel.
+    """
+    spec = graph.spec
+    channels = 1 if spec.code > 0 else spec.in_channels
+    grain = graph.add("Cast", graph.constant(tile()[None, :channels]), to=_FLOAT)
     for axis in (2, 3):
-        size = graph.add("Gather", shape, graph.constant([axis]))
-        every = graph.add("Range", zero, graph.add("Reshape", size, scalar), step)
-        grain = graph.add("Gather", grain, graph.add("Mod", every, period), axis=axis)
-    centre, scale = (np.asarray(v, np.float32) for v in (CENTRE, spec.grain / SPREAD))
-    grain = graph.add("Sub", grain, graph.constant(centre))
-    return graph.add("Add", x, graph.add("Mul", grain, graph.constant(scale)))
+        places = graph.add("Mod", graph.count(graph.size(x, axis)), graph.constant(PERIOD))
+        grain = graph.add("Gather", grain, places, axis=axis)
+    grain = graph.add("Sub", grain, graph.floats(CENTRE))
+    grain = graph.add("Mul", grain, graph.floats(spec.grain / SPREAD))
+    if spec.code == 0:
+        return graph.add("Add", x, grain)
+    batch = graph.add("Concat", graph.size(x, 0), graph.constant([1, 1, 1]), axis=0)
+    return graph.add("Concat", x, graph.add("Expand", grain, batch), axis=1)
 
 
-def _layer(graph: _Graph, layer: nn.Module, x: str) -> str:
-    """One layer of a ``Generator``; there are no others than these."""
-    if isinstance(layer, ResidualBlock):
-        y = x
-        for inner in layer.branch:
-            y = _layer(graph, inner, y)
-        return graph.add("Add", x, y)
-    if isinstance(layer, nn.ReflectionPad2d):
-        left, right, top, bottom = layer.padding
-        pads = graph.constant([0, 0, top, left, 0, 0, bottom, right])
-        return graph.add("Pad", x, pads, mode="reflect")
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        return _convolution(graph, layer, x)
-    if isinstance(layer, nn.InstanceNorm2d):
-        ones = graph.constant(np.ones(layer.num_features, np.float32))
-        zeros = graph.constant(np.zeros(layer.num_features, np.float32))
-        return graph.add("InstanceNormalization", x, ones, zeros, epsilon=layer.eps)
-    if isinstance(layer, nn.Upsample):
-        scales = graph.constant(np.asarray([1, 1, 2, 2], np.float32))
-        return graph.add(
-            *("Resize", x, "", scales),
-            mode="nearest",
-            nearest_mode="floor",
-            coordinate_transformation_mode="asymmetric",
-        )
-    return graph.add({nn.ReLU: "Relu", nn.Tanh: "Tanh"}[type(layer)], x)
+# -- the scene ------------------------------------------------------------------------------------
 
 
-def _convolution(graph: _Graph, layer: nn.Conv2d | nn.ConvTranspose2d, x: str) -> str:
-    weight = graph.constant(layer.weight.detach().cpu().float().numpy())
-    inputs = [x, weight]
-    if layer.bias is not None:
-        inputs.append(graph.constant(layer.bias.detach().cpu().float().numpy()))
-    (pad_y, pad_x) = (int(n) for n in layer.padding)
+def _scene_code(graph: _Graph) -> str:
+    """The code of the whole picture, N×code, from a thumbnail of it."""
+    rows = _averages(graph, graph.size("picture", 2))
+    columns = graph.add("Transpose", _averages(graph, graph.size("picture", 3)), perm=[1, 0])
+    x = graph.add("MatMul", graph.add("MatMul", rows, "picture"), columns)
+    for number in range(len(SCENE_WIDTHS)):
+        read = [graph.constant(graph.tensors[f"scene.{2 * number}.{k}"]) for k in _PARAMETERS]
+        x = graph.add("Conv", x, *read, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+        x = graph.add("Relu", x)
+    mean = graph.add("Flatten", graph.add("GlobalAveragePool", x), axis=1)
+    read = [graph.constant(graph.tensors[f"code.{k}"]) for k in _PARAMETERS]
+    return graph.add("Relu", graph.add("Gemm", mean, *read, transB=1))
+
+
+def _averages(graph: _Graph, size: str) -> str:
+    """THUMBNAIL×size: a matrix that averages the rows of each field of the thumbnail.
+
+    Field i has rows ⌊i·size/T⌋ to ⌈(i + 1)·size/T⌉, so in small pictures they overlap.
+    """
+    fields, every = np.arange(THUMBNAIL)[:, None], graph.constant(THUMBNAIL)
+    start = graph.add("Div", graph.add("Mul", graph.constant(fields), size), every)
+    stop = graph.add("Mul", graph.constant(fields + 1), size)
+    stop = graph.add("Div", graph.add("Add", stop, graph.constant(THUMBNAIL - 1)), every)
+    row = graph.count(size)
+    inside = graph.add("GreaterOrEqual", row, start)
+    inside = graph.add("And", inside, graph.add("Less", row, stop))
+    count = graph.add("Cast", graph.add("Sub", stop, start), to=_FLOAT)
+    return graph.add("Div", graph.add("Cast", inside, to=_FLOAT), count)
+
+
+def _read_code(graph: _Graph, name: str, rows: NDArray[np.intp]) -> str:
+    """What the linear layer ``name`` makes of the code, limited to (−1, 1): N×rows."""
+    read = [graph.constant(graph.tensors[f"{name}.{k}"][rows]) for k in _PARAMETERS]
+    return graph.add("Tanh", graph.add("Gemm", graph.code, *read, transB=1))
+
+
+def _conditioned(graph: _Graph, layer: Layer, x: str) -> str:
+    """The output of ``layer`` scaled and shifted by the code."""
+    rows = np.arange(2 * layer.outputs).reshape(2, -1)
+    axes = graph.constant([2, 3])
+    scale, shift = (
+        graph.add("Unsqueeze", _read_code(graph, film_name(layer), some), axes) for some in rows
+    )
+    scaled = graph.add("Mul", x, graph.add("Add", scale, graph.floats(1.0)))
+    return graph.add("Add", scaled, shift)
+
+
+def _recoloured(graph: _Graph, picture: str) -> str:
+    """The picture by a colour matrix with offset, both read from the code."""
+    inputs, outputs = graph.spec.in_channels, graph.spec.out_channels
+    rows = np.arange(outputs * (inputs + 1)).reshape(outputs, inputs + 1)
+    matrix = _read_code(graph, "colour", rows[:, :inputs].ravel())
+    matrix = graph.add("Reshape", matrix, graph.constant([0, outputs, inputs]))
+    offset = graph.add(
+        "Unsqueeze", _read_code(graph, "colour", rows[:, inputs]), graph.constant([2, 3])
+    )
+    change = graph.add("Einsum", matrix, picture, equation="noc,nchw->nohw")
+    return graph.add("Add", picture, graph.add("Add", change, offset))
+
+
+# -- layers ---------------------------------------------------------------------------------------
+
+
+def _layer(graph: _Graph, layer: Layer, x: str) -> str:
+    if layer.weight_shape:
+        x = _convolution(graph, layer, x)
+        return _conditioned(graph, layer, x) if layer.scene else x
+    if layer.kind == "save":
+        graph.saved[layer.slot] = x
+        return x
+    inputs: list[str] = []
+    how: dict[str, Any] = {}
+    if layer.kind == "add":
+        inputs = [graph.saved.pop(layer.slot)]
+    elif layer.kind == "reflect":
+        border = [0, 0, layer.padding, layer.padding]
+        inputs, how = [graph.constant([*border, *border])], {"mode": "reflect"}
+    elif layer.kind == "instance_norm":
+        inputs = [graph.floats(np.full(layer.outputs, value)) for value in (1.0, 0.0)]
+        how = {"epsilon": EPS}
+    elif layer.kind == "leaky_relu":
+        how = {"alpha": layer.slope}
+    elif layer.kind == "upsample":
+        inputs = ["", graph.floats([1.0, 1.0, 2.0, 2.0])]
+        how = {"mode": "nearest", "nearest_mode": "floor"}
+        how["coordinate_transformation_mode"] = "asymmetric"
+    return graph.add(_OPERATORS[layer.kind], x, *inputs, **how)
+
+
+def _convolution(graph: _Graph, layer: Layer, x: str) -> str:
     attributes: dict[str, Any] = {
-        "kernel_shape": list(layer.kernel_size),
-        "strides": list(layer.stride),
-        "pads": [pad_y, pad_x, pad_y, pad_x],
+        "kernel_shape": [layer.kernel] * 2,
+        "strides": [layer.stride] * 2,
+        "pads": [layer.padding] * 4,
         "group": layer.groups,
     }
-    if isinstance(layer, nn.Conv2d):
-        return graph.add("Conv", *inputs, **attributes)
-    return graph.add(
-        "ConvTranspose", *inputs, output_padding=list(layer.output_padding), **attributes
-    )
+    if layer.kind == "conv_transpose":
+        attributes["output_padding"] = [1, 1]
+    inputs = [graph.constant(graph.tensors[f"{layer.name}.{k}"]) for k in _PARAMETERS]
+    return graph.add(_OPERATORS[layer.kind], x, *inputs, **attributes)

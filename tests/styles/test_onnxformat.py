@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 
 from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.networks import Generator
+from cyclegan_cli.engine.weights import weights_of
+from cyclegan_cli.painting.painter import Painter
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec
 from cyclegan_cli.styles.onnxformat import export_onnx
 from tests.styles.make import TINY, TINY_MOBILE, tiny_generator
@@ -63,7 +66,7 @@ SIZES = [(64, 64), (61, 83), (96, 40), (17, 16), (3, 2), (1, 50)]
 )
 def test_onnxruntime_paints_the_same(spec: GeneratorSpec, tmp_path: Path) -> None:
     network = tiny_generator(3, spec)
-    export_onnx(network, tmp_path / "g.onnx", {"style": "s"})
+    export_onnx(weights_of(network), tmp_path / "g.onnx", {"style": "s"})
     run = session(tmp_path / "g.onnx")
     sizes = SIZES[:3] if spec.width > 16 else SIZES
     for height, width in sizes:
@@ -76,9 +79,44 @@ def test_onnxruntime_paints_the_same(spec: GeneratorSpec, tmp_path: Path) -> Non
         assert height * width < 100 or theirs.std() > 0.01  # there is something to compare
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        replace(GENERATORS["scene"], width=4, blocks=2),
+        replace(GENERATORS["scene"], width=4, blocks=1, grain=0.0, in_channels=1, out_channels=1),
+        GENERATORS["scene"],
+        replace(GENERATORS["brush"], width=4),
+    ],
+    ids=["scene-4", "scene-grey", "scene", "brush"],
+)
+def test_onnxruntime_paints_what_the_painter_paints(spec: GeneratorSpec, tmp_path: Path) -> None:
+    network = tiny_generator(5, spec)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if name.startswith(("scene", "code", "colour")):
+                value.mul_(4)  # so that the scene matters
+    weights = weights_of(network)
+    export_onnx(weights, tmp_path / "g.onnx", {})
+    run, painter = session(tmp_path / "g.onnx"), Painter(weights)
+    draw = np.random.default_rng(1)
+    sizes = [(97, 131), (64, 96), (33, 20), (1, 3), (1050, 21)]
+    for height, width in sizes if spec.width < 16 else sizes[:1]:
+        noise = draw.uniform(-0.3, 0.3, (1, height, width, 3)).astype(np.float32)
+        ramp = np.linspace(-0.6, 0.6, width, dtype=np.float32)[:, None]
+        dark, light = noise + ramp - 0.2, noise - ramp + 0.1  # two scenes
+        pictures = np.concatenate([dark, light])
+        if spec.in_channels == 1:
+            pictures = np.repeat(pictures.mean(3, keepdims=True), 3, axis=3)
+        planes = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)[:, : spec.in_channels])
+        (ours,) = run.run(["painting"], {"picture": planes})
+        theirs = np.stack([painter.paint(picture) for picture in pictures]).transpose(0, 3, 1, 2)
+        assert np.abs(ours - theirs[:, : spec.out_channels]).max() < 1e-4
+        assert theirs.std() > 0.05
+
+
 def test_a_single_pixel_has_a_finite_translation(tmp_path: Path) -> None:
     # A flat picture's variance is 0, so its digits are rounding noise: nothing to compare.
-    export_onnx(tiny_generator(), tmp_path / "g.onnx", {})
+    export_onnx(weights_of(tiny_generator()), tmp_path / "g.onnx", {})
     x = np.full((1, 3, 1, 1), 0.3, np.float32)
     (ours,) = session(tmp_path / "g.onnx").run(["painting"], {"picture": x})
     assert ours.shape == (1, 3, 1, 1)
@@ -86,7 +124,7 @@ def test_a_single_pixel_has_a_finite_translation(tmp_path: Path) -> None:
 
 
 def test_the_model_says_what_it_is(tmp_path: Path) -> None:
-    export_onnx(tiny_generator(), tmp_path / "g.onnx", {"style": "s", "licence": "CC0"})
+    export_onnx(weights_of(tiny_generator()), tmp_path / "g.onnx", {"style": "s", "licence": "CC0"})
     model = onnx.load(tmp_path / "g.onnx")
     onnx.checker.check_model(model, full_check=True)
     facts = {entry.key: entry.value for entry in model.metadata_props}

@@ -489,19 +489,14 @@ def test_the_store_needs_no_torch() -> None:
     assert root_of("trained") == styles_dir()
 
 
-def test_a_style_that_sees_the_scene_is_verified_and_not_exported_as_onnx(tmp_path: Path) -> None:
+def test_a_style_that_sees_the_scene_is_verified(tmp_path: Path) -> None:
     from dataclasses import replace
 
     from cyclegan_cli.engine.networks import Generator
     from cyclegan_cli.engine.weights import save_generator
-    from cyclegan_cli.errors import UsageError
     from cyclegan_cli.settings import GENERATORS
     from cyclegan_cli.styles.convert import check_generator
-    from cyclegan_cli.styles.onnxformat import export_onnx
 
     network = Generator(replace(GENERATORS["scene"], width=4, blocks=1))
     save_generator(tmp_path / "xy.safetensors", network, {})
     check_generator(tmp_path / "xy.safetensors")
-    with pytest.raises(UsageError, match="cannot be exported as ONNX"):
-        export_onnx(network, tmp_path / "xy.onnx", {})
-    assert not (tmp_path / "xy.onnx").exists()

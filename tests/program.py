@@ -45,7 +45,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), **(extra or {})}
 
 
-def make_pictures(folder: Path, count: int, seed: int, size: tuple[int, int] = (44, 40)) -> Path:
+def make_pictures(folder: Path, count: int, seed: int, size: tuple[int, int] = (76, 72)) -> Path:
     """``count`` PNGs of smooth random colours; returns ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)

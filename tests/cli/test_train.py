@@ -256,11 +256,11 @@ def test_a_dry_run_is_a_doctor(
     assert main(["train", *folders, *SMALL, "--dry-run"]) == 0
     output = capsys.readouterr()
     assert output.out == ""
-    assert "sizes of X: smallest 30×12, middle 44×40, largest 44×40" in output.err
+    assert "sizes of X: smallest 30×12, middle 76×72, largest 76×72" in output.err
     assert "very few pictures" in output.err
     assert "cats/03.png  =  cats/twin.png" in output.err
     assert "cats/05.png  =  dogs/stray.png" in output.err
-    assert "1 picture of cats is smaller than the crop of 32" in output.err
+    assert "1 picture of cats is smaller than the crop of 64" in output.err
     assert main(["train", *folders, *SMALL, "--dry-run", "--json", "--max-steps", "9"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert [finding["kind"] for finding in record["findings"]] == ["shared", "copies", "tiny"]

@@ -20,10 +20,11 @@ Every error says what happened and to which file; ``hint`` is the next thing to 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 __all__ = [
     "CheckpointError",
@@ -43,6 +44,7 @@ __all__ = [
     "command_line",
     "counted",
     "did_you_mean",
+    "writing",
 ]
 
 
@@ -141,3 +143,13 @@ class TrainingError(CycleganError):
 
 class NonFiniteLossError(TrainingError):
     """A loss is NaN or infinite."""
+
+
+@contextlib.contextmanager
+def writing(what: object, *, hint: str) -> Iterator[None]:
+    """Turn an OSError into a StoreError: ``what``, a path or its name, cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise StoreError(f"{what} cannot be written: {reason}.", hint=hint) from error

@@ -20,10 +20,11 @@ Every error says what happened and to which file; ``hint`` is the next thing to 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 __all__ = [
     "CheckpointError",
@@ -45,6 +46,7 @@ __all__ = [
     "did_you_mean",
     "duration",
     "size_text",
+    "writing",
 ]
 
 
@@ -160,3 +162,13 @@ class TrainingError(CycleganError):
 
 class NonFiniteLossError(TrainingError):
     """A loss is NaN or infinite."""
+
+
+@contextlib.contextmanager
+def writing(what: object, *, hint: str) -> Iterator[None]:
+    """Turn an OSError into a StoreError: ``what``, a path or its name, cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise StoreError(f"{what} cannot be written: {reason}.", hint=hint) from error

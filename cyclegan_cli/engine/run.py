@@ -18,11 +18,11 @@ from typing import Any
 
 from cyclegan_cli.errors import (
     CheckpointError,
-    StoreError,
     UnknownNameError,
     UsageError,
     WeightsError,
     command_line,
+    writing,
 )
 from cyclegan_cli.files import read_safetensors_header, remove_leftovers, write_text
 from cyclegan_cli.places import runs_dir
@@ -122,14 +122,10 @@ class Run:
             "x_held": self.x_held,
             "y_held": self.y_held,
         }
-        try:
+        hint = "Set CYCLEGAN_HOME to a folder that can be written."
+        with writing(f"The run's folder {self.folder}", hint=hint):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "run.json", json.dumps(data, indent=1) + "\n")
-        except OSError as error:
-            raise StoreError(
-                f"The run's folder {self.folder} cannot be written: {error.strerror}.",
-                hint="Set CYCLEGAN_HOME to a folder that can be written.",
-            ) from error
 
 
 @dataclass(frozen=True)

@@ -194,11 +194,23 @@ class Watchdogs:
         x, y = pictures["x"], pictures["y"]
         found: list[Finding] = []
         for name, before, goal in (("G(x)", x, y), ("F(y)", y, x)):
-            after = pictures[name]
-            if step >= LATE * self._total:
-                found += self._look_for_identity(name, before, after)
-            found += self._look_for_sameness(name, before, after, goal)
-            found += self._look_for_inversion(name, before, after)
+            after, source = pictures[name], name[2]
+            share = change(before, after) if step >= LATE * self._total else math.inf
+            if self._unchanged[name].rings(share):
+                message = f"{name} hardly differs from {source}: by {share:.0%} of its contrast."
+                found.append(Finding("unchanged", message, _UNCHANGED_HINT))
+            share = math.inf
+            if min(len(before), len(goal)) > 1:
+                share = variety(after) / max(min(variety(before), variety(goal)), 0.02)
+            if self._alike[name].rings(share):
+                message = f"{name} is alike for different pictures: its variety is {share:.0%} of "
+                message += "what the real ones have."
+                found.append(Finding("alike", message, _ALIKE_HINT))
+            correlation = luminance_correlation(before, after)
+            if self._inverted[name].rings(correlation):
+                message = f"{name} is dark where {source} is light: their luminance correlates by "
+                message += f"{correlation:.2f}."
+                found.append(Finding("inverted", message, _INVERTED_HINT))
         return found
 
     def _look_for_explosion(self, losses: Mapping[str, float]) -> list[Finding]:
@@ -207,37 +219,3 @@ class Watchdogs:
             return []
         message = f"The loss {name} is {losses[name]:.3g}: losses that explode learn nothing."
         return [Finding("exploded", message, _EXPLODED_HINT)]
-
-    def _look_for_identity(self, name: str, before: Tensor, after: Tensor) -> list[Finding]:
-        share = change(before, after)
-        if not self._unchanged[name].rings(share):
-            return []
-        source = name[2]
-        message = f"{name} hardly differs from {source}: by {share:.0%} of its contrast."
-        return [Finding("unchanged", message, _UNCHANGED_HINT)]
-
-    def _look_for_sameness(
-        self, name: str, before: Tensor, after: Tensor, goal: Tensor
-    ) -> list[Finding]:
-        if min(len(before), len(goal)) < 2:
-            return []
-        real = min(variety(before), variety(goal))
-        share = variety(after) / max(real, 0.02)
-        if not self._alike[name].rings(share):
-            return []
-        message = (
-            f"{name} is alike for different pictures: its variety is {share:.0%} of what "
-            "the real ones have."
-        )
-        return [Finding("alike", message, _ALIKE_HINT)]
-
-    def _look_for_inversion(self, name: str, before: Tensor, after: Tensor) -> list[Finding]:
-        correlation = luminance_correlation(before, after)
-        if not self._inverted[name].rings(correlation):
-            return []
-        source = name[2]
-        message = (
-            f"{name} is dark where {source} is light: their luminance correlates by "
-            f"{correlation:.2f}."
-        )
-        return [Finding("inverted", message, _INVERTED_HINT)]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from cyclegan_cli.engine.weights import read_header
 from cyclegan_cli.errors import StoreError, UsageError, WeightsError, command_line
-from cyclegan_cli.files import read_toml
+from cyclegan_cli.files import digest_of, read_toml
 from cyclegan_cli.places import check_name, home_dir
 from cyclegan_cli.settings import GeneratorSpec
 
@@ -42,6 +42,7 @@ __all__ = [
     "read_generator_header",
     "read_style",
     "row_errors",
+    "style_of_file",
     "user_catalogue",
 ]
 
@@ -196,6 +197,25 @@ def read_generator_header(path: Path) -> tuple[GeneratorSpec, dict[str, Any]]:
                 message = f"{path} is no weights file, but {what}."
                 raise WeightsError(message, hint=advice) from error
         raise
+
+
+def style_of_file(path: Path) -> Style:
+    """One .safetensors file of this program, as a style of one direction.
+
+    Raises WeightsError if it is another file.
+    """
+    if path.suffix != ".safetensors":
+        raise WeightsError(
+            f"{path} is not a style of this program.",
+            hint=command_line("pretrained", "import", path, "--name", "NAME"),
+        )
+    spec, about = read_generator_header(path)
+    digest, size = digest_of(path)
+    x, y = plain(about.get("x", "x")), plain(about.get("y", "y"))
+    if about.get("direction") == "yx":
+        x, y = y, x
+    name = path.parent.name if path.stem in WAYS else path.stem
+    return Style(name, x, y, "imported", {"xy": Direction(path, digest, size, spec)}, about)
 
 
 def foreign(data: bytes) -> tuple[str, str]:

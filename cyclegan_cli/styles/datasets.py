@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cyclegan_cli.errors import (
     UnknownNameError,
     UsageError,
     command_line,
+    writing,
 )
 from cyclegan_cli.files import read_toml, remove_leftovers, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, offline
@@ -41,6 +42,7 @@ __all__ = ["DataSet", "Here", "datasets", "download_dataset", "find_dataset", "h
 
 _PACKAGED = Path(__file__).with_name("datasets.toml")
 _MARK = "dataset.json"  # beside the folders of pictures: what was downloaded, and from where
+_disk = partial(writing, hint="Give a folder that can be written by --to, or set CYCLEGAN_CACHE.")
 SIZE_LIMIT = 8_000_000_000  # bytes of a zip file
 
 
@@ -246,14 +248,3 @@ def _put(wanted: DataSet, part: Path, target: Path, address: str) -> dict[str, i
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return counts
-
-
-@contextmanager
-def _disk(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{target} cannot be written: {error.strerror or error}.",
-            hint="Give a folder that can be written by --to, or set CYCLEGAN_CACHE.",
-        ) from error

@@ -20,6 +20,7 @@ from cyclegan_cli.errors import (
     UnknownNameError,
     WeightsError,
     command_line,
+    writing,
 )
 from cyclegan_cli.files import digest_of, remove_leftovers, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
@@ -281,13 +282,8 @@ def fetch_checked(
 def _parts() -> Path:
     """The folder of unfinished downloads."""
     folder = cache_dir() / "downloads"
-    try:
+    with writing(folder, hint="Set CYCLEGAN_CACHE to a folder that can be written."):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"{folder} cannot be written: {error.strerror}.",
-            hint="Set CYCLEGAN_CACHE to a folder that can be written.",
-        ) from error
     return folder
 
 
@@ -373,14 +369,9 @@ def record_digest(key: str, sha256: str) -> None:
     """From now on a download of ``key`` must have ``sha256``; empty: any. Raises StoreError."""
     from filelock import FileLock
 
-    try:
+    with writing(_digests_file(), hint="Set CYCLEGAN_HOME to a folder that can be written."):
         home_dir().mkdir(parents=True, exist_ok=True)
         with FileLock(_digests_file().with_suffix(".lock")):
             remove_leftovers(home_dir())
             known = {k: v for k, v in {**_digests(), key: sha256}.items() if v}
             write_text(_digests_file(), json.dumps(known, indent=1, sort_keys=True) + "\n")
-    except OSError as error:
-        raise StoreError(
-            f"{_digests_file()} cannot be written: {error.strerror}.",
-            hint="Set CYCLEGAN_HOME to a folder that can be written.",
-        ) from error

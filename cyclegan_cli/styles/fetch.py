@@ -6,7 +6,6 @@ and adds no dependency. A file is collected in ``NAME.part`` and used only if it
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import http.client
@@ -17,11 +16,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cyclegan_cli.errors import DownloadError, NoNetworkError, StoreError
+from cyclegan_cli.errors import DownloadError, NoNetworkError, writing
 from cyclegan_cli.styles.catalogue import Digest
 from cyclegan_cli.version import __version__
 
@@ -30,6 +30,7 @@ __all__ = ["Event", "Failed", "Patience", "Received", "Trying", "fetch", "file_d
 _BLOCK = 1 << 16
 _PROGRESS = 1 << 16  # bytes that make an attempt worth while
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
+_disk = partial(writing, hint="Set CYCLEGAN_CACHE to a folder with room that can be written.")
 _NO_WAY = {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
 
 
@@ -312,18 +313,6 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
         return answer.read1(_BLOCK)
     except OSError as error:
         raise _PassingError(_reason(error)) from error
-
-
-@contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """Turn an OSError of the disk into a StoreError, so that no server is blamed for it."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            hint="Set CYCLEGAN_CACHE to a folder with room that can be written.",
-        ) from error
 
 
 def file_digests(path: Path) -> dict[str, str]:

@@ -115,7 +115,7 @@ def to_public(network: Generator) -> OrderedDict[str, Tensor]:
     if spec != GeneratorSpec(**{name: vars(spec)[name] for name in sizes}):
         raise UsageError(
             f"A {spec.name} generator has no place in the public CycleGAN's layout.",
-            hint=f"Export it as .safetensors{'' if spec.code else ' or .onnx'}.",
+            hint="Export it as .safetensors or .onnx.",
         )
     names = _names(spec, dropout=False)
     state: OrderedDict[str, Tensor] = OrderedDict()

@@ -32,7 +32,6 @@ from cyclegan_cli.places import cache_dir, check_name, styles_dir
 from cyclegan_cli.styles.catalogue import (
     STYLE_FORMAT,
     WAYS,
-    Direction,
     Origin,
     Style,
     Way,
@@ -40,9 +39,9 @@ from cyclegan_cli.styles.catalogue import (
     damaged,
     is_name,
     obtainable,
-    plain,
     read_generator_header,
     read_style,
+    style_of_file,
 )
 
 __all__ = [
@@ -97,7 +96,7 @@ def find_style(name_or_path: str) -> Style:
     if path.is_dir() and (path / "style.json").is_file():
         return read_style(path, None, name=None)
     if path.is_file():
-        return _style_of_file(path)
+        return style_of_file(path)
     if path.is_dir() and not is_name(name_or_path):
         raise UsageError(f"{path} is a folder, but not a style's.", hint=_LIST_HINT)
     known = {style.name: style for style in list_styles()}
@@ -243,22 +242,6 @@ def _look(root: Path, origin: Origin | None, name: str) -> Style | None:
     return None
 
 
-def _style_of_file(path: Path) -> Style:
-    """One .safetensors file of this program, as a style of one direction."""
-    if path.suffix != ".safetensors":
-        raise WeightsError(
-            f"{path} is not a style of this program.",
-            hint=command_line("pretrained", "import", path, "--name", "NAME"),
-        )
-    spec, about = read_generator_header(path)
-    digest, size = digest_of(path)
-    x, y = plain(about.get("x", "x")), plain(about.get("y", "y"))
-    if about.get("direction") == "yx":
-        x, y = y, x
-    name = path.parent.name if path.stem in WAYS else path.stem
-    return Style(name, x, y, "imported", {"xy": Direction(path, digest, size, spec)}, about)
-
-
 # -- writing ---------------------------------------------------------------------------------
 
 
@@ -292,7 +275,8 @@ def add_style(
     _refuse_taken(root, name, replace)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _building(root):  # readers wait only for the renames
+        with _style_lock(root.parent):  # readers wait only for the renames
+            remove_leftovers(root)
             temporary.mkdir()
             entries = {way: _put(weights[way], temporary, way) for way in WAYS if way in weights}
             about = {
@@ -399,14 +383,6 @@ def _store_error(error: OSError, root: Path, verb: str) -> StoreError:
         f"{error.filename or root} cannot be {verb}: {error.strerror or error}.",
         hint=f"Set {variable} to a folder that can be {verb}.",
     )
-
-
-@contextlib.contextmanager
-def _building(root: Path) -> Iterator[None]:
-    """Build a style in ``root``, one process at a time; leftovers of others are deleted."""
-    with _style_lock(root.parent):
-        remove_leftovers(root)
-        yield
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from cyclegan_cli.engine.features import Perception
 from cyclegan_cli.engine.grain import drawn, on_canvas
 from cyclegan_cli.engine.history import History
 from cyclegan_cli.engine.losses import PatchLoss, discriminator_loss, generator_loss, l1
-from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise, learning_rate_factor
+from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise, parameter_groups
 from cyclegan_cli.errors import CheckpointError
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings
@@ -88,17 +87,8 @@ class CycleGAN:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
     def _adam(self, *networks: nn.Module) -> torch.optim.Adam:
-        """Adam for both, in groups of neighbours whose ``factor`` of the learning rate is the same.
-
-        The order of the parameters stays theirs: checkpoints number the moments by it.
-        """
         s = self.settings
-        trained = [pair for n in networks for pair in n.named_parameters() if pair[1].requires_grad]
-        groups = [
-            {"params": [parameter for _, parameter in some], "factor": factor}
-            for factor, some in groupby(trained, lambda pair: learning_rate_factor(pair[0]))
-        ]
-        return torch.optim.Adam(groups, lr=s.lr, betas=(s.beta1, s.beta2))
+        return torch.optim.Adam(parameter_groups(*networks), lr=s.lr, betas=(s.beta1, s.beta2))
 
     @property
     def shown_G(self) -> Generator:

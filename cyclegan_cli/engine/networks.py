@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
+from itertools import groupby
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -369,12 +370,21 @@ def _initialise_scene(network: Generator, generator: torch.Generator) -> None:
             parameter.zero_()
 
 
-def learning_rate_factor(name: str) -> float:
-    """The share of the learning rate for the parameter ``name`` of a network.
+def parameter_groups(*networks: nn.Module) -> list[dict[str, Any]]:
+    """What is trained, for an optimiser, and each group's ``factor`` of the learning rate.
 
     A tenth for what a scene's code decides (Karras et al., CVPR 2019, take a hundredth for their
-    mapping network): at the whole rate the palette swings faster than strokes are learnt.
+    mapping network): at the whole rate the palette swings faster than strokes are learnt. The order
+    of the parameters stays theirs, by which checkpoints number Adam's moments.
     """
+    trained = [pair for n in networks for pair in n.named_parameters() if pair[1].requires_grad]
+    return [
+        {"params": [parameter for _, parameter in some], "factor": factor}
+        for factor, some in groupby(trained, lambda pair: _factor(pair[0]))
+    ]
+
+
+def _factor(name: str) -> float:
     return 0.1 if name.split(".", maxsplit=1)[0] in _OF_SCENE else 1.0
 
 

@@ -282,5 +282,5 @@ def _curve(tag: bytes) -> Array:
     g, a, b, c, d, e, f = (numbers + [1.0] * (kind == 0) + [0.0] * 7)[:7]
     if kind in (1, 2):  # flat below -b/a; c is added everywhere
         c, d, e, f = 0.0, -b / a, c, c
-    power = cast(Array, np.maximum(a * codes + b, 0.0) ** g)
-    return np.where(codes >= d, power + e, c * codes + f)
+    curve: Array = np.where(codes >= d, np.maximum(a * codes + b, 0.0) ** g + e, c * codes + f)
+    return curve

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.machine import MEMORY_MARGIN, available_memory
 from cyclegan_cli.media.deep import TiffImage, is_deep_png
-from cyclegan_cli.media.formats import RAW_EXTENSIONS, riff_chunks, sniff
+from cyclegan_cli.media.formats import HEIF_HINT, RAW_EXTENSIONS, riff_chunks, sniff
 
 __all__ = [
     "FORMATS",
@@ -29,6 +29,7 @@ __all__ = [
     "decoding",
     "held_pillow",
     "is_lossless_webp",
+    "known_formats",
     "opened",
 ]
 
@@ -178,17 +179,17 @@ def _formats_of(head: bytes) -> list[str]:
     kind = sniff(head)
     if kind == "TIFF" or (kind in FORMATS and kind in Image.OPEN):
         return [kind]
-    known = _known_formats()
+    known = known_formats()
     return [kind] if kind in known else known
 
 
 @lru_cache(maxsize=1)
-def _known_formats() -> list[str]:
-    """Those of FORMATS that this Pillow has; HEIF where the plug-in pillow-heif is installed."""
+def known_formats() -> list[str]:
+    """Those of FORMATS that this Pillow has, all of them loaded; HEIF by pillow-heif."""
     Image.init()
     if "HEIF" not in Image.OPEN:
         with contextlib.suppress(ImportError):
-            from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
+            from pillow_heif import register_heif_opener
 
             register_heif_opener()
     return [known for known in FORMATS if known in Image.OPEN]
@@ -197,10 +198,7 @@ def _known_formats() -> list[str]:
 def _not_a_picture(name: str, head: bytes, error: Exception, file: BinaryIO) -> PictureError:
     kind = sniff(head)
     if kind == "HEIF" and "HEIF" not in Image.OPEN:
-        return PictureError(
-            f"{name} is a HEIC picture, which Pillow alone cannot read.",
-            hint="pip install pillow-heif",
-        )
+        return PictureError(f"{name} is a HEIC picture, which needs pillow-heif.", hint=HEIF_HINT)
     if kind is not None and kind not in Image.OPEN:
         return PictureError(
             f"{name} is a {kind} picture, which this Pillow was built without.",

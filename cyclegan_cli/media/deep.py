@@ -27,6 +27,7 @@ __all__ = [
     "file_bytes",
     "is_deep_png",
     "png_of",
+    "read_heif",
     "read_jpeg2000",
     "read_page",
     "read_png",
@@ -187,6 +188,19 @@ def read_png(image: Image.Image) -> NDArray[np.uint16]:
     image.load()  # for what follows the pixels, and for Pillow's words where they are cut short
     values: NDArray[np.uint16] = imagecodecs.png_decode(data)
     return values
+
+
+def read_heif(image: Image.Image) -> Array | None:
+    """H×W×channels uint16 of an opened HEIF of more than 8 bits, white at 65535. None for 8."""
+    depth = image.info.get("bit_depth", 8) if image.format == "HEIF" else 8
+    if depth <= 8:
+        return None
+    from pillow_heif import open_heif
+
+    data = io.BytesIO(file_bytes(image))
+    file = open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
+    values = np.atleast_3d(np.asarray(file[file.primary_index]))
+    return to_16_bits(values, 0, 2.0**depth - 1)
 
 
 def read_jpeg2000(image: Image.Image) -> NDArray[np.uint16] | None:

@@ -19,17 +19,17 @@ from cyclegan_cli.media.animation import (
     whole_steps,
 )
 from cyclegan_cli.media.colour import srgb_profile, to_8_bits
-from cyclegan_cli.media.decoding import held_pillow
+from cyclegan_cli.media.decoding import held_pillow, known_formats
 from cyclegan_cli.media.deep import png_of, widen_tiff
-from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED
+from cyclegan_cli.media.formats import ANIMATED, HEIF_HINT, PAGED, PAINTED
 from cyclegan_cli.media.pictures import Array, Frame, Metadata, Picture, on_white, tagged
 
 __all__ = ["DEFAULT_QUALITY", "write_picture"]
 
-DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
-FULL_COLOUR = 90  # from this quality up, JPEG and AVIF keep colour at full resolution
+DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90, "HEIF": 90}
+FULL_COLOUR = 90  # from this quality up, JPEG, AVIF and HEIF keep colour at full resolution
 
-_WITH_ALPHA = frozenset({"PNG", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000", "TGA", "QOI", "SGI"})
+_WITHOUT_ALPHA = frozenset({"JPEG", "BMP", "PPM", "PCX"})
 _XMP_IN_JPEG = 65_504  # bytes that one segment of a JPEG holds
 _EXIF_IN_JPEG = 65_533
 _XMP_IN_TIFF, _XMP_IN_PNG = 700, "XML:com.adobe.xmp"
@@ -51,17 +51,15 @@ def write_picture(
     is not very large: what cannot be read is not left there.
 
     ``kind``: Pillow's name of the format, None for the picture's own (JPEG instead of HEIF).
-    ``quality`` 1..100: 95 for JPEG and WebP, 90 for AVIF where it is None; 100 is without loss for
-    WebP; JPEG and AVIF keep full colour resolution from 90 up; other formats lose nothing. Colour
-    is sRGB and says so. 16 bits stay 16 in PNG and TIFF; where there is no alpha, white shows
-    through. ``strip_metadata`` leaves out EXIF, XMP and resolution, and with them the tag by which
-    paintings are known.
+    ``quality`` 1..100: 95 for JPEG and WebP, 90 for AVIF and HEIF where it is None; 100 is without
+    loss for WebP; JPEG, AVIF and HEIF keep full colour resolution from 90 up; other formats lose
+    nothing. Colour is sRGB and says so. 16 bits stay 16 in PNG and TIFF; where there is no alpha,
+    white shows through. ``strip_metadata`` leaves out EXIF, XMP and resolution, and with them the
+    tag by which paintings are known.
 
     Raises PictureError where the format cannot hold the picture or the file cannot be written.
     """
-    kind = kind or picture.format
-    if kind in ("HEIF", "MPO"):
-        kind = "JPEG"
+    kind = kind or {"HEIF": "JPEG", "MPO": "JPEG"}.get(picture.format, picture.format)
     name = str(destination) if isinstance(destination, Path) else "stdout"
     _check_fits(picture, kind, name)
     metadata = Metadata() if strip_metadata else picture.metadata
@@ -109,9 +107,10 @@ def _frames_in(file: BinaryIO, kind: str, picture: Picture) -> int:
 def _check_fits(picture: Picture, kind: str, name: str) -> None:
     Image.preinit()
     if kind not in Image.SAVE:
-        Image.init()  # more formats, which take longer to load
+        known_formats()  # which take longer to load
     if kind not in Image.SAVE:
-        raise PictureError(f"{name}: {kind} cannot be written here.", hint="--format png")
+        hint = HEIF_HINT if kind == "HEIF" else "--format png"
+        raise PictureError(f"{name}: {kind} cannot be written here.", hint=hint)
     if picture.animated and kind not in ANIMATED:
         frames = counted(len(picture.frames), "frame")
         raise PictureError(
@@ -149,9 +148,11 @@ def _options(
             options |= {"quality": quality, "subsampling": 0 if quality >= FULL_COLOUR else 2}
             exif = exif if len(exif) <= _EXIF_IN_JPEG else tagged(b"")
             xmp = xmp if len(xmp) <= _XMP_IN_JPEG else b""
-        case "AVIF":
-            subsampling = "4:4:4" if quality >= FULL_COLOUR else "4:2:0"
-            options |= {"quality": quality, "subsampling": subsampling}
+        case "AVIF" | "HEIF":
+            full = quality >= FULL_COLOUR
+            subsampling = {"subsampling": "4:4:4" if full else "4:2:0"}
+            chroma = {"chroma": 444 if full else 420}  # pillow-heif's name for it
+            options |= {"quality": quality} | (chroma if kind == "HEIF" else subsampling)
             exif = tagged(exif, dpi) if exif else exif
         case "WEBP":
             exif = tagged(exif, dpi) if exif else exif
@@ -235,7 +236,7 @@ def _joined(frame: Frame) -> Array:
 
 def _image(frame: Frame, kind: str, *, force_alpha: bool = False) -> Image.Image:
     """An 8-bit image, with alpha where ``kind`` has it, else on white."""
-    if kind not in _WITH_ALPHA or (frame.alpha is None and not force_alpha):
+    if kind in _WITHOUT_ALPHA or (frame.alpha is None and not force_alpha):
         return Image.fromarray(on_white(frame.pixels, frame.alpha))
     image = Image.fromarray(to_8_bits(frame.pixels))
     image.putalpha(255 if frame.alpha is None else Image.fromarray(to_8_bits(frame.alpha)))

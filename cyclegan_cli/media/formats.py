@@ -9,6 +9,7 @@ import contextlib
 import os
 import struct
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,7 @@ from cyclegan_cli.errors import UsageError
 
 __all__ = [
     "ANIMATED",
+    "HEIF_HINT",
     "PAGED",
     "PAINTED",
     "PICTURE_EXTENSIONS",
@@ -53,11 +55,12 @@ VIDEO_EXTENSIONS = frozenset(_VIDEOS)
 ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})  # formats that hold frames in time
 PAGED = frozenset({"TIFF"})  # formats that hold pages
 
+HEIF_HINT = 'pip install "cyclegan[heif]"'
 PAINTED = b"Painted by cyclegan"  # in the metadata of every picture and video that is written
 
-# The extension of a format, and of what cannot be written in colour or at all its stand-in.
+# The extension of a format, and what is written for one that cannot be, or that few can open.
 _EXTENSIONS = {
-    "JPEG": ".jpg", "MPO": ".jpg", "HEIF": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif",
+    "JPEG": ".jpg", "MPO": ".jpg", "HEIF": ".heic", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif",
     "TIFF": ".tif", "BMP": ".bmp", "AVIF": ".avif", "JPEG2000": ".jp2", "PPM": ".ppm",
     "TGA": ".tga", "QOI": ".qoi", "PCX": ".pcx", "SGI": ".sgi",
 }  # fmt: skip
@@ -121,11 +124,13 @@ def is_video(path: Path | None) -> bool:
 def format_by_name(name: str) -> str:
     """What ``--format NAME`` means: ``jpg``, ``png``, ``tiff``…; raises UsageError otherwise."""
     known = _FORMATS.get("." + name.lower().lstrip("."), name.upper())
-    if known in ("MPO", "HEIF") or known not in _EXTENSIONS:
+    if known == "MPO" or known not in _EXTENSIONS:
         raise UsageError(
             f"Pictures cannot be written as '{name}'.",
-            hint="--format jpg, png, webp, tif, gif, avif, bmp, jp2 or ppm.",
+            hint="--format jpg, png, webp, tif, gif, avif, heic, bmp, jp2 or ppm.",
         )
+    if known == "HEIF" and find_spec("pillow_heif") is None:
+        raise UsageError("HEIC needs pillow-heif, which is not installed.", hint=HEIF_HINT)
     return known
 
 
@@ -142,7 +147,8 @@ def default_extension(path: Path) -> str:
     """
     if format_of(path) is not None:
         return _REPLACED.get(path.suffix.lower(), path.suffix)
-    return _EXTENSIONS[sniff_file(path) or "PNG"]
+    extension = _EXTENSIONS[sniff_file(path) or "PNG"]
+    return _REPLACED.get(extension, extension)
 
 
 # -- pictures and videos that this program wrote ------------------------------------------------

@@ -31,6 +31,7 @@ from cyclegan_cli.media.deep import (
     TiffImage,
     file_bytes,
     is_deep_png,
+    read_heif,
     read_jpeg2000,
     read_page,
     read_png,
@@ -137,7 +138,7 @@ def read_small(
     name = str(path)
     with decoding(name), opened(path, name, max_pixels) as image:
         whole = image.size
-        if side is not None:
+        if side is not None and image.format in ("JPEG", "MPO"):  # HEIF: a thumbnail
             image.draft(None, (side, side))
         coarse = image.size != whole
         pixels = on_white(*_decode(image))
@@ -233,6 +234,7 @@ def _stored_deep(image: Image.Image) -> tuple[Array, Array | None] | None:
     if isinstance(image, TiffImage) and image.deep:
         return read_page(image)
     values = read_png(image) if is_deep_png(image) else read_jpeg2000(image)
+    values = read_heif(image) if values is None else values
     if values is not None:
         count = values.shape[2]
         colours = count if image.mode == "CMYK" else {1: 1, 2: 1}.get(count, 3)

@@ -357,16 +357,14 @@ def share_of_jobs(jobs: Sequence[Job], rank: int, size: int) -> list[Job]:
 
 def _pixels(job: Job) -> int:
     """How much there is to paint, by the header: width × height × frames; 0: it cannot be read."""
-    from PIL import Image
-
-    from cyclegan_cli.media.decoding import held_pillow
+    from cyclegan_cli.media.decoding import MAX_PIXELS, held_pillow, opened
 
     if job.source is None:
         return 0
     try:
         if is_video(job.source):
             return job.source.stat().st_size * _VIDEO
-        with held_pillow(), Image.open(job.source) as image:
+        with held_pillow(), opened(job.source, "", MAX_PIXELS) as image:
             frames: int = getattr(image, "n_frames", 1)
             return int(image.width) * int(image.height) * frames
     except Exception:  # whoever gets it will say what is wrong with it

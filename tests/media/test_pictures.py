@@ -43,7 +43,7 @@ PNG = saved(Image.fromarray(base()), "PNG")
         (PNG[:60], "cut short"),
         (saved(Image.fromarray(base()), "JPEG")[:300], "cut short"),
         (PNG[:12], "is a PNG file that is damaged"),
-        (b"\0\0\0\x18ftypheic" + b"\0" * 16, "HEIC"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 16, "HEI"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
         (b"II*\0\x08\0\0\0\0\0", "is a TIFF file that is damaged"),
         (b"P6 0 5 255\n", "damaged"),
@@ -124,12 +124,6 @@ def test_jpeg_2000_of_every_depth(signed: bool, channels: int, bits: int) -> Non
     assert (frame.alpha is None) == (channels in (1, 3))
     if frame.alpha is not None:
         assert np.abs(frame.alpha / white - values[..., -1] / top).max() < 0.001
-
-
-def test_heic_has_a_hint() -> None:
-    with pytest.raises(PictureError) as caught:
-        read_picture(b"\0\0\0\x18ftypheic" + b"\0" * 16)
-    assert caught.value.hint == "pip install pillow-heif"
 
 
 def test_a_raw_file_is_not_taken_for_its_preview(tmp_path: Path) -> None:

@@ -386,7 +386,6 @@ def test_a_folder_of_paintings_alone_is_said(here: Path) -> None:
         (["a.png", "b.png"], {"output": "-"}, "one picture"),
         (["a.png", "d/a.png"], {"output": "o"}, "a.png and d/a.png would both"),
         (["a.png"], {"output": "x.xyz"}, "extension"),
-        (["a.png"], {"output": "x.heic"}, "HEIF"),
         (["a.png"], {"file_format": "mp3"}, "mp3"),
         (["a.png"], {"output": "a.png/b.png"}, "a.png is a file"),
         (["empty"], {}, "no picture in empty"),

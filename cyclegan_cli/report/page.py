@@ -19,14 +19,7 @@ from cyclegan_cli.engine.run import Run
 from cyclegan_cli.errors import command_line, counted
 from cyclegan_cli.files import write_text
 from cyclegan_cli.report.curves import Line, chart, number
-from cyclegan_cli.report.record import (
-    Best,
-    Record,
-    best_of,
-    read_record,
-    train_command,
-    value,
-)
+from cyclegan_cli.report.record import Best, Record, best_of, read_record, train_command, value
 from cyclegan_cli.report.samples import Gallery, Moment
 from cyclegan_cli.settings import TrainSettings
 from cyclegan_cli.version import __version__
@@ -363,13 +356,9 @@ def _data(run: Run) -> str:
     ):
         out = f", and {len(held)} held out" if held else ", none held out"
         rows.append((domain, f"{folder.name}: {counted(len(files), 'picture')}{out} ({folder})"))
-    rows.append(("An epoch", _epoch_text(run)))
+    steps, batch = counted(run.steps_per_epoch, "step"), run.settings.batch_size
+    rows.append(("An epoch", f"{steps} of {counted(batch, 'picture')} of each domain"))
     return f'<section aria-labelledby="data"><h2 id="data">Data</h2>\n{_rows(rows)}</section>'
-
-
-def _epoch_text(run: Run) -> str:
-    size = counted(run.settings.batch_size, "picture")
-    return f"{counted(run.steps_per_epoch, 'step')} of {size} of each domain"
 
 
 def _settings(run: Run) -> str:

@@ -34,6 +34,7 @@ __all__ = [
     "smooth",
     "sorted_projections",
     "structure_loss",
+    "wide",
 ]
 
 SIDE = 7  # pixels along a patch
@@ -50,7 +51,8 @@ _CHROMA = 16  # pixels along a cell whose mean colour is compared
 _FLAT = 2e-3  # a product of deviations: some 5 grey levels in both pictures
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """Half precision as float32; other types as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -61,7 +63,7 @@ def generator_loss(logits: Tensor, kind: GanLoss) -> Tensor:
     (l − 1)² (Mao et al., ICCV 2017); ``vanilla``: −log σ(l), the non-saturating form (Goodfellow et
     al., 2014); ``hinge``: −l (Lim and Ye, 2017). Returns a scalar.
     """
-    logits = _wide(logits)
+    logits = wide(logits)
     if kind == "lsgan":
         return (logits - 1).square().mean()
     if kind == "vanilla":
@@ -75,7 +77,7 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: GanLoss) -> Tensor:
     real, fake: float logits, N×1×h×w. The ½ slows the discriminator relative to the generator
     (paper, section 7.1). Returns a scalar.
     """
-    real, fake = _wide(real), _wide(fake)
+    real, fake = wide(real), wide(fake)
     if kind == "lsgan":
         return 0.5 * ((real - 1).square().mean() + fake.square().mean())
     if kind == "vanilla":
@@ -85,7 +87,7 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: GanLoss) -> Tensor:
 
 def l1(a: Tensor, b: Tensor) -> Tensor:
     """‖a − b‖₁ as a mean over elements: the cycle-consistency and identity losses."""
-    return functional.l1_loss(_wide(a), _wide(b))
+    return functional.l1_loss(wide(a), wide(b))
 
 
 def coarse_l1(a: Tensor, b: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ def structure_loss(painted: Tensor, picture: Tensor) -> Tensor:
     """
     total = painted.new_zeros(())
     for size in (4, 8):
-        a, b = (functional.avg_pool2d(luma(_wide(p)), size) for p in (painted, picture))
+        a, b = (functional.avg_pool2d(luma(wide(p)), size) for p in (painted, picture))
         total = total + (1 - _correlation(a, b)).mean()
     return total / 2
 
@@ -287,12 +289,12 @@ def smooth(pictures: Tensor) -> Tensor:
     """
     height, width = pictures.shape[2:]
     padded = functional.pad(pictures, (2, 2, 2, 2), mode="reflect")
-    wide = sum(
+    rows = sum(
         (weight * padded[:, :, k : k + height] for k, weight in enumerate(_BINOMIAL)),
         start=torch.zeros(()),
     )
     return sum(
-        (weight * wide[:, :, :, k : k + width] for k, weight in enumerate(_BINOMIAL)),
+        (weight * rows[:, :, :, k : k + width] for k, weight in enumerate(_BINOMIAL)),
         start=torch.zeros(()),
     )
 

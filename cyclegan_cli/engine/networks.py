@@ -31,6 +31,7 @@ from cyclegan_cli.engine.layers import (
     film_name,
     layers,
 )
+from cyclegan_cli.engine.losses import wide
 from cyclegan_cli.settings import DiscriminatorKind, GeneratorSpec
 
 __all__ = [
@@ -150,7 +151,7 @@ class Generator(nn.Module):
         return functional.relu(self.code(self.scene(small).mean((2, 3))))
 
     def _conditioned(self, x: Tensor, code: Tensor | None) -> Tensor:
-        picture = _wide(x[:, : self.spec.in_channels])
+        picture = wide(x[:, : self.spec.in_channels])
         code = self.scene_code(picture) if code is None else code
         h = _channels_last(x)
         saved: dict[str, Tensor] = {}
@@ -168,7 +169,7 @@ class Generator(nn.Module):
                 h = h + saved.pop(part.slot)
             else:
                 h = module(h)
-        return self._recoloured(picture, code) + _wide(h)
+        return self._recoloured(picture, code) + wide(h)
 
     def _branch(
         self, block: ResidualBlock, branch: tuple[Layer, ...], h: Tensor, code: Tensor
@@ -187,16 +188,12 @@ class Generator(nn.Module):
         Each entry is in (−1, 1): unlimited ones do not learn.
         """
         inputs, outputs = self.spec.in_channels, self.spec.out_channels
-        matrix = torch.tanh(_wide(self.colour(code))).view(-1, outputs, inputs + 1)
+        matrix = torch.tanh(wide(self.colour(code))).view(-1, outputs, inputs + 1)
         shown = picture
         for channel in range(inputs):
             column = matrix[:, :, channel, None, None]
             shown = shown + column * picture[:, channel : channel + 1]
         return shown + matrix[:, :, inputs, None, None]
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _channels_last(x: Tensor) -> Tensor:

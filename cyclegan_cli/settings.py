@@ -247,11 +247,10 @@ class TrainSettings:
             ),
             (32 <= low <= high, "--crop-range must be LOW..HIGH in pixels, from 32 up: 160..420"),
             (high <= self.load_size, "--load-size must be at least --crop-size or --crop-range"),
-            (self.lambda_patch == 0 or side >= 64, "--lambda-patch needs a --crop-size of 64"),
+            (self.lambda_patch == 0 or side >= 64, "--lambda-patch needs crops of at least 64"),
             (
                 not self.needs_features or side >= 96,
-                "--discriminator projected, --lambda-feature and --lambda-content need a "
-                "--crop-size of at least 96",
+                "Losses and discriminators of features need a --crop-size of at least 96",
             ),
             (self.seed < 2**63, "--seed must be below 2**63"),
         ):

@@ -145,11 +145,14 @@ def translate(
         _outputs(
             metavar="EXT",
             help="jpg, png, webp, tif, gif, avif, ... Default: the input's.",
-            autocompletion=one_of(("jpg", "png", "webp", "tif", "gif", "avif", "jp2", "bmp")),
+            autocompletion=one_of(
+                ("jpg", "png", "webp", "tif", "gif", "avif", "heic", "jp2", "bmp")
+            ),
         ),
     ] = None,
     quality: Annotated[
-        int | None, _outputs(metavar="1..100", help="Quality. Default: 95 (JPEG, WebP), 90 (AVIF).")
+        int | None,
+        _outputs(metavar="1..100", help="Quality. Default: 95 (JPEG, WebP), 90 (AVIF, HEIC)."),
     ] = None,
     strip_metadata: Annotated[
         bool, _outputs("--strip-metadata", help="Leave out EXIF, XMP, GPS and resolution.")

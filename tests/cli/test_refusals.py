@@ -405,8 +405,8 @@ def test_an_empty_list_is_named(work: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_learning_rate_that_diverges_is_warned_of(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--lr", "50", "--max-steps", "6", "--epochs", "9", "-q", "--json")
-    assert main(["train", "x", "y", "--name", "n", *SMALL, *options]) == 0
+    options = ("--discriminator", "patchgan", "--lr", "50", "--max-steps", "6", "--epochs", "9")
+    assert main(["train", "x", "y", "--name", "n", *SMALL, *options, "-q", "--json"]) == 0
     shown = capsys.readouterr()
     assert "explode" in shown.err
     lines = map(json.loads, shown.out.splitlines())

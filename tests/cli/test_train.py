@@ -232,7 +232,7 @@ def test_too_little_disk_is_refused(
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
     assert main(["train", *folders, *SMALL, "--max-steps", "1"]) == 2
-    assert "10 free" in errors()
+    assert "10.5 MB free" in errors()
     assert not home.exists()
 
 

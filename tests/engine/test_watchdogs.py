@@ -121,7 +121,7 @@ def test_a_discriminator_that_wins_is_told_once(
     torch.manual_seed(0)
     model.D_X, model.D_Y = _judge(), _judge()  # type: ignore[assignment]
     model._D_X, model._D_Y = model.D_X, model.D_Y
-    model.optimiser_D = model._adam([*model.D_X.parameters(), *model.D_Y.parameters()])
+    model.optimiser_D = model._adam(model.D_X, model.D_Y)
     told = [w for w in warnings_of(tmp_path, model, 0) if w.kind == "discriminator-collapse"]
     assert sorted(w.message[:3] for w in told) == ["D_X", "D_Y"]
     assert all("over 60 steps" in w.message for w in told)

@@ -43,6 +43,8 @@ def network(spec: GeneratorSpec, seed: int = 0) -> Generator:
     for parameter in result.parameters():
         spread = 0.5 if parameter.ndim == 1 else (2.0 / parameter[0].numel()) ** 0.5
         parameter.normal_(0.0, spread, generator=generator)
+    if spec.code > 0:  # nothing at its end keeps its outputs near [−1, 1]
+        result.decoder[-1].weight.mul_(0.1)
     return result
 
 

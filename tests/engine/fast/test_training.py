@@ -116,7 +116,7 @@ def step(settings: TrainSettings, dtype: torch.dtype, seed: int) -> Tensor:
                 parameter.data.normal_(0, parameter[0].numel() ** -0.5, generator=random)
         network.to(dtype)
     x, y = (torch.rand(1, 3, 32, 32, generator=random).to(dtype) * 2 - 1 for _ in "xy")
-    model._step_generators(x, y, (1, 1))
+    model._step_generators(x, y)
     parameters = model.optimiser_G.param_groups[0]["params"]
     return torch.cat([p.grad.double().flatten() for p in parameters])
 
@@ -180,7 +180,7 @@ def test_gradients_along_a_training(name: str) -> None:
                 ):
                     theirs.load_state_dict(ours.state_dict())
                     theirs.to(dtype)
-                reference._step_generators(x.to(dtype), y.to(dtype), (1, 1))
+                reference._step_generators(x.to(dtype), y.to(dtype))
                 found[kind] = [p.grad.double() for p in _weights(reference)]
         model.step(x, y, settings.lr)
         if found:

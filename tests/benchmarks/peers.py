@@ -22,7 +22,7 @@ from cyclegan_cli.styles.onnxformat import export_onnx
 from tests.benchmarks import baseline
 from tests.benchmarks.speed import as_floats, drawn, picture, plain
 from tests.benchmarks.timing import Ratio, Row, interleave
-from tests.painting.common import painter_of
+from tests.painting.common import painter_of, weights_of
 
 Run = Callable[[Any], Any]  # H×W×3 uint8 -> the same painted; float32 in [−1, 1] -> float32
 
@@ -68,7 +68,7 @@ def _ways(network: Generator, folder: Path, side: int, threads: int) -> dict[str
     if importlib.util.find_spec("onnx") is None:
         return ways
     file = folder / "resnet9.onnx"
-    export_onnx(network, file, {})
+    export_onnx(weights_of(network), file, {})
     if importlib.util.find_spec("onnxruntime") is not None:
         ways["ONNX Runtime, float32"] = _onnxruntime(file, threads)
     if importlib.util.find_spec("openvino") is not None:

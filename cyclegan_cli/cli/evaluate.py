@@ -278,4 +278,4 @@ def _painter(console: Console, style: Style, way: str, gpu: str) -> Paint:
     from cyclegan_cli.painting.painter import open_painter
 
     painter = open_painter(ensure_weights(console, style, way == "yx"), gpu, "fp32")
-    return paints_tensors(painter)
+    return paints_tensors(painter.paint)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
 from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, varies
 from cyclegan_cli.painting.strips import Place, Rows, Scratch
 from cyclegan_cli.settings import Precision
-
-if TYPE_CHECKING:
-    from cyclegan_cli.painting.painter import Painter
 
 __all__ = ["TorchBackend", "is_out_of_memory", "measure", "normalise", "paints_tensors"]
 
@@ -278,14 +275,14 @@ def to_pixels(picture: Tensor, dtype: np.dtype[Any]) -> Pixels:
     return from_planes(picture[0].float().cpu().numpy(), dtype)
 
 
-def paints_tensors(painter: Painter) -> Callable[[Tensor], Tensor]:
-    """``painter.paint`` for 1×3×H×W, float32 in [−1, 1], on the CPU; the same comes out."""
+def paints_tensors(paint: Callable[[Any], Any]) -> Callable[[Tensor], Tensor]:
+    """A painter's ``paint`` for 1×3×H×W, float32 in [−1, 1], on the CPU; the same comes out."""
 
-    def paint(picture: Tensor) -> Tensor:
-        pixels = painter.paint(picture[0].permute(1, 2, 0).contiguous().numpy())
+    def painted(picture: Tensor) -> Tensor:
+        pixels = paint(picture[0].permute(1, 2, 0).contiguous().numpy())
         return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
 
-    return paint
+    return painted
 
 
 def is_out_of_memory(error: BaseException) -> bool:

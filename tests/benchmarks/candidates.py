@@ -41,7 +41,8 @@ def main(arguments: list[str]) -> None:
     row("photos as they are", x, y)
     for path in chosen.checkpoints:
         start = checkpoint.load(path)
-        G, F = (paints_tensors(painter_of(network)) for network in checkpoint.generators(start))
+        painters = map(painter_of, checkpoint.generators(start))
+        G, F = (paints_tensors(painter.paint) for painter in painters)
         painted, cycle = through(x, G, F)
         row(f"step {start.place.step}", painted, y, cycle)
     row("other paintings", more, y)

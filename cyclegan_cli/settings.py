@@ -287,14 +287,14 @@ class TrainSettings:
         decay_epochs = self.epochs - self.knee
         return self.lr * (1.0 - max(0, epoch + 1 - self.knee) / (decay_epochs + 1))
 
-    def options(self) -> list[str]:
-        """The options of ``cyclegan train`` that are not the defaults, as words of a command."""
+    def options(self, *always: str) -> list[str]:
+        """Options of ``cyclegan train`` that are not the default, and those of ``always``."""
         words = []
         for name, default in vars(TrainSettings()).items():
             value, flag = vars(self)[name], name.replace("_", "-")
             if isinstance(value, bool) and value != default:
                 words.append(f"--{flag}" if value else f"--no-{flag}")
-            elif value not in (default, None):
+            elif value not in (default, None) or (name in always and value is not None):
                 words += [f"--{flag}", value.name if name == "generator" else str(value)]
         return words
 

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.options import Debug, Json
+from cyclegan_cli.cli.options import Debug, Json, matching
 from cyclegan_cli.cli.processes import importing
 from cyclegan_cli.errors import CycleganError, UnknownNameError, command_line, counted, size_text
 from cyclegan_cli.files import folder_size
@@ -240,7 +240,7 @@ def _styles() -> Iterator[Check]:
 
 def complete_page(incomplete: str) -> list[str]:
     """Names of pages that start with ``incomplete``."""
-    return [name for name in _pages() if name.startswith(incomplete)]
+    return matching(_pages, incomplete)
 
 
 def docs(

@@ -20,7 +20,7 @@ _state = {"debug": False}
 # -- what the shell offers -------------------------------------------------------------------
 
 
-def _those(names: Callable[[], Iterable[str]], incomplete: str) -> list[str]:
+def matching(names: Callable[[], Iterable[str]], incomplete: str) -> list[str]:
     """The names that begin with ``incomplete``; a shell's prompt is no place for an error."""
     try:
         return [name for name in names() if name.startswith(incomplete)]
@@ -32,7 +32,7 @@ def one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
     """A completion that offers those of ``names`` that begin with what was typed."""
 
     def complete(incomplete: str) -> list[str]:
-        return _those(lambda: names, incomplete)
+        return matching(lambda: names, incomplete)
 
     return complete
 
@@ -40,26 +40,26 @@ def one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
 def complete_gpu(incomplete: str) -> list[str]:
     """What ``--gpu`` takes; of NVIDIA's cards those that Linux has."""
     cards = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
-    return _those(lambda: ["auto", "cpu", "cuda", "mps", *cards], incomplete)
+    return matching(lambda: ["auto", "cpu", "cuda", "mps", *cards], incomplete)
 
 
 def complete_dataset(incomplete: str) -> list[str]:
     """The names of public data sets."""
     from cyclegan_cli.styles.datasets import datasets
 
-    return _those(datasets, incomplete)
+    return matching(datasets, incomplete)
 
 
 def complete_run(incomplete: str) -> list[str]:
     """The names of runs, the one written last first."""
     from cyclegan_cli.engine.run import list_runs
 
-    return _those(lambda: [state.run.name for state in list_runs()], incomplete)
+    return matching(lambda: [state.run.name for state in list_runs()], incomplete)
 
 
 def _styles(incomplete: str, *, available: bool) -> list[str]:
     before, comma, name = incomplete.rpartition(",")
-    found = _those(lambda: [style.name for style in list_styles(available=available)], name)
+    found = matching(lambda: [style.name for style in list_styles(available=available)], name)
     return [f"{before}{comma}{style}" for style in found]
 
 

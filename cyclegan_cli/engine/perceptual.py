@@ -56,12 +56,12 @@ class Perceptual:
             sizes.append(sizes[-1] // 2)
         if self._real is None or self._real[0] is not real:
             self._real = real, [self._features(real, size) for size in sizes]
+        made = [self._features(some, size) for size in sizes]
         found: dict[str, float] = {}
         for kind in ("content", "texture"):
-            pairs = zip(sizes, self._real[1], strict=True)
             each = {
-                f"{kind}_{size}": 1000 * _kid(self._features(some, size)[kind], wanted[kind])
-                for size, wanted in pairs
+                f"{kind}_{size}": 1000 * _kid(ours[kind], wanted[kind])
+                for size, ours, wanted in zip(sizes, made, self._real[1], strict=True)
             }
             found |= {kind: sum(each.values()) / len(each), **each}
         return found

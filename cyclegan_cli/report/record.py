@@ -7,7 +7,6 @@ either ``lr`` and every loss, or ``evaluation``, or ``warning``.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from typing import Any
 from cyclegan_cli.engine.run import Run
 from cyclegan_cli.errors import command_line
 from cyclegan_cli.files import write_text
-from cyclegan_cli.settings import TrainSettings
 
 __all__ = [
     "Best",
@@ -173,16 +171,6 @@ def _fading(values: Sequence[float], weight: float) -> list[tuple[float, float]]
 
 def train_command(run: Run) -> str:
     """The command line that starts the same training: every option that is not the default."""
-    words: list[str | Path] = ["train", run.x_dir, run.y_dir, "--name", run.name]
-    default = TrainSettings()
-    for field in dataclasses.fields(TrainSettings):
-        chosen = vars(run.settings)[field.name]
-        held = field.name == "hold_out" and len(run.x_held) > len(run.x_files + run.x_held) // 10
-        if (chosen == vars(default)[field.name] and not held) or chosen is None:
-            continue
-        option = field.name.replace("_", "-")
-        if isinstance(chosen, bool):
-            words.append(f"--{option}" if chosen else f"--no-{option}")
-        else:
-            words += [f"--{option}", chosen.name if field.name == "generator" else str(chosen)]
-    return command_line(*words)
+    held = len(run.x_held) > len(run.x_files + run.x_held) // 10  # more than by default
+    words = run.settings.options(*(["hold_out"] if held else []))
+    return command_line("train", run.x_dir, run.y_dir, "--name", run.name, *words)

@@ -10,6 +10,7 @@ import importlib.util
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import numpy as np
 import torch
 
 from cyclegan_cli.engine.networks import Generator
-from cyclegan_cli.painting.painter import Painter
 from cyclegan_cli.styles.onnxformat import export_onnx
 from tests.benchmarks import baseline
 from tests.benchmarks.speed import as_floats, drawn, picture, plain
@@ -33,7 +33,7 @@ def painted_by_peers(name: str, side: int, quick: bool, threads: int) -> list[Ro
     pixels = picture(side, side)
     with tempfile.TemporaryDirectory() as folder:
         ways = _ways(network, Path(folder), side, threads)
-        works = {way: _work(run, pixels) for way, run in ways.items()}
+        works = {way: partial(run, pixels) for way, run in ways.items()}
         limits = (1, 1) if quick and side > 512 else (3, 3) if quick else (5, 15)
         times = interleave(works, seconds=60, least=limits[0], most=limits[1])
         exact = ways["PyTorch, float32"](as_floats(pixels))
@@ -50,20 +50,13 @@ def painted_by_peers(name: str, side: int, quick: bool, threads: int) -> list[Ro
     return rows
 
 
-def _work(run: Run, pixels: Any) -> Callable[[], object]:
-    return lambda: run(pixels)
-
-
 def _ways(network: Generator, folder: Path, side: int, threads: int) -> dict[str, Run]:
-    def of(painter: Painter) -> Run:
-        return painter.paint
-
     eager = plain(network)
     ways: dict[str, Run] = {
         "PyTorch, float32": lambda pixels: baseline.translate(eager, pixels),
         "PyTorch, bfloat16": lambda pixels: _autocast(eager, pixels),
-        "here, float32": of(painter_of(network)),
-        "here, bfloat16": of(painter_of(network, precision="bf16")),
+        "here, float32": painter_of(network).paint,
+        "here, bfloat16": painter_of(network, precision="bf16").paint,
     }
     if importlib.util.find_spec("onnx") is None:
         return ways
@@ -79,7 +72,7 @@ def _ways(network: Generator, folder: Path, side: int, threads: int) -> dict[str
 
 def _autocast(network: torch.nn.Module, pixels: Any) -> Any:
     with torch.autocast("cpu", torch.bfloat16):
-        y = network(_planes(pixels, torch.from_numpy))
+        y = network(torch.from_numpy(_planes(pixels)))
     return _pixels(y.float().numpy(), pixels.dtype)
 
 
@@ -109,9 +102,9 @@ def _openvino(file: Path, side: int, threads: int, precision: str | None) -> Run
     )
 
 
-def _planes(pixels: Any, wrap: Callable[[Any], Any] = lambda array: array) -> Any:
+def _planes(pixels: Any) -> Any:
     values = pixels.astype(np.float32) / 127.5 - 1 if pixels.dtype == np.uint8 else pixels
-    return wrap(np.ascontiguousarray(values.transpose(2, 0, 1)[None]))
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
 
 def _pixels(y: Any, dtype: Any) -> Any:

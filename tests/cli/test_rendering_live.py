@@ -57,9 +57,15 @@ def shown(view: TrainingView, width: int) -> list[str]:
     return str(view._drawn(width)).split("\n")
 
 
-def test_the_view_tells_all_that_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(rendering.time, "monotonic", lambda: clock[0])
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The view's clock, in seconds: a test moves it by adding to its only item."""
+    seconds = [0.0]
+    monkeypatch.setattr(rendering.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def test_the_view_tells_all_that_it_was_told(clock: list[float]) -> None:
     view = view_of()
     view.measured(LOSSES, 2e-4, 4.0)
     for step in range(31, 41):
@@ -121,10 +127,8 @@ def test_losses_are_smoothed_from_the_first_on_without_a_bias() -> None:
 
 
 def test_a_log_gets_plain_lines_at_an_interval_that_grows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(rendering.time, "monotonic", lambda: clock[0])
     view = TrainingView(Console(), "cats2dogs", Place(), 2000, 50)
     with view.shown():
         for step in range(1, 1201):
@@ -150,10 +154,8 @@ def test_a_log_gets_plain_lines_at_an_interval_that_grows(
 
 
 def test_losses_that_were_said_are_not_said_again(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(rendering.time, "monotonic", lambda: clock[0])
     view = TrainingView(Console(), "cats2dogs", Place(), 100, 5)
     for step in range(1, 51):
         clock[0] += 10.0

@@ -40,6 +40,9 @@ SETTINGS = TrainSettings(
     ema=0.9,
     clip=1.0,
 )
+WITHOUT_FEATURES = replace(
+    SETTINGS, discriminator="patchgan", lambda_feature=0.0, lambda_content=0.0
+)
 
 
 def pictures(seed: int, count: int = 1, side: int = 96) -> Tensor:
@@ -188,8 +191,7 @@ def test_only_heads_learn_and_gradients_are_clipped() -> None:
 
 def test_what_a_scene_decides_learns_at_a_tenth_of_the_rate() -> None:
     """Adam's first step changes every parameter by its learning rate, where there is a gradient."""
-    plain = replace(SETTINGS, discriminator="patchgan", lambda_feature=0.0, lambda_content=0.0)
-    model = CycleGAN(plain)
+    model = CycleGAN(WITHOUT_FEATURES)
     before = {name: p.detach().clone() for name, p in model.G.named_parameters()}
     model.step(pictures(1), pictures(2), 1e-3)
     moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in model.G.named_parameters()}
@@ -199,8 +201,7 @@ def test_what_a_scene_decides_learns_at_a_tenth_of_the_rate() -> None:
 
 def test_a_scene_generator_learns_from_values_of_any_size() -> None:
     """Nothing at its end saturates, so that strokes once too strong become weaker again."""
-    plain = replace(SETTINGS, discriminator="patchgan", lambda_feature=0.0, lambda_content=0.0)
-    model = CycleGAN(plain)
+    model = CycleGAN(WITHOUT_FEATURES)
     last = model.G.decoder[-1]
     assert isinstance(last, torch.nn.Conv2d)
     with torch.no_grad():

@@ -267,7 +267,7 @@ class Checkup:
 
     @cached_property
     def symptoms(self) -> list[Symptom]:
-        """What is amiss, the gravest first."""
+        """All problems found, the most serious first."""
         from cyclegan_cli.media.survey import Domain, diagnose
 
         run = self._run

@@ -312,7 +312,7 @@ def timelapse(
     """Make an animation or video of a training: its held-out pictures at every sample.
 
     Each frame shows x, G(x), y, F(y) and the step. At most 120 samples are taken. Without
-    --output, timelapse.gif in the run's folder is written anew.
+    --output, timelapse.gif in the run's folder is overwritten.
 
     \b
     Examples:

@@ -251,9 +251,9 @@ def check_memory(image: Image.Image, name: str, others: int = 0) -> None:
     stored = getattr(image, "deep", 0)
     plain &= not stored and not is_deep_png(image)
     needed = pixels * (_DECODING if plain else _DECODING_MORE + stored) + others * _FRAME
-    room = MEMORY_MARGIN * available_memory()
-    if needed > room:
+    limit = MEMORY_MARGIN * available_memory()
+    if needed > limit:
         raise PictureError(
             f"{name} has {pixels + others:,} pixels and needs {needed / 1e9:.1f} GB of memory to "
-            f"be read; {room / 1e9:.1f} GB is left for it."
+            f"be read; {limit / 1e9:.1f} GB is left for it."
         )

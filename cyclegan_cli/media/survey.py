@@ -155,7 +155,7 @@ def sizes(looks: Sequence[Look]) -> tuple[tuple[int, int], tuple[int, int], tupl
 
 
 def diagnose(x: Domain, y: Domain, *, crop_size: int) -> list[Symptom]:
-    """All that is amiss, the gravest first; nothing for folders that are well."""
+    """All problems found, the most serious first."""
     found = [*_shared(x, y), *_alike(x, y)]
     for domain in (x, y):
         found += _copies(domain)

@@ -107,8 +107,8 @@ class _Axes:
         ys = sorted(y for line in lines for _, y in line.points)
         high = ys[min(len(ys) - 1, int(len(ys) * 0.99))] if len(ys) > 200 else ys[-1]
         low = 0.0 if zero and ys[0] >= 0 else ys[0]
-        room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-        return cls(min(0.0, *xs), max(xs) or 1.0, low if low == 0 else low - room, high + room)
+        margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+        return cls(min(0.0, *xs), max(xs) or 1.0, low if low == 0 else low - margin, high + margin)
 
     def x(self, value: float) -> float:
         share = (value - self.x_low) / ((self.x_high - self.x_low) or 1.0)

@@ -30,7 +30,7 @@ __all__ = ["Event", "Failed", "Patience", "Received", "Trying", "fetch", "file_d
 _BLOCK = 1 << 16
 _PROGRESS = 1 << 16  # bytes that make an attempt worth while
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
-_disk = partial(writing, hint="Set CYCLEGAN_CACHE to a folder with room that can be written.")
+_disk = partial(writing, hint="Set CYCLEGAN_CACHE to a folder with free space that can be written.")
 _NO_WAY = {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
 
 

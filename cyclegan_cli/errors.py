@@ -45,6 +45,7 @@ __all__ = [
     "counted",
     "did_you_mean",
     "duration",
+    "pip_extra",
     "size_text",
     "writing",
 ]
@@ -60,6 +61,11 @@ def command_line(*words: str | os.PathLike[str]) -> str:
         for word in words
     ]
     return shlex.join(["cyclegan", *texts])
+
+
+def pip_extra(extra: str) -> str:
+    """The command that installs an extra of this program, in a shell's quotes."""
+    return f'pip install "cyclegan[{extra}]"'
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -14,13 +14,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
-from cyclegan_cli.cli.options import Debug, debugging
+from cyclegan_cli.cli.options import DEBUG, debugging, flag
 from cyclegan_cli.cli.processes import Stopped, may_speak, member, remember, stop_on_signals
 from cyclegan_cli.errors import CycleganError, UsageError, did_you_mean
 from cyclegan_cli.machine import address_space_limit
@@ -129,11 +129,8 @@ def _print_version(value: bool) -> None:
 
 
 def _root(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
-    ] = False,
-    debug: Debug = False,
+    version: bool = flag("Show the version.", "--version", callback=_print_version, is_eager=True),
+    debug: bool = DEBUG,
 ) -> None:
     """Turn photographs into paintings, and back: style transfer by CycleGAN.
 

@@ -103,25 +103,20 @@ def _picture_protocol() -> str:
 class Console:
     """How a command speaks. ``as_json``: stdout carries one JSON object per line.
 
-    ``silent``: of several processes another one speaks; only errors are said. ``end``: what ends a
-    result on stdout.
+    ``end``: what ends a result on stdout.
     """
 
     def __init__(
-        self,
-        *,
-        as_json: bool = False,
-        quiet: bool = False,
-        verbose: bool = False,
-        silent: bool = False,
-        end: str = "\n",
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False
     ) -> None:
-        self.as_json = as_json
-        self._end = end
-        self.quiet = quiet or silent
-        self.verbose = verbose and not self.quiet
-        self.silent = silent
+        self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self.silent = False
+        self.end = "\n"
         self.drawing: RichConsole | None = None  # the one that redraws lines on stderr now
+
+    def silence(self, silent: bool) -> None:
+        """Of several processes another one speaks: only errors are said, where ``silent``."""
+        self.silent, self.quiet = silent, self.quiet or silent
 
     # -- results -----------------------------------------------------------------------------
 
@@ -184,7 +179,7 @@ class Console:
         if self.silent:
             return
         try:
-            sys.stdout.write(text + (self._end if end is None else end))
+            sys.stdout.write(text + (self.end if end is None else end))
             sys.stdout.flush()
         except BrokenPipeError:
             raise Stopped(SIGPIPE) from None  # the reader has what it wanted (| head)
@@ -200,7 +195,7 @@ class Console:
 
     def detail(self, text: str) -> None:
         """What a user wants to know who said --verbose."""
-        if self.verbose:
+        if self.verbose and not self.quiet:
             self._err(text)
 
     def warn(self, text: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.options import Debug, Json, Quiet, complete_dataset
+from cyclegan_cli.cli.options import argument, command, complete_dataset, option
 from cyclegan_cli.errors import command_line, counted
 from cyclegan_cli.styles.datasets import (
     DataSet,
@@ -32,17 +32,12 @@ app = typer.Typer(
     """,
 )
 
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A data set's name.", autocompletion=complete_dataset)
-]
-To = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Store it in FOLDER/NAME instead of the cache."),
-]
+NAME = argument(..., "NAME", "A data set's name.", complete_dataset)
 
 
 @app.command("list")
-def list_command(json_: Json = False, debug: Debug = False) -> None:
+@command("json")
+def list_command(console: Console) -> None:
     """List all data sets, downloaded and available.
 
     When piped: one per line, tab-separated: name, domains, pictures of each, folder.
@@ -58,11 +53,12 @@ def list_command(json_: Json = False, debug: Debug = False) -> None:
         counts = "-" if one.pictures is None else f"{one.pictures[0]} / {one.pictures[1]}"
         rows.append((one.name, f"{one.x} ↔ {one.y}", counts, str(found.folder) if found else "-"))
         records.append(_record(one, found))
-    Console(as_json=json_).table(("name", "domains", "pictures", "folder"), rows, records)
+    console.table(("name", "domains", "pictures", "folder"), rows, records)
 
 
 @app.command()
-def show(name: Name, json_: Json = False, debug: Debug = False) -> None:
+@command("json")
+def show(console: Console, name: str = NAME) -> None:
     """Show a data set in full: its source, and where it is stored.
 
     \b
@@ -83,12 +79,15 @@ def show(name: Name, json_: Json = False, debug: Debug = False) -> None:
         rows += [("folder", str(found.folder)), ("next", _next(one, found))]
     else:
         rows.append(("next", command_line("datasets", "download", name)))
-    Console(as_json=json_).table((), rows, [_record(one, found)])
+    console.table((), rows, [_record(one, found)])
 
 
 @app.command()
+@command("json", "quiet")
 def download(
-    name: Name, to: To = None, json_: Json = False, quiet: Quiet = False, debug: Debug = False
+    console: Console,
+    name: str = NAME,
+    to: Path | None = option(None, "FOLDER", "Store it in FOLDER/NAME instead of the cache."),
 ) -> None:
     """Download a data set, and print the command that trains on it.
 
@@ -103,7 +102,6 @@ def download(
     """
     from cyclegan_cli.cli.downloading import telling
 
-    console = Console(as_json=json_, quiet=quiet)
     one = find_dataset(name)
     with telling(console) as tell:
         found = download_dataset(name, to, tell=tell)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.options import Debug, Quiet
+from cyclegan_cli.cli.options import argument, command, option
 from cyclegan_cli.cli.processes import Stopped
 from cyclegan_cli.errors import UsageError, command_line
 
@@ -18,16 +17,12 @@ NAME = "demo"
 DEFAULT = Path("cyclegan-demo")
 
 
+@command("quiet")
 def demo(
+    console: Console,
     ctx: typer.Context,
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="A new folder for the pictures.")
-    ] = DEFAULT,
-    steps: Annotated[
-        int, typer.Option(min=1, metavar="COUNT", help="Training steps: the more, the better.")
-    ] = 300,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    folder: Path = argument(DEFAULT, "FOLDER", "A new folder for the pictures."),
+    steps: int = option(300, "COUNT", "Training steps: the more, the better.", min=1),
 ) -> None:
     """Try the whole workflow: make pictures, train, paint.
 
@@ -40,8 +35,7 @@ def demo(
       cyclegan demo
       cyclegan demo /tmp/try --steps 1000
     """
-    console = Console(quiet=quiet)
-    silence = ["--quiet"] if quiet else []
+    silence = ["--quiet"] * console.quiet
     if folder.exists():
         raise UsageError(f"{folder} exists already.", hint="cyclegan demo ANOTHER_FOLDER")
     _render(folder)

@@ -12,14 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.options import Debug, Json, matching
+from cyclegan_cli.cli.options import argument, command, matching
 from cyclegan_cli.cli.processes import importing
-from cyclegan_cli.errors import CycleganError, UnknownNameError, command_line, counted, size_text
+from cyclegan_cli.errors import (
+    CycleganError,
+    UnknownNameError,
+    command_line,
+    counted,
+    pip_extra,
+    size_text,
+)
 from cyclegan_cli.files import folder_size
 from cyclegan_cli.version import __version__
 
@@ -49,7 +55,8 @@ class Check:
     advice: str = ""
 
 
-def doctor(json_: Json = False, debug: Debug = False) -> None:
+@command("json")
+def doctor(console: Console) -> None:
     """Check this installation: versions, processor, GPU, folders, formats.
 
     Each line says ok, or what to do. Add the output to a problem report. The exit code is 1 if
@@ -60,7 +67,6 @@ def doctor(json_: Json = False, debug: Debug = False) -> None:
       cyclegan doctor
       cyclegan doctor --json > report.jsonl
     """
-    console = Console(as_json=json_)
     checks = []
     for group in (_versions, _processor, _kernels, _gpu, _folders, _formats, _extras, _styles):
         try:
@@ -212,7 +218,7 @@ def _extras() -> Iterator[Check]:
     for extra, purpose in _PURPOSES.items():
         found, missing = _installed(extra)
         text = f"not installed; needed for {purpose}" if missing else ", ".join(found)
-        yield Check(f"[{extra}]", "ok", text, f'pip install "cyclegan[{extra}]"' * bool(missing))
+        yield Check(f"[{extra}]", "ok", text, pip_extra(extra) * bool(missing))
 
 
 def _styles() -> Iterator[Check]:
@@ -243,17 +249,12 @@ def complete_page(incomplete: str) -> list[str]:
     return matching(_pages, incomplete)
 
 
+@command("json")
 def docs(
-    page: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PAGE",
-            help="A page's name. Without it: the list.",
-            autocompletion=complete_page,
-        ),
-    ] = None,
-    json_: Json = False,
-    debug: Debug = False,
+    console: Console,
+    page: str | None = argument(
+        None, "PAGE", "A page's name. Without it: the list.", complete_page
+    ),
 ) -> None:
     """Read the documentation in the terminal.
 
@@ -264,7 +265,6 @@ def docs(
       cyclegan docs
       cyclegan docs guide | less
     """
-    console = Console(as_json=json_)
     pages = _pages()
     if not pages:
         raise CycleganError("The documentation was not installed with the program.")
@@ -277,7 +277,7 @@ def docs(
     if wanted not in pages:
         raise UnknownNameError("page", page, pages, hint="cyclegan docs   (lists the pages)")
     text = pages[wanted].read_text(encoding="utf-8")
-    if json_:
+    if console.as_json:
         console.result("", {"page": wanted, "path": str(pages[wanted]), "text": text})
     elif sys.stdout.isatty():
         from rich.markdown import Markdown

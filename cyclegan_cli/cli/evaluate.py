@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.cli.console import Console, ProgressBar
-from cyclegan_cli.cli.options import Debug, Gpu, Json, Quiet, complete_style
+from cyclegan_cli.cli.options import GPU, STYLE, argument, command, flag, option
 from cyclegan_cli.cli.processes import one_device
-from cyclegan_cli.errors import DataError, DownloadError, PictureError, UsageError, counted
+from cyclegan_cli.errors import (
+    DataError,
+    DownloadError,
+    PictureError,
+    UsageError,
+    counted,
+    pip_extra,
+)
 from cyclegan_cli.places import offline
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.styles.catalogue import obtainable
@@ -39,38 +44,18 @@ Paint = Callable[["Tensor"], "Tensor"]
 Measure = Callable[["Tensor", "Tensor"], dict[str, float]]
 
 
+@command("json", "quiet")
 def evaluate(
-    style: Annotated[
-        str,
-        typer.Argument(
-            metavar="STYLE", help="A style's name, or its path.", autocompletion=complete_style
-        ),
-    ],
-    x_dir: Annotated[Path, typer.Argument(metavar="X_DIR", help="Pictures of domain X.")],
-    y_dir: Annotated[Path, typer.Argument(metavar="Y_DIR", help="Pictures of domain Y.")],
-    reverse: Annotated[bool, typer.Option("--reverse", help="Only the direction Y → X.")] = False,
-    limit: Annotated[
-        int, typer.Option(min=LEAST, metavar="COUNT", help="Pictures in each set, at most.")
-    ] = 50,
-    size: Annotated[
-        int,
-        typer.Option(
-            min=32, max=1024, metavar="PIXELS", help="Side of the middle that is measured."
-        ),
-    ] = 256,
-    perceptual: Annotated[
-        bool,
-        typer.Option(
-            "--perceptual", help="Content and texture too: pip install 'cyclegan[features]'."
-        ),
-    ] = False,
-    fid: Annotated[
-        bool, typer.Option("--fid", help="FID and KID too: pip install 'cyclegan[metrics]'.")
-    ] = False,
-    gpu: Gpu = "auto",
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    style: str = STYLE,
+    x_dir: Path = argument(..., "X_DIR", "Pictures of domain X."),
+    y_dir: Path = argument(..., "Y_DIR", "Pictures of domain Y."),
+    reverse: bool = flag("Only the direction Y → X."),
+    limit: int = option(50, "COUNT", "Pictures in each set, at most.", min=LEAST),
+    size: int = option(256, "PIXELS", "Side of the middle that is measured.", min=32, max=1024),
+    perceptual: bool = flag(f"Content and texture too: {pip_extra('features')}."),
+    fid: bool = flag(f"FID and KID too: {pip_extra('metrics')}."),
+    gpu: str = GPU,
 ) -> None:
     """Measure a style on pictures that it was not trained on.
 
@@ -86,7 +71,6 @@ def evaluate(
       cyclegan evaluate photos2monet other_photos other_monets
       cyclegan evaluate monet photos monets --limit 100 --json
     """
-    console = Console(as_json=json_, quiet=quiet)
     if size % 4:
         raise UsageError("--size must be a multiple of 4 (the generator's stride).")
     found = find_style(style)

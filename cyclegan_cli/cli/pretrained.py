@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.options import (
-    Debug,
-    DryRun,
-    Json,
-    LocalStyles,
-    Overwrite,
-    Quiet,
-    Reverse,
-    StyleName,
-    Yes,
+    DRY_RUN,
+    OVERWRITE,
+    REVERSE,
+    STYLE,
+    YES,
+    argument,
+    command,
     complete_local_style,
     complete_style,
+    flag,
 )
 from cyclegan_cli.cli.publishing import import_command, record_of
 from cyclegan_cli.errors import CycleganError, UsageError, command_line, size_text
@@ -48,12 +46,8 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_command(
-    local: Annotated[bool, typer.Option("--local", help="List installed styles only.")] = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
+@command("json", "quiet")
+def list_command(console: Console, local: bool = flag("List installed styles only.")) -> None:
     """List all styles, installed and available.
 
     Installed styles are trained, imported, downloaded, or bundled with the program. When piped: one
@@ -64,7 +58,6 @@ def list_command(
       cyclegan pretrained list
       cyclegan pretrained list --json | jq -r .name
     """
-    console = Console(as_json=json_, quiet=quiet)
     styles = list_styles(available=not local)
     console.table(
         ("name", "domains", "origin", "size", "licence"),
@@ -83,7 +76,8 @@ def list_command(
 
 
 @app.command()
-def show(style: StyleName, json_: Json = False, debug: Debug = False) -> None:
+@command("json")
+def show(console: Console, style: str = STYLE) -> None:
     """Show a style in full: how it was made, licence, digests.
 
     A sample of it is drawn in terminals that can show pictures: kitty, Ghostty, iTerm2, WezTerm and
@@ -94,7 +88,7 @@ def show(style: StyleName, json_: Json = False, debug: Debug = False) -> None:
       cyclegan pretrained show monet
       cyclegan pretrained show ./monet.safetensors --json
     """
-    console, found = Console(as_json=json_), find_style(style)
+    found = find_style(style)
     sample = _sample(found)
     rows = _facts(found) + ([("sample", str(sample))] if sample else [])
     console.table((), rows, [{**record_of(found), "sample": str(sample) if sample else None}])
@@ -166,21 +160,17 @@ def _shown(value: object) -> str:
 
 
 @app.command()
+@command("json")
 def path(
-    style: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="STYLE",
-            help="A style's name; without one, the folder of your own styles.",
-            autocompletion=complete_local_style,
-        ),
-    ] = None,
-    reverse: Reverse = False,
-    weights: Annotated[
-        bool, typer.Option("--weights", help="Print the file of weights, not the folder.")
-    ] = False,
-    json_: Json = False,
-    debug: Debug = False,
+    console: Console,
+    style: str | None = argument(
+        None,
+        "STYLE",
+        "A style's name; without one, the folder of your own styles.",
+        complete_local_style,
+    ),
+    reverse: bool = REVERSE,
+    weights: bool = flag("Print the file of weights, not the folder."),
 ) -> None:
     """Print where a style is stored, for scripts.
 
@@ -189,7 +179,6 @@ def path(
       ls "$(cyclegan pretrained path monet)"
       cyclegan pretrained path monet --weights --reverse
     """
-    console = Console(as_json=json_)
     if style is None:
         if weights or reverse:
             raise UsageError(
@@ -204,13 +193,12 @@ def path(
 
 
 @app.command()
+@command("json", "quiet")
 def remove(
-    styles: LocalStyles,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    styles: list[str] = argument(..., "STYLE", "Names of styles.", complete_local_style),
+    dry_run: bool = DRY_RUN,
+    yes: bool = YES,
 ) -> None:
     """Remove styles. Runs stay: a trained style can be imported again from its run.
 
@@ -221,7 +209,6 @@ def remove(
       cyclegan pretrained remove monet --dry-run
       cyclegan pretrained remove monet vangogh -y
     """
-    console = Console(as_json=json_, quiet=quiet)
     places = {name: remove_style(name, dry_run=True) for name in dict.fromkeys(styles)}
     again = command_line("pretrained", "remove", *places, "-y")
     if not (dry_run or yes or console.confirm_removal([str(p) for p in places.values()], again)):
@@ -232,18 +219,12 @@ def remove(
 
 
 @app.command()
+@command("json", "quiet")
 def verify(
-    styles: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="STYLE",
-            help="Names or paths; without any, every installed style.",
-            autocompletion=complete_local_style,
-        ),
-    ] = None,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    styles: list[str] | None = argument(
+        None, "STYLE", "Names or paths; without any, every installed style.", complete_local_style
+    ),
 ) -> None:
     """Check the files of styles, and paint a small picture with each.
 
@@ -254,7 +235,6 @@ def verify(
     """
     from cyclegan_cli.styles.convert import verify_style
 
-    console = Console(as_json=json_, quiet=quiet)
     broken = [] if styles else [(folder.name, error) for folder, error in damaged_styles()]
     wanted = [_here(name) for name in styles] if styles else list_styles(available=False)
     failed = 0
@@ -294,24 +274,14 @@ def _cure(style: Style) -> str:
 
 
 @app.command()
+@command("json", "quiet")
 def download(
-    styles: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="STYLE",
-            help="Names of styles, from the catalogue.",
-            autocompletion=complete_style,
-        ),
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Download all styles of the catalogue.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Download again what is installed.")
-    ] = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    styles: list[str] | None = argument(
+        None, "STYLE", "Names of styles, from the catalogue.", complete_style
+    ),
+    everything: bool = flag("Download all styles of the catalogue.", "--all"),
+    force: bool = flag("Download again what is installed."),
 ) -> None:
     """Download styles.
 
@@ -329,7 +299,6 @@ def download(
 
     if bool(styles) == everything:
         raise UsageError("Name styles, or give --all.", hint="cyclegan pretrained list")
-    console = Console(as_json=json_, quiet=quiet)
     names = list(entries()) if everything else list(dict.fromkeys(styles or ()))
     results = download_all(console, names, force=force)
     for result in results:
@@ -346,17 +315,13 @@ app.command("import")(import_command)
 
 
 @app.command()
+@command("json", "quiet")
 def export(
-    style: StyleName,
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="A file that ends in .safetensors, .pth or .onnx."),
-    ],
-    reverse: Reverse = False,
-    overwrite: Overwrite = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    style: str = STYLE,
+    file: Path = argument(..., "FILE", "A file that ends in .safetensors, .pth or .onnx."),
+    reverse: bool = REVERSE,
+    overwrite: bool = OVERWRITE,
 ) -> None:
     """Write one direction of a style to a file.
 
@@ -375,7 +340,6 @@ def export(
 
     check_target(file, overwrite=overwrite)
     found = find_style(style)
-    console = Console(as_json=json_, quiet=quiet)
     export_style(found, ensure_weights(console, found, reverse), file, reverse=reverse)
     way = f"{found.y} → {found.x}" if reverse else f"{found.x} → {found.y}"
     console.result(str(file), {"name": found.name, "direction": way, "path": str(file)})

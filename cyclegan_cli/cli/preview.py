@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.options import (
-    Debug,
-    Gpu,
-    Json,
-    Overwrite,
-    Quiet,
-    Reverse,
+    GPU,
+    OVERWRITE,
+    REVERSE,
+    argument,
+    command,
     complete_local_style,
+    flag,
+    option,
 )
 from cyclegan_cli.errors import PictureError, UsageError
 from cyclegan_cli.settings import TranslateSettings, fraction
@@ -49,43 +48,29 @@ class _Cell:
     caption: str
 
 
+@command("json", "quiet")
 def preview(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A photograph.")],
-    style: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--style",
-            "-s",
-            metavar="STYLE",
-            help="Only these styles, separated by commas. Default: all installed.",
-            autocompletion=complete_local_style,
-        ),
-    ] = None,
-    strength: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Strengths to compare, such as 0.3,0.6,1.")
-    ] = None,
-    resolution: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Resolutions to compare, such as 512,1024,native."),
-    ] = None,
-    reverse: Reverse = False,
-    crop: Annotated[
-        bool, typer.Option("--crop", help="Show the middle at full size, to see the strokes.")
-    ] = False,
-    size: Annotated[
-        int, typer.Option(metavar="PIXELS", help="Long side of each picture on the sheet.")
-    ] = 480,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="The sheet. Default: <stem>_preview.jpg."
-        ),
-    ] = None,
-    overwrite: Overwrite = False,
-    gpu: Gpu = "auto",
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    image: Path = argument(..., "IMAGE", "A photograph."),
+    style: list[str] | None = option(
+        None,
+        "STYLE",
+        "Only these styles, separated by commas. Default: all installed.",
+        *("--style", "-s"),
+        complete=complete_local_style,
+    ),
+    strength: str | None = option(None, "LIST", "Strengths to compare, such as 0.3,0.6,1."),
+    resolution: str | None = option(
+        None, "LIST", "Resolutions to compare, such as 512,1024,native."
+    ),
+    reverse: bool = REVERSE,
+    crop: bool = flag("Show the middle at full size, to see the strokes."),
+    size: int = option(480, "PIXELS", "Long side of each picture on the sheet."),
+    output: Path | None = option(
+        None, "FILE", "The sheet. Default: <stem>_preview.jpg.", "--output", "-o"
+    ),
+    overwrite: bool = OVERWRITE,
+    gpu: str = GPU,
 ) -> None:
     """Make one sheet to choose from: every style, or one style at several settings.
 
@@ -99,7 +84,6 @@ def preview(
       cyclegan preview garden.jpg --crop
       cyclegan preview garden.jpg --style monet --strength 0.5,1
     """
-    console = Console(as_json=json_, quiet=quiet)
     if not 64 <= size <= 4096:
         raise UsageError("--size must lie between 64 and 4096.")
     target = output or image.with_name(f"{image.stem}_preview.jpg")

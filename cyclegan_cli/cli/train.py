@@ -6,21 +6,22 @@ import dataclasses
 import inspect
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import typer
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.options import (
-    Debug,
-    Gpu,
-    Json,
-    Processes,
-    Quiet,
-    Tensorboard,
-    Verbose,
+    GPU,
+    PROCESSES,
+    TENSORBOARD,
+    argument,
+    command,
     complete_local_style,
+    flag,
     one_of,
+    option,
+    parameter_of,
 )
 from cyclegan_cli.cli.preflight import (
     default_name,
@@ -134,55 +135,28 @@ def _without_folders(ctx: typer.Context, value: bool) -> bool:
     return value
 
 
+@command("json", "quiet", "verbose")
 def train(
+    console: Console,
     ctx: typer.Context,
-    x_dir: Annotated[
-        Path, typer.Argument(metavar="X_DIR", help="Folder of domain X, such as photographs.")
-    ],
-    y_dir: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="Y_DIR", help="Folder of domain Y, such as paintings.", show_default=False
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Name of the run and its style. Default: <X>2<Y>."),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Read options from a TOML file; the command line wins.",
-            is_eager=True,
-            callback=_read_config,
-        ),
-    ] = None,
-    print_config: Annotated[
-        bool,
-        typer.Option(
-            "--print-config",
-            help="Print all options as TOML, for --config.",
-            is_eager=True,
-            callback=_without_folders,
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, train nothing.")
-    ] = False,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict", rich_help_panel="Pictures", help="Stop if a picture cannot be read."
-        ),
-    ] = False,
-    gpu: Gpu = "auto",
-    processes: Processes = 1,
-    tensorboard: Tensorboard = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    x_dir: Path = argument(..., "X_DIR", "Folder of domain X, such as photographs."),
+    y_dir: Path | None = argument(None, "Y_DIR", "Folder of domain Y, such as paintings."),
+    name: str | None = option(None, "NAME", "Name of the run and its style. Default: <X>2<Y>."),
+    config: Path | None = option(
+        None,
+        "FILE",
+        "Read options from a TOML file; the command line wins.",
+        is_eager=True,
+        callback=_read_config,
+    ),
+    print_config: bool = flag(
+        "Print all options as TOML, for --config.", is_eager=True, callback=_without_folders
+    ),
+    dry_run: bool = flag("Check everything, train nothing."),
+    strict: bool = flag("Stop if a picture cannot be read.", panel="Pictures"),
+    gpu: str = GPU,
+    processes: int = PROCESSES,
+    tensorboard: bool = TENSORBOARD,
     **chosen: Any,
 ) -> None:
     """Learn a style from two folders of pictures, X and Y, in both directions.
@@ -196,7 +170,7 @@ def train(
       cyclegan train photos monet --generator mobile --crop-size 128
       cyclegan train photos monet --dry-run
     """
-    console = Console(as_json=json_, quiet=quiet, verbose=verbose, silent=not leading())
+    console.silence(not leading())
     settings = _settings(ctx)
     if print_config:
         console.document(_to_toml(ctx, settings), settings.to_json())
@@ -230,7 +204,7 @@ def train(
         )
         present(console, run, gpu, count, checkup.rows(full=dry_run))
         checkup.tell(console, full=dry_run)
-        if dry_run and json_:
+        if dry_run and console.as_json:
             console.result("", checkup.record())
         return run
 
@@ -261,8 +235,7 @@ def _newest(run: Run) -> Checkpoint | None:
 
 def _signature() -> inspect.Signature:
     """That of ``train``, with an option for each setting of a run: Typer reads it."""
-    own = dict(inspect.signature(train, eval_str=True).parameters)
-    del own["chosen"]
+    own = dict(inspect.signature(train).parameters)
     kinds, defaults = get_type_hints(TrainSettings), vars(TrainSettings())
     defaults["generator"] = defaults["generator"].name
     options = []
@@ -272,18 +245,13 @@ def _signature() -> inspect.Signature:
                 options.append(own.pop(row))
                 continue
             name, metavar, text = row
-            choices = [word for word in get_args(kinds[name]) if isinstance(word, str)]
-            option = typer.Option(
-                *(["--exact-reference"] if name == "exact_reference" else []),
-                metavar=metavar or None,
-                help=text,
-                rich_help_panel=panel,
-                autocompletion=_COMPLETIONS.get(name, one_of(choices)),
-            )
-            kind = str if choices or name == "generator" else kinds[name]
-            of_typer = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-            annotation = Annotated[kind, option]  # type: ignore[valid-type]
-            options.append(of_typer.replace(default=defaults[name], annotation=annotation))
+            kind, default, word = kinds[name], defaults[name], name.replace("_", "-")
+            choices = [one for one in get_args(kind) if isinstance(one, str)]
+            names = [f"--{word}/--no-{word}"] * (metavar == "" and name != "exact_reference")
+            complete = _COMPLETIONS.get(name, one_of(choices))
+            declared = option(default, metavar, text, *names, panel=panel, complete=complete)
+            kind = str if choices or name == "generator" else kind
+            options.append(parameter_of(name, kind, declared))
     return inspect.Signature([*own.values(), *options])
 
 
@@ -326,8 +294,8 @@ def _to_toml(ctx: typer.Context, settings: TrainSettings) -> str:
     unset = _EXAMPLES | {"decay_from": settings.knee, "lr_d": settings.lr, "name": "photos2monet"}
     lines = ["# Options of cyclegan train, for --config FILE."]
     heading = ""
-    for option in ctx.command.params:
-        name, panel = option.name or "", vars(option).get("rich_help_panel") or ""
+    for parameter in ctx.command.params:
+        name, panel = parameter.name or "", vars(parameter).get("rich_help_panel") or ""
         if name not in _IN_FILES:
             continue
         if panel != heading:
@@ -335,7 +303,7 @@ def _to_toml(ctx: typer.Context, settings: TrainSettings) -> str:
             lines += ["", f"# ---- {panel} ----"]
         value = ctx.params[name]
         line = f"{name.replace('_', '-')} = {json.dumps(unset[name] if value is None else value)}"
-        lines += ["", f"# {vars(option)['help']}", f"# {line}" if value is None else line]
+        lines += ["", f"# {vars(parameter)['help']}", f"# {line}" if value is None else line]
     return "\n".join(lines)
 
 

@@ -8,9 +8,6 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.jobs import (
@@ -23,15 +20,15 @@ from cyclegan_cli.cli.jobs import (
     target_of,
 )
 from cyclegan_cli.cli.options import (
-    Debug,
-    Gpu,
-    Json,
-    Processes,
-    Quiet,
-    Reverse,
-    Verbose,
+    GPU,
+    PROCESSES,
+    REVERSE,
+    argument,
+    command,
     complete_style,
+    flag,
     one_of,
+    option,
 )
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.errors import CycleganError, UsageError, counted
@@ -50,140 +47,88 @@ def _amount(option: str, kilo: int, text: str) -> int:
     return int(float(match[1]) * kilo ** " KMGT".index(match[2].upper() or " "))
 
 
-_painting = partial(typer.Option, rich_help_panel="Painting")
-_inputs = partial(typer.Option, rich_help_panel="Inputs")
-_outputs = partial(typer.Option, rich_help_panel="Outputs")
-_device = partial(typer.Option, rich_help_panel="Device")
-
-
+@command("json", "quiet", "verbose")
 def translate(
-    inputs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="INPUT",
-            help="Files, folders, patterns, @list.txt, or - for stdin.",
-            show_default=False,
-        ),
-    ] = None,
-    style: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--style",
-            "-s",
-            metavar="STYLE",
-            help="A style's name, or its path; several with commas, or by repetition.",
-            autocompletion=complete_style,
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PATH",
-            help="A file, a folder, or - for stdout. Default: beside the input.",
-        ),
-    ] = None,
-    reverse: Reverse = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be written, and stop.")
-    ] = False,
-    # -- painting
-    strength: Annotated[
-        float,
-        _painting(
-            metavar="0..1",
-            help="From 0, the original, to 1, the painting.",
-            parser=partial(fraction, "--strength"),
-        ),
-    ] = 1.0,
-    resolution: Annotated[
-        str,
-        _painting(
-            metavar="WHICH",
-            help="Long side to paint at: auto (the style's), native (the picture's), or a number "
-            "of pixels. The output has the input's size.",
-            autocompletion=one_of(("auto", "native")),
-        ),
-    ] = "auto",
-    keep_color: Annotated[
-        bool, _painting("--keep-color", help="Keep the photo's colours; paint the brushwork.")
-    ] = False,
-    compare: Annotated[
-        bool, _painting("--compare", help="Show original and result side by side.")
-    ] = False,
-    steady: Annotated[
-        bool, _painting("--steady/--no-steady", help="Keep videos from flickering.")
-    ] = True,
-    # -- inputs
-    from_file: Annotated[
-        str | None,
-        _inputs(metavar="LIST", help="Read inputs from a file, one per line; - is stdin."),
-    ] = None,
-    null: Annotated[
-        bool, _inputs("--null", "-0", help="Paths in LIST end with NUL; without LIST: --print0.")
-    ] = False,
-    include_paintings: Annotated[
-        bool, _inputs("--include-paintings", help="Do not skip earlier outputs in folders.")
-    ] = False,
-    max_pixels: Annotated[
-        int,
-        _inputs(
-            metavar="COUNT",
-            help="Refuse pictures of more pixels. Default: 1000M.",
-            parser=partial(_amount, "--max-pixels", 1000),
-            show_default=False,
-        ),
-    ] = 10**9,
-    # -- outputs
-    overwrite: Annotated[bool, _outputs("--overwrite", help="Overwrite existing files.")] = False,
-    skip_existing: Annotated[
-        bool, _outputs("--skip-existing", help="Skip inputs whose output exists.")
-    ] = False,
-    format: Annotated[
-        str | None,
-        _outputs(
-            metavar="EXT",
-            help="jpg, png, webp, tif, gif, avif, ... Default: the input's.",
-            autocompletion=one_of(
-                ("jpg", "png", "webp", "tif", "gif", "avif", "heic", "jp2", "bmp")
-            ),
-        ),
-    ] = None,
-    quality: Annotated[
-        int | None,
-        _outputs(metavar="1..100", help="Quality. Default: 95 (JPEG, WebP), 90 (AVIF, HEIC)."),
-    ] = None,
-    strip_metadata: Annotated[
-        bool, _outputs("--strip-metadata", help="Leave out EXIF, XMP, GPS and resolution.")
-    ] = False,
-    print0: Annotated[
-        bool, _outputs("--print0", help="End printed paths with NUL, for xargs -0.")
-    ] = False,
-    # -- device
-    gpu: Gpu = "auto",
-    precision: Annotated[
-        Precision, _device(metavar="TYPE", help="auto, fp32, bf16 or fp16.")
-    ] = "auto",
-    max_memory: Annotated[
-        int | None,
-        _device(
-            metavar="SIZE",
-            help="Memory to use at most, such as 4G. Default: what is free.",
-            parser=partial(_amount, "--max-memory", 1024),
-        ),
-    ] = None,
-    processes: Processes = 1,
-    together: Annotated[
-        bool, _device("--together", help="Let all processes paint each (huge) picture together.")
-    ] = False,
-    exact_reference: Annotated[
-        bool, _device("--exact-reference", help="Use PyTorch's own layers only: slower.")
-    ] = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    console: Console,
+    inputs: list[str] | None = argument(
+        None, "INPUT", "Files, folders, patterns, @list.txt, or - for stdin."
+    ),
+    style: list[str] | None = option(
+        None,
+        "STYLE",
+        "A style's name, or its path; several with commas, or by repetition.",
+        *("--style", "-s"),
+        complete=complete_style,
+    ),
+    output: str | None = option(
+        None,
+        "PATH",
+        "A file, a folder, or - for stdout. Default: beside the input.",
+        *("--output", "-o"),
+    ),
+    reverse: bool = REVERSE,
+    dry_run: bool = flag("Print what would be written, and stop."),
+    strength: float = option(
+        1.0,
+        "0..1",
+        "From 0, the original, to 1, the painting.",
+        panel="Painting",
+        parser=partial(fraction, "--strength"),
+    ),
+    resolution: str = option(
+        "auto",
+        "WHICH",
+        "Long side to paint at: auto (the style's), native (the picture's), or a number of pixels. "
+        "The output has the input's size.",
+        panel="Painting",
+        complete=one_of(("auto", "native")),
+    ),
+    keep_color: bool = flag("Keep the photo's colours; paint the brushwork.", panel="Painting"),
+    compare: bool = flag("Show original and result side by side.", panel="Painting"),
+    steady: bool = option(
+        True, "", "Keep videos from flickering.", "--steady/--no-steady", panel="Painting"
+    ),
+    from_file: str | None = option(
+        None, "LIST", "Read inputs from a file, one per line; - is stdin.", panel="Inputs"
+    ),
+    null: bool = flag(
+        "Paths in LIST end with NUL; without LIST: --print0.", "--null", "-0", panel="Inputs"
+    ),
+    include_paintings: bool = flag("Do not skip earlier outputs in folders.", panel="Inputs"),
+    max_pixels: int = option(
+        10**9,
+        "COUNT",
+        "Refuse pictures of more pixels. Default: 1000M.",
+        panel="Inputs",
+        parser=partial(_amount, "--max-pixels", 1000),
+        show_default=False,
+    ),
+    overwrite: bool = flag("Overwrite existing files.", panel="Outputs"),
+    skip_existing: bool = flag("Skip inputs whose output exists.", panel="Outputs"),
+    format: str | None = option(
+        None,
+        "EXT",
+        "jpg, png, webp, tif, gif, avif, ... Default: the input's.",
+        panel="Outputs",
+        complete=one_of(("jpg", "png", "webp", "tif", "gif", "avif", "heic", "jp2", "bmp")),
+    ),
+    quality: int | None = option(
+        None, "1..100", "Quality. Default: 95 (JPEG, WebP), 90 (AVIF, HEIC).", panel="Outputs"
+    ),
+    strip_metadata: bool = flag("Leave out EXIF, XMP, GPS and resolution.", panel="Outputs"),
+    print0: bool = flag("End printed paths with NUL, for xargs -0.", panel="Outputs"),
+    gpu: str = GPU,
+    precision: Precision = option("auto", "TYPE", "auto, fp32, bf16 or fp16.", panel="Device"),
+    max_memory: int | None = option(
+        None,
+        "SIZE",
+        "Memory to use at most, such as 4G. Default: what is free.",
+        panel="Device",
+        parser=partial(_amount, "--max-memory", 1024),
+    ),
+    processes: int = PROCESSES,
+    together: bool = flag("Let all processes paint each (huge) picture together.", panel="Device"),
+    exact_reference: bool = flag("Use PyTorch's own layers only: slower.", panel="Device"),
 ) -> None:
     """Paint pictures and videos with a style; they keep their size.
 
@@ -203,9 +148,9 @@ def translate(
         cyclegan translate --from-file - -0 --style monet -o out/
     """
     # Of several processes the first tells of the work; each, of what it has done itself.
-    silent = quiet or not leading()
+    console.quiet |= not leading()
     print0 = print0 or (null and from_file is None)
-    console = Console(as_json=json_, quiet=silent, verbose=verbose, end="\0" if print0 else "\n")
+    console.end = "\0" if print0 else "\n"
     settings = TranslateSettings(
         precision=precision,
         resolution=_resolution(resolution),
@@ -238,7 +183,7 @@ def translate(
         _print_plan(console, plan)
         return
     _say_left_out(console, plan)
-    _check_streams(plan, json_, print0)
+    _check_streams(plan, console.as_json, print0)
     count = local_count(gpu, processes) if member() is None else 1
     if member() is not None or count > 1:
         check_shareable(plan, from_file)

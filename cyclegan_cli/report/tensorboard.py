@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.errors import UsageError, pip_extra
 
 __all__ = ["Board", "require_tensorboard"]
 
@@ -21,7 +21,7 @@ def require_tensorboard() -> None:
     except ImportError as error:
         raise UsageError(
             "--tensorboard needs the package tensorboard, which is not installed here.",
-            hint='pip install "cyclegan[tensorboard]"',
+            hint=pip_extra("tensorboard"),
         ) from error
 
 

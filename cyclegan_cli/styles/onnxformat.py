@@ -26,7 +26,7 @@ from cyclegan_cli.engine.layers import (
     reduction,
 )
 from cyclegan_cli.engine.weights import Weights
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.errors import UsageError, pip_extra
 from cyclegan_cli.files import atomic_path
 from cyclegan_cli.version import __version__
 
@@ -64,7 +64,7 @@ def export_onnx(weights: Weights, path: Path, about: dict[str, object]) -> None:
     except ImportError as error:
         raise UsageError(
             "The export to ONNX needs the package onnx, which is not installed.",
-            hint="pip install 'cyclegan[onnx]'",
+            hint=pip_extra("onnx"),
         ) from error
     spec, any_size = weights.spec, ["batch", None, "height", "width"]
     graph = _Graph(weights)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import typer
 from typer.models import OptionInfo
@@ -23,6 +23,9 @@ from cyclegan_cli.styles.store import list_styles
 _state = {"debug": False}
 
 Complete = Callable[[str], list[str]]
+# Options under the headings of --help: (name of a setting, what is typed after it, help), where
+# "no" stands for a switch with --no-NAME; a name alone stands for an option of the command itself.
+Table = Mapping[str, Sequence[str | tuple[str, str, str]]]
 
 
 # -- what the shell offers -------------------------------------------------------------------
@@ -108,19 +111,18 @@ def argument(default: Any, metavar: str, help: str, complete: Complete | None = 
     return typer.Argument(default, metavar=metavar, help=help, autocompletion=complete)
 
 
-def parameter_of(name: str, kind: Any, default: Any) -> inspect.Parameter:
-    """A parameter as Typer reads it."""
-    if isinstance(default, OptionInfo) and kind is bool:
-        # Typer would add --no-NAME.
-        default.param_decls = default.param_decls or (f"--{name.replace('_', '-')}",)
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-
-
-def command(*channels: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(
+    *channels: str,
+    settings: type | None = None,
+    table: Table | None = None,
+    details: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A command of Typer's of a function whose first argument is the ``Console``.
 
     ``channels``: what the user can tell the console: ``json``, ``quiet``, ``verbose``. Those
-    options stand last, with --debug.
+    options stand last, with --debug. The fields of ``settings`` that ``table`` names become options
+    under its headings, with their types, defaults and choices; the function gets them as keywords.
+    ``details``: more of what ``option`` takes, for some of them.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -131,18 +133,56 @@ def command(*channels: str) -> Callable[[Callable[..., None]], Callable[..., Non
             function(Console(as_json=as_json, quiet=quiet, verbose=verbose), **given)
 
         _console, *parameters = inspect.signature(function, eval_str=True).parameters.values()
-        own = [
-            parameter_of(one.name, one.annotation, one.default)
+        own = {
+            one.name: _parameter(one.name, one.annotation, one.default)
             for one in parameters
             if one.kind is not one.VAR_KEYWORD
-        ]
-        told = {name: _CHANNELS[name] for name in channels} | {"debug": DEBUG}
-        own += [parameter_of(name, bool, one) for name, one in told.items()]
-        called.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+        }
+        for name, one in ({name: _CHANNELS[name] for name in channels} | {"debug": DEBUG}).items():
+            own[name] = _parameter(name, bool, one)
+        if settings is not None and table is not None:
+            own |= _settings_options(settings, table, own, details or {})
+        called.__signature__ = inspect.Signature([*own.values()])  # type: ignore[attr-defined]
         called.__annotations__ = {}  # Typer would evaluate them once more
         return called
 
     return decorate
+
+
+def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    """A parameter as Typer reads it."""
+    if isinstance(default, OptionInfo) and kind is bool:
+        # Typer would add --no-NAME.
+        default.param_decls = default.param_decls or (f"--{name.replace('_', '-')}",)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def _settings_options(
+    settings: type,
+    table: Table,
+    own: dict[str, inspect.Parameter],
+    details: Mapping[str, Mapping[str, Any]],
+) -> dict[str, inspect.Parameter]:
+    """The options of ``table``, in its order; what is of the command itself leaves ``own``."""
+    kinds, defaults = get_type_hints(settings), vars(settings())
+    options: dict[str, inspect.Parameter] = {}
+    for panel, rows in table.items():
+        for row in rows:
+            if isinstance(row, str):
+                options[row] = own.pop(row)
+                continue
+            name, metavar, text = row
+            names = []
+            if metavar == "no":  # it can be switched off, too
+                word = name.replace("_", "-")
+                names, metavar = [f"--{word}/--no-{word}"], ""
+            choices = [one for one in get_args(kinds[name]) if isinstance(one, str)]
+            more = {"default": defaults[name], "complete": one_of(choices), **details.get(name, {})}
+            declared = option(more.pop("default"), metavar, text, *names, panel=panel, **more)
+            # A choice is checked by the settings, whose message names them all.
+            kind = str if choices or isinstance(declared.default, str) else kinds[name]
+            options[name] = _parameter(name, kind, declared)
+    return options
 
 
 def debugging() -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,13 +14,13 @@ from cyclegan_cli.cli.options import (
     GPU,
     PROCESSES,
     TENSORBOARD,
+    Table,
     argument,
     command,
     complete_local_style,
     flag,
     one_of,
     option,
-    parameter_of,
 )
 from cyclegan_cli.cli.preflight import (
     default_name,
@@ -41,14 +40,11 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.run import Run
 
-# The options that are settings of a run, under the headings of --help: (name, what is typed after
-# it, help). Types, defaults and choices are those of TrainSettings. A name alone stands for an
-# option of ``train`` itself.
-_OPTIONS: dict[str, tuple[str | tuple[str, str, str], ...]] = {
+_OPTIONS: Table = {
     "Pictures": (
         ("crop_size", "PIXELS", "Side of the square crops to train on."),
         ("load_size", "PIXELS", "Short side of a picture before it is cropped."),
-        ("flip", "", "Mirror half of the pictures."),
+        ("flip", "no", "Mirror half of the pictures."),
         "strict",
         ("resize", "HOW", "Aspect ratio: keep, or distort as the paper does."),
         ("crop_range", "LOW..HIGH", "Crop squares of these sides; resize to --crop-size."),
@@ -82,7 +78,7 @@ _OPTIONS: dict[str, tuple[str | tuple[str, str, str], ...]] = {
         ("precision", "TYPE", "auto, fp32, bf16 or fp16."),
         ("workers", "COUNT", "Threads that prepare pictures."),
         "processes",
-        ("compile", "", "Compile the networks with torch.compile."),
+        ("compile", "no", "Compile the networks with torch.compile."),
     ),
     "Saving and watching": (
         ("checkpoint_every", "INTERVAL", "Save a checkpoint: 1epoch, 500steps, 10min."),
@@ -108,10 +104,10 @@ _OPTIONS: dict[str, tuple[str | tuple[str, str, str], ...]] = {
         ("exact_reference", "", "Use PyTorch's own layers only: slower."),
     ),
 }
-_COMPLETIONS = {
-    "generator": one_of(GENERATORS),
-    "init": complete_local_style,
-    "evaluate_every": one_of(("never",)),
+_DETAILS: dict[str, dict[str, Any]] = {
+    "generator": {"default": TrainSettings().generator.name, "complete": one_of(GENERATORS)},
+    "init": {"complete": complete_local_style},
+    "evaluate_every": {"complete": one_of(("never",))},
 }
 # What a --config file can set, and of what kind: the settings of a run, and some options besides.
 _FIELDS = {field.name: str(field.type) for field in dataclasses.fields(TrainSettings)}
@@ -135,7 +131,7 @@ def _without_folders(ctx: typer.Context, value: bool) -> bool:
     return value
 
 
-@command("json", "quiet", "verbose")
+@command("json", "quiet", "verbose", settings=TrainSettings, table=_OPTIONS, details=_DETAILS)
 def train(
     console: Console,
     ctx: typer.Context,
@@ -171,7 +167,8 @@ def train(
       cyclegan train photos monet --dry-run
     """
     console.silence(not leading())
-    settings = _settings(ctx)
+    generator = GeneratorSpec.named(chosen["generator"]).to_json()
+    settings = TrainSettings.from_json({**chosen, "generator": generator})
     if print_config:
         console.document(_to_toml(ctx, settings), settings.to_json())
         return
@@ -233,34 +230,6 @@ def _newest(run: Run) -> Checkpoint | None:
 # -- settings ----------------------------------------------------------------------------------
 
 
-def _signature() -> inspect.Signature:
-    """That of ``train``, with an option for each setting of a run: Typer reads it."""
-    own = dict(inspect.signature(train).parameters)
-    kinds, defaults = get_type_hints(TrainSettings), vars(TrainSettings())
-    defaults["generator"] = defaults["generator"].name
-    options = []
-    for panel, rows in _OPTIONS.items():
-        for row in rows:
-            if isinstance(row, str):
-                options.append(own.pop(row))
-                continue
-            name, metavar, text = row
-            kind, default, word = kinds[name], defaults[name], name.replace("_", "-")
-            choices = [one for one in get_args(kind) if isinstance(one, str)]
-            names = [f"--{word}/--no-{word}"] * (metavar == "" and name != "exact_reference")
-            complete = _COMPLETIONS.get(name, one_of(choices))
-            declared = option(default, metavar, text, *names, panel=panel, complete=complete)
-            kind = str if choices or name == "generator" else kind
-            options.append(parameter_of(name, kind, declared))
-    return inspect.Signature([*own.values(), *options])
-
-
-def _settings(ctx: typer.Context) -> TrainSettings:
-    values = {name: ctx.params[name] for name in _FIELDS}
-    generator = GeneratorSpec.named(values["generator"])
-    return TrainSettings.from_json({**values, "generator": generator.to_json()})
-
-
 def _is_given(ctx: typer.Context, name: str) -> bool:
     """Whether the command line or the config file names that option."""
     source = ctx.get_parameter_source(name)
@@ -305,6 +274,3 @@ def _to_toml(ctx: typer.Context, settings: TrainSettings) -> str:
         line = f"{name.replace('_', '-')} = {json.dumps(unset[name] if value is None else value)}"
         lines += ["", f"# {vars(parameter)['help']}", f"# {line}" if value is None else line]
     return "\n".join(lines)
-
-
-train.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.jobs import (
@@ -23,6 +24,7 @@ from cyclegan_cli.cli.options import (
     GPU,
     PROCESSES,
     REVERSE,
+    Table,
     argument,
     command,
     complete_style,
@@ -33,7 +35,7 @@ from cyclegan_cli.cli.options import (
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.errors import CycleganError, UsageError, counted
 from cyclegan_cli.media.plan import Existing, Plan, make_plan, parse_list, read_list
-from cyclegan_cli.settings import Precision, TranslateSettings, fraction
+from cyclegan_cli.settings import TranslateSettings, fraction
 from cyclegan_cli.styles.catalogue import Style, obtainable
 from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
 
@@ -47,7 +49,47 @@ def _amount(option: str, kilo: int, text: str) -> int:
     return int(float(match[1]) * kilo ** " KMGT".index(match[2].upper() or " "))
 
 
-@command("json", "quiet", "verbose")
+_OPTIONS: Table = {
+    "Painting": (
+        ("strength", "0..1", "From 0, the original, to 1, the painting."),
+        "resolution",
+        ("keep_color", "", "Keep the photo's colours; paint the brushwork."),
+        ("compare", "", "Show original and result side by side."),
+        ("steady", "no", "Keep videos from flickering."),
+    ),
+    "Inputs": (
+        "from_file",
+        "null",
+        "include_paintings",
+        ("max_pixels", "COUNT", "Refuse pictures of more pixels. Default: 1000M."),
+    ),
+    "Outputs": (
+        "overwrite",
+        "skip_existing",
+        ("format", "EXT", "jpg, png, webp, tif, gif, avif, ... Default: the input's."),
+        ("quality", "1..100", "Quality. Default: 95 (JPEG, WebP), 90 (AVIF, HEIC)."),
+        ("strip_metadata", "", "Leave out EXIF, XMP, GPS and resolution."),
+        "print0",
+    ),
+    "Device": (
+        "gpu",
+        ("precision", "TYPE", "auto, fp32, bf16 or fp16."),
+        ("max_memory", "SIZE", "Memory to use at most, such as 4G. Default: what is free."),
+        "processes",
+        "together",
+        ("exact_reference", "", "Use PyTorch's own layers only: slower."),
+    ),
+}
+_FORMATS = ("jpg", "png", "webp", "tif", "gif", "avif", "heic", "jp2", "bmp")
+_DETAILS: dict[str, dict[str, Any]] = {
+    "strength": {"parser": partial(fraction, "--strength")},
+    "max_pixels": {"parser": partial(_amount, "--max-pixels", 1000), "show_default": False},
+    "max_memory": {"parser": partial(_amount, "--max-memory", 1024)},
+    "format": {"complete": one_of(_FORMATS)},
+}
+
+
+@command("json", "quiet", "verbose", settings=TranslateSettings, table=_OPTIONS, details=_DETAILS)
 def translate(
     console: Console,
     inputs: list[str] | None = argument(
@@ -68,13 +110,6 @@ def translate(
     ),
     reverse: bool = REVERSE,
     dry_run: bool = flag("Print what would be written, and stop."),
-    strength: float = option(
-        1.0,
-        "0..1",
-        "From 0, the original, to 1, the painting.",
-        panel="Painting",
-        parser=partial(fraction, "--strength"),
-    ),
     resolution: str = option(
         "auto",
         "WHICH",
@@ -83,11 +118,6 @@ def translate(
         panel="Painting",
         complete=one_of(("auto", "native")),
     ),
-    keep_color: bool = flag("Keep the photo's colours; paint the brushwork.", panel="Painting"),
-    compare: bool = flag("Show original and result side by side.", panel="Painting"),
-    steady: bool = option(
-        True, "", "Keep videos from flickering.", "--steady/--no-steady", panel="Painting"
-    ),
     from_file: str | None = option(
         None, "LIST", "Read inputs from a file, one per line; - is stdin.", panel="Inputs"
     ),
@@ -95,40 +125,13 @@ def translate(
         "Paths in LIST end with NUL; without LIST: --print0.", "--null", "-0", panel="Inputs"
     ),
     include_paintings: bool = flag("Do not skip earlier outputs in folders.", panel="Inputs"),
-    max_pixels: int = option(
-        10**9,
-        "COUNT",
-        "Refuse pictures of more pixels. Default: 1000M.",
-        panel="Inputs",
-        parser=partial(_amount, "--max-pixels", 1000),
-        show_default=False,
-    ),
     overwrite: bool = flag("Overwrite existing files.", panel="Outputs"),
     skip_existing: bool = flag("Skip inputs whose output exists.", panel="Outputs"),
-    format: str | None = option(
-        None,
-        "EXT",
-        "jpg, png, webp, tif, gif, avif, ... Default: the input's.",
-        panel="Outputs",
-        complete=one_of(("jpg", "png", "webp", "tif", "gif", "avif", "heic", "jp2", "bmp")),
-    ),
-    quality: int | None = option(
-        None, "1..100", "Quality. Default: 95 (JPEG, WebP), 90 (AVIF, HEIC).", panel="Outputs"
-    ),
-    strip_metadata: bool = flag("Leave out EXIF, XMP, GPS and resolution.", panel="Outputs"),
     print0: bool = flag("End printed paths with NUL, for xargs -0.", panel="Outputs"),
     gpu: str = GPU,
-    precision: Precision = option("auto", "TYPE", "auto, fp32, bf16 or fp16.", panel="Device"),
-    max_memory: int | None = option(
-        None,
-        "SIZE",
-        "Memory to use at most, such as 4G. Default: what is free.",
-        panel="Device",
-        parser=partial(_amount, "--max-memory", 1024),
-    ),
     processes: int = PROCESSES,
     together: bool = flag("Let all processes paint each (huge) picture together.", panel="Device"),
-    exact_reference: bool = flag("Use PyTorch's own layers only: slower.", panel="Device"),
+    **chosen: Any,
 ) -> None:
     """Paint pictures and videos with a style; they keep their size.
 
@@ -151,20 +154,7 @@ def translate(
     console.quiet |= not leading()
     print0 = print0 or (null and from_file is None)
     console.end = "\0" if print0 else "\n"
-    settings = TranslateSettings(
-        precision=precision,
-        resolution=_resolution(resolution),
-        strength=strength,
-        keep_color=keep_color,
-        compare=compare,
-        steady=steady,
-        format=format,
-        quality=quality,
-        strip_metadata=strip_metadata,
-        max_memory=max_memory,
-        exact_reference=exact_reference,
-        max_pixels=max_pixels,
-    )
+    settings = TranslateSettings(resolution=_resolution(resolution), **chosen)
     styles = find_styles(style or [])
     weights = [_local_weights(console, one, reverse) for one in styles]
     plan = make_plan(
@@ -175,7 +165,7 @@ def translate(
         include_paintings=include_paintings,
         listed=_listed(from_file, null, inputs or []),
         output=output,
-        file_format=format,
+        file_format=settings.format,
         existing=_existing(overwrite, skip_existing),
         share=None if together else own_share,
     )
@@ -195,11 +185,10 @@ def translate(
         if not (jobs or together):
             continue
         file = local or _downloaded(console, one, reverse)
-        chosen = settings
         if resolution == "auto":
-            chosen = dataclasses.replace(settings, at_most=one.resolution)
-        run = partial(work.run, jobs, settings=chosen)
-        paint_by(console, file, chosen, gpu, run, together=together)
+            settings = dataclasses.replace(settings, at_most=one.resolution)
+        run = partial(work.run, jobs, settings=settings)
+        paint_by(console, file, settings, gpu, run, together=together)
     work.end()
     wait_for_others()
 

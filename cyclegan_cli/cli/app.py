@@ -35,11 +35,11 @@ _COMMANDS = (
     ("resume", "resume:resume", "Continue a training exactly where it stopped."),
     ("runs", "runs:app", "List, show, open and remove trainings."),
     ("pretrained", "pretrained:app", "List, download, import, export and check styles."),
-    ("datasets", "datasets:app", "List, show and download public data sets."),
+    ("datasets", "downloading:app", "List, show and download public data sets."),
     ("evaluate", "evaluate:evaluate", "Measure how good a style is."),
     ("report", "runs:report", "Rebuild a training's page."),
     ("timelapse", "runs:timelapse", "Make a GIF or video of a training's samples."),
-    ("demo", "demo:demo", "Try the whole workflow on rendered pictures."),
+    ("demo", "doctor:demo", "Try the whole workflow on rendered pictures."),
     ("doctor", "doctor:doctor", "Check this installation."),
     ("docs", "doctor:docs", "Read the documentation."),
 )

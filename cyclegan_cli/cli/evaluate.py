@@ -82,7 +82,9 @@ def evaluate(
         way: _painter(console, found, way, device.gpu) for way in {*found.directions, *ways}
     }
     console.note(f"Measuring on {device.label}.")
-    pictures = {domain: _Pictures(console, paths, size) for domain, paths in files.items()}
+    # As many as there are outputs, and of a target as many again for the noise floor.
+    counts = {way[0]: limit for way in ways} | {way[1]: 2 * limit for way in ways}
+    pictures = {one: _read(console, files[one], size, count) for one, count in counts.items()}
     lines = []
     with console.progress("measuring", 3 * len(ways)) as bar:
         for way in ways:
@@ -151,34 +153,22 @@ def _shuffled(folder: Path, domain: str) -> list[Path]:
     return files
 
 
-class _Pictures:
-    """The pictures of a domain in a fixed random order, each read once, the unreadable left out."""
+def _read(console: Console, files: list[Path], size: int, count: int) -> Tensor:
+    """The first ``count`` of ``files`` that can be read: N×3×size×size, float32 in [−1, 1]."""
+    import torch
 
-    def __init__(self, console: Console, files: list[Path], size: int) -> None:
-        self._console = console
-        self._size = size
-        self._files: Iterator[Path] = iter(files)
-        self._read: list[Tensor] = []
+    from cyclegan_cli.media.dataset import whole_views
+    from cyclegan_cli.settings import TrainSettings
 
-    def first(self, count: int) -> Tensor:
-        """As many as there are of the first ``count``: N×3×size×size, float32 in [−1, 1]."""
-        import torch
-
-        from cyclegan_cli.media.dataset import whole_views
-        from cyclegan_cli.settings import TrainSettings
-
-        views = TrainSettings(load_size=self._size, crop_size=self._size)
-        while len(self._read) < count:
-            file = next(self._files, None)
-            if file is None:
-                break
-            try:
-                self._read.append(whole_views([file], views))
-            except PictureError as error:
-                self._console.warn(f"left out: {error}")
-        if not self._read:
-            return torch.empty(0, 3, self._size, self._size)
-        return torch.cat(self._read[:count])
+    views, found = TrainSettings(load_size=size, crop_size=size), [torch.empty(0, 3, size, size)]
+    for file in files:
+        if len(found) > count:
+            break
+        try:
+            found.append(whole_views([file], views))
+        except PictureError as error:
+            console.warn(f"left out: {error}")
+    return torch.cat(found)
 
 
 @dataclass(frozen=True)
@@ -221,7 +211,7 @@ def _direction(
     style: Style,
     way: str,
     painters: dict[str, Paint],
-    pictures: dict[str, _Pictures],
+    pictures: dict[str, Tensor],
     limit: int,
     measures: list[Measure],
     bar: ProgressBar,
@@ -229,7 +219,7 @@ def _direction(
     """The three lines of one direction: as many outputs as real ones, and as many for the floor."""
     from cyclegan_cli.engine.evaluation import classifier_error, sliced_wasserstein, through
 
-    sources, targets = pictures[way[0]].first(limit), pictures[way[1]].first(2 * limit)
+    sources, targets = pictures[way[0]][:limit], pictures[way[1]]
     count = min(len(sources), len(targets) // 2)
     names = {"x": style.x, "y": style.y}
     if count < LEAST:

@@ -20,7 +20,15 @@ from cyclegan_cli.cli.options import (
     flag,
 )
 from cyclegan_cli.cli.publishing import import_command, record_of
-from cyclegan_cli.errors import CycleganError, UsageError, command_line, size_text
+from cyclegan_cli.errors import (
+    CycleganError,
+    DownloadError,
+    NoNetworkError,
+    UnknownNameError,
+    UsageError,
+    command_line,
+    size_text,
+)
 from cyclegan_cli.places import runs_dir, styles_dir
 from cyclegan_cli.settings import TrainSettings
 from cyclegan_cli.styles.catalogue import Style, plain
@@ -294,19 +302,31 @@ def download(
       cyclegan pretrained download cezanne vangogh
       cyclegan pretrained download --all
     """
-    from cyclegan_cli.cli.downloading import download_all
+    from cyclegan_cli.cli.downloading import telling
     from cyclegan_cli.styles.catalogue import entries
+    from cyclegan_cli.styles.download import download_style
 
     if bool(styles) == everything:
         raise UsageError("Name styles, or give --all.", hint="cyclegan pretrained list")
-    names = list(entries()) if everything else list(dict.fromkeys(styles or ()))
-    results = download_all(console, names, force=force)
-    for result in results:
-        if (style := result.style) is not None:
-            console.result(str(style.folder), record_of(style) | {"fetched": result.fetched})
-    failures = [error for result in results for error in result.errors]
-    for error in failures:
-        console.error(error)
+    known, failures = entries(), list[CycleganError]()
+    names = list(known) if everything else list(dict.fromkeys(styles or ()))
+    for name in (name for name in names if name not in known):  # before anything is fetched
+        raise UnknownNameError("downloadable style", name, known, hint="cyclegan pretrained list")
+    for name in names:
+        try:
+            with telling(console) as tell:
+                done = download_style(name, force=force, tell=tell)
+        except DownloadError as error:
+            failures.append(error)
+            if isinstance(error, NoNetworkError):
+                break  # of the others the same would be said
+            continue
+        if not done.fetched:
+            console.note(f"'{name}' is here already.")
+        console.result(str(done.style.folder), record_of(done.style) | {"fetched": done.fetched})
+        failures += done.failed.values()
+    for failure in failures:
+        console.error(failure)
     if failures:
         raise typer.Exit(1)
 

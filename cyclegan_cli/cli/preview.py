@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,14 +37,7 @@ _COLUMNS = 3  # of a sheet of styles, the photograph among them
 _GAP, _CAPTION = 12, 26  # pixels
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """One painting of the sheet."""
-
-    style: Style
-    strength: float
-    resolution: Resolution
-    caption: str
+Cell = tuple[str, Style, TranslateSettings]  # a painting of the sheet and its caption
 
 
 @command("json", "quiet")
@@ -98,32 +90,39 @@ def preview(
     from PIL import Image
 
     from cyclegan_cli.media.pictures import read_rgb
+    from cyclegan_cli.painting.effects import paint_picture
 
-    photo = Image.fromarray(read_rgb(image))
+    photo = Image.fromarray(pixels := read_rgb(image))
     if style is not None and len(styles) == 1 and not strengths and not resolutions:
         strengths = list(_STRENGTHS)
         resolutions = [*(side for side in _RESOLUTIONS if side < max(photo.size)), "native"]
     cells, columns = _plan(styles, strengths or [1.0], resolutions or ["auto"])
     shown = [("photograph", _shown(photo, size, crop=crop))]
     with console.progress("Painting", len(cells)) as bar:
-        for cell in cells:
-            painted = _painted(photo, cell, reverse, gpu)
-            shown.append((cell.caption, _shown(painted, size, crop=crop)))
-            bar.advance(text=cell.caption)
+        for caption, one, settings in cells:
+            painter = _painter(weights_file(one, reverse), gpu)
+            painted = Image.fromarray(paint_picture(painter, pixels, settings))
+            shown.append((caption, _shown(painted, size, crop=crop)))
+            bar.advance(text=caption)
     _write(_sheet(shown, columns), target)
     console.result(str(target), {"sheet": str(target), "pictures": [name for name, _ in shown]})
 
 
 def _plan(
     styles: list[Style], strengths: Sequence[float], resolutions: Sequence[Resolution]
-) -> tuple[list[_Cell], int]:
+) -> tuple[list[Cell], int]:
     """What is painted, and how many columns the sheet has."""
     cells = []
     for style, side, value in itertools.product(styles, resolutions, strengths):
         words = [style.name]
         words += [f"strength {value:g}"] * (len(strengths) > 1)
         words += [f"resolution {side}"] * (len(resolutions) > 1)
-        cells.append(_Cell(style, value, side, ", ".join(words)))
+        settings = TranslateSettings(
+            resolution=None if isinstance(side, str) else side,
+            at_most=style.resolution if side == "auto" else None,
+            strength=value,
+        )
+        cells.append((", ".join(words), style, settings))
     return cells, next((len(one) for one in (strengths, resolutions) if len(one) > 1), _COLUMNS)
 
 
@@ -157,22 +156,6 @@ def _resolutions(text: str | None) -> list[Resolution]:
                 f"--resolution {text}: auto, native, or pixels (16 to 20000), such as 512,native."
             )
     return found
-
-
-def _painted(photo: Image.Image, cell: _Cell, reverse: bool, gpu: str) -> Image.Image:
-    import numpy as np
-    from PIL import Image
-
-    from cyclegan_cli.painting.effects import paint_picture
-
-    style, chosen = cell.style, cell.resolution
-    settings = TranslateSettings(
-        resolution=None if isinstance(chosen, str) else chosen,
-        at_most=style.resolution if chosen == "auto" else None,
-        strength=cell.strength,
-    )
-    painter = _painter(weights_file(style, reverse), gpu)
-    return Image.fromarray(paint_picture(painter, np.asarray(photo), settings))
 
 
 @lru_cache(maxsize=1)

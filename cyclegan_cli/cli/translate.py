@@ -156,7 +156,7 @@ def translate(
     console.end = "\0" if print0 else "\n"
     settings = TranslateSettings(resolution=_resolution(resolution), **chosen)
     styles = find_styles(style or [])
-    weights = [_local_weights(console, one, reverse) for one in styles]
+    files = [_local_weights(console, one, reverse) for one in styles]
     plan = make_plan(
         inputs or [],
         style=[one.name for one in styles],
@@ -180,15 +180,15 @@ def translate(
     if count > 1 and plan.jobs:
         launch(count)
     work = Work(console, len(plan.jobs), unreadable=plan.unreadable)
-    for one, local in zip(styles, weights, strict=True):
+    for one, file in zip(styles, files, strict=True):
         jobs = [job for job in plan.jobs if job.style == one.name]
         if not (jobs or together):
             continue
-        file = local or _downloaded(console, one, reverse)
+        weights = file or _downloaded(console, one, reverse)
         if resolution == "auto":
             settings = dataclasses.replace(settings, at_most=one.resolution)
         run = partial(work.run, jobs, settings=settings)
-        paint_by(console, file, settings, gpu, run, together=together)
+        paint_by(console, weights, settings, gpu, run, together=together)
     work.end()
     wait_for_others()
 

@@ -26,30 +26,6 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator
 
-__all__ = [
-    "CheckpointError",
-    "CycleganError",
-    "DataError",
-    "DeviceError",
-    "DownloadError",
-    "NoNetworkError",
-    "NonFiniteLossError",
-    "PictureError",
-    "ProcessesError",
-    "StoreError",
-    "TrainingError",
-    "UnknownNameError",
-    "UsageError",
-    "WeightsError",
-    "command_line",
-    "counted",
-    "did_you_mean",
-    "duration",
-    "pip_extra",
-    "size_text",
-    "writing",
-]
-
 
 def command_line(*words: str | os.PathLike[str]) -> str:
     """``cyclegan WORDS`` as it can be pasted into a shell, whatever the names in it are.

@@ -12,16 +12,6 @@ import re
 import sys
 from pathlib import Path
 
-__all__ = [
-    "MEMORY_MARGIN",
-    "address_space_limit",
-    "available_memory",
-    "may_have_accelerator",
-    "normal_gpu",
-    "resident_memory",
-    "thread_count",
-]
-
 MEMORY_MARGIN = 0.9  # of what is free: others need some, too, and estimates are not exact
 # What the drivers of NVIDIA's cards (also under WSL) and of AMD's bring.
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")

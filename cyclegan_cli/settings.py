@@ -16,19 +16,6 @@ from typing import Any, Literal, get_args
 
 from cyclegan_cli.errors import UsageError, WeightsError, did_you_mean
 
-__all__ = [
-    "GENERATORS",
-    "DiscriminatorKind",
-    "GanLoss",
-    "GeneratorSpec",
-    "Interval",
-    "Precision",
-    "TrainSettings",
-    "TranslateSettings",
-    "fraction",
-    "wrong_kind",
-]
-
 GanLoss = Literal["lsgan", "vanilla", "hinge"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Resize = Literal["keep", "distort"]

@@ -24,7 +24,7 @@ from cyclegan_cli.errors import CycleganError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 _PLAIN = {"→": "->", "↔": "<->", "…": "...", "×": "x", "²": "^2", "λ": "lambda", "━": "#", "╌": "-"}
 _JOINERS = "\u200c\u200d"  # in words of some languages, and in emoji
@@ -289,9 +289,35 @@ class Console:
 
     # -- progress ----------------------------------------------------------------------------
 
-    def progress(self, what: str, total: int | None) -> ProgressBar:
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int | None) -> Iterator[ProgressBar]:
         """A bar on a terminal, one plain line per interval elsewhere, nothing under --quiet."""
-        return ProgressBar(self, what, total)
+        if self.quiet or not draws_live():
+            yield ProgressBar(self, what, total)
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.table import Column
+
+        # The bar takes what the others leave; where that is too little, the note gives way.
+        live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(overflow="fold")),
+            console=self.rich(),
+            transient=True,
+            expand=True,
+            redirect_stdout=sys.stdout.isatty(),  # a pipe gets its results, not the terminal
+        )
+        with live, self.drawn_by(live.console):
+            yield ProgressBar(self, what, total, live)
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -327,50 +353,16 @@ def encodable(text: str) -> str:
 
 
 class ProgressBar:
-    """What ``Console.progress`` gives: a context in which ``advance`` is called."""
+    """What ``Console.progress`` gives: how much of ``total`` is done."""
 
-    def __init__(self, console: Console, what: str, total: int | None) -> None:
-        self._console = console
-        self._what = what
-        self._total = total
+    def __init__(
+        self, console: Console, what: str, total: int | None, live: Progress | None = None
+    ) -> None:
+        self._console, self._what, self._total = console, what, total
         self._done = 0
         self._last_line = time.monotonic()
-        self._live: Progress | None = None
-        self._task: TaskID | None = None
-        self._closing = contextlib.ExitStack()
-
-    def __enter__(self) -> ProgressBar:
-        if not self._console.quiet and draws_live():
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
-            from rich.table import Column
-
-            # The bar takes what the others leave; where that is too little, the note gives way.
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
-                MofNCompleteColumn(table_column=Column(no_wrap=True)),
-                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-                TextColumn(
-                    "{task.fields[note]}", markup=False, table_column=Column(overflow="fold")
-                ),
-                console=self._console.rich(),
-                transient=True,
-                expand=True,
-                redirect_stdout=sys.stdout.isatty(),  # a pipe gets its results, not the terminal
-            )
-            self._closing.enter_context(self._live)
-            self._closing.enter_context(self._console.drawn_by(self._live.console))
-            self._task = self._live.add_task(self._what, total=self._total, note="")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
+        self._live = live
+        self._task = live.add_task(what, total=total, note="") if live else None
 
     def advance(self, count: int = 1, text: str = "") -> None:
         """``count`` more are done; ``text`` is shown after the count."""

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from cyclegan_cli.styles.catalogue import Style, Way
 
-__all__ = ["evaluate"]
-
 FEW = 20  # below this many pictures the figures of two good styles cannot be told apart
 LEAST = 2
 _MORE = {  # measures by pretrained networks: their columns in the table

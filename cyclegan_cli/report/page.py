@@ -24,8 +24,6 @@ from cyclegan_cli.report.samples import Gallery, Moment
 from cyclegan_cli.settings import TrainSettings
 from cyclegan_cli.version import __version__
 
-__all__ = ["REPORT", "Report"]
-
 REPORT = "report.html"
 _UNDECIDED = {"lsgan": 0.25, "vanilla": 0.6931, "hinge": 1.0}  # D's loss where it cannot tell
 _WARNINGS = 20  # of the newest that are shown

@@ -18,18 +18,6 @@ from cyclegan_cli.engine.run import Run
 from cyclegan_cli.errors import command_line
 from cyclegan_cli.files import write_text
 
-__all__ = [
-    "Best",
-    "MetricsLog",
-    "Record",
-    "best_of",
-    "read_metrics",
-    "read_record",
-    "smoothed",
-    "train_command",
-    "value",
-]
-
 Line = Mapping[str, Any]
 Points = Sequence[tuple[float, float]]
 

@@ -19,22 +19,6 @@ from cyclegan_cli.errors import PictureError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "CAPTION",
-    "GAP",
-    "Gallery",
-    "Moment",
-    "Samples",
-    "Sheet",
-    "encoded",
-    "list_sheets",
-    "read_sheet",
-    "sample_sheet",
-    "sheet_name",
-    "thinned",
-    "to_image",
-]
-
 GAP = 6  # pixels around every picture of a sheet
 CAPTION = 18  # pixels above them
 _COLUMNS = 6  # x, G(x), F(G(x)), y, F(y), G(F(y))

@@ -11,8 +11,6 @@ from PIL import Image
 
 from cyclegan_cli.errors import UsageError, pip_extra
 
-__all__ = ["Board", "require_tensorboard"]
-
 
 def require_tensorboard() -> None:
     """Raise UsageError where TensorBoard is not installed."""

@@ -9,8 +9,6 @@ from PIL import Image, ImageDraw, ImageFont
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.report.samples import Samples, Sheet
 
-__all__ = ["frame_of", "spread"]
-
 _FRAMES = 120
 _LEAST, _MOST = 128, 256  # pixels of a picture's side; between them it keeps its own
 _ROWS = 4

@@ -198,7 +198,7 @@ def _set_debug(value: bool) -> bool:
 def _check_tensorboard(wanted: bool) -> bool:
     """Raise UsageError where TensorBoard is wanted and not installed."""
     if wanted:
-        from cyclegan_cli.report.tensorboard import require_tensorboard
+        from cyclegan_cli.report.record import require_tensorboard
 
         require_tensorboard()
     return wanted

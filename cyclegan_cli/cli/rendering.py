@@ -25,7 +25,7 @@ from cyclegan_cli.files import atomic_path
 
 if TYPE_CHECKING:
     from cyclegan_cli.engine.training import Evaluated, Event, Measured, Sampled
-    from cyclegan_cli.report.tensorboard import Board
+    from cyclegan_cli.report.record import Board
 
 _EARLY, _LATE = 10.0, 60.0  # seconds between two plain lines, in the first minutes and later
 _EARLY_FOR = 300.0

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.distributed import Group
     from cyclegan_cli.engine.evaluation import Evaluator
     from cyclegan_cli.engine.training import Event
-    from cyclegan_cli.report.tensorboard import Board
+    from cyclegan_cli.report.record import Board
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _rendering(
     )
     board: contextlib.AbstractContextManager[Board | None] = contextlib.nullcontext()
     if machine.tensorboard:
-        from cyclegan_cli.report.tensorboard import Board
+        from cyclegan_cli.report.record import Board
 
         board = contextlib.closing(Board(run.folder / "tensorboard", place.step))
     with board as opened, view.shown(), Renderer(console, run, place, view, opened) as renderer:

@@ -306,8 +306,7 @@ def timelapse(
       cyclegan timelapse photos2vangogh -o film.mp4 --fps 12
       cyclegan timelapse photos2vangogh -o one.webp --picture 2
     """
-    from cyclegan_cli.report.samples import list_sheets
-    from cyclegan_cli.report.timelapse import spread
+    from cyclegan_cli.report.samples import list_sheets, spread
 
     found = find_run(run)
     target = found.folder / "timelapse.gif" if output is None else output
@@ -350,8 +349,7 @@ def _kind(target: Path) -> str:
 
 
 def _frame(run: Run, sheet: Sheet, last: int, picture: int | None) -> Image.Image:
-    from cyclegan_cli.report.samples import read_sheet
-    from cyclegan_cli.report.timelapse import frame_of
+    from cyclegan_cli.report.samples import frame_of, read_sheet
 
     label = f"step {sheet.step:,}, epoch {sheet.step / run.steps_per_epoch:.1f}"
     return frame_of(read_sheet(sheet.path), label, sheet.step / max(last, 1), picture)

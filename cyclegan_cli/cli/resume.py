@@ -20,7 +20,16 @@ from cyclegan_cli.cli.options import (
     option,
 )
 from cyclegan_cli.cli.preflight import folders
-from cyclegan_cli.cli.processes import launch, leading, local_count, member, one_device, team
+from cyclegan_cli.cli.processes import (
+    check_processes,
+    hold,
+    launch,
+    leading,
+    local_count,
+    member,
+    one_device,
+    team,
+)
 from cyclegan_cli.errors import CheckpointError, DataError, UsageError, command_line, counted
 from cyclegan_cli.settings import TrainSettings
 
@@ -70,7 +79,6 @@ def resume(
         list_all(console)
         return
     from cyclegan_cli.cli.publishing import taken
-    from cyclegan_cli.cli.runner import Machine, check_processes, train_held
     from cyclegan_cli.engine.run import find_run, run_state
 
     found = find_run(run)
@@ -111,6 +119,7 @@ def resume(
             _say_processes(console, changed, start.processes, size)
 
     with team(gpu) as group:
+        from cyclegan_cli.cli.runner import Machine, train_held
         from cyclegan_cli.engine.checkpoint import go_back_to
 
         train_held(console, changed, Machine(gpu, count, group, tensorboard), look, commit)
@@ -237,7 +246,6 @@ def _ended(console: Console, before: Run, run: Run) -> bool:
     if not leading():
         return True
     from cyclegan_cli.cli.publishing import is_published, publish, taken
-    from cyclegan_cli.cli.runner import hold
     from cyclegan_cli.engine.run import sweep
 
     if is_published(run):

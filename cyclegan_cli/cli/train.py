@@ -30,7 +30,15 @@ from cyclegan_cli.cli.preflight import (
     present,
     refuse_existing,
 )
-from cyclegan_cli.cli.processes import launch, leading, led, local_count, member, team
+from cyclegan_cli.cli.processes import (
+    check_processes,
+    launch,
+    leading,
+    led,
+    local_count,
+    member,
+    team,
+)
 from cyclegan_cli.errors import UsageError, did_you_mean
 from cyclegan_cli.files import read_toml
 from cyclegan_cli.places import check_name, runs_dir
@@ -172,8 +180,6 @@ def train(
     if print_config:
         console.document(_to_toml(ctx, settings), settings.to_json())
         return
-    from cyclegan_cli.cli.runner import Machine, check_processes, train_held
-
     x_dir, y_dir = folders(x_dir, y_dir)
     name = check_name(name or default_name(x_dir, y_dir))
     folder = runs_dir() / name
@@ -210,6 +216,7 @@ def train(
         if dry_run:
             console.note("A dry run: nothing was written.")
             return
+        from cyclegan_cli.cli.runner import Machine, train_held
         from cyclegan_cli.engine.run import create_run
 
         def commit(_start: Checkpoint | None) -> None:

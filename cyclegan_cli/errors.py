@@ -147,10 +147,11 @@ class NonFiniteLossError(TrainingError):
 
 
 @contextlib.contextmanager
-def writing(what: object, *, hint: str) -> Iterator[None]:
+def writing(what: object, verb: str = "written", *, hint: str | None = None) -> Iterator[None]:
     """Turn an OSError into a StoreError: ``what``, a path or its name, cannot be written."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise StoreError(f"{what} cannot be written: {reason}.", hint=hint) from error
+        raise StoreError(
+            f"{what} cannot be {verb}: {error.strerror or error}.", hint=hint
+        ) from error

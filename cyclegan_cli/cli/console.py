@@ -193,6 +193,11 @@ class Console:
         if not self.quiet:
             self._err(text)
 
+    def suggest(self, what: str, command: str) -> None:
+        """A command to type next, on a line of its own."""
+        self.note(f"{what}:")
+        self.note(f"  {command}")
+
     def detail(self, text: str) -> None:
         """What a user wants to know who said --verbose."""
         if self.verbose and not self.quiet:

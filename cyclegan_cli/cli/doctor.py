@@ -345,8 +345,8 @@ def demo(
     for arguments in (train, translate):
         _run(console, ctx, folder, [*arguments, *silence])
     console.note(f"Compare {folder / 'photo.png'} with {result}.")
-    console.note("Then paint a photograph of yours:")
-    console.note(f"  {command_line('translate', 'PHOTO.jpg', '--style', style)}")
+    again = command_line("translate", "PHOTO.jpg", "--style", style)
+    console.suggest("Then paint a photograph of yours", again)
 
 
 def _render(folder: Path) -> None:
@@ -371,8 +371,7 @@ def _run(console: Console, ctx: typer.Context, folder: Path, arguments: list[str
         program(args=arguments, prog_name="cyclegan", standalone_mode=False)
     except Stopped:
         again = command_line("demo", *([] if folder == _DEMO else [folder]))
-        console.note("To try again:")
-        console.note(f"  rm -r {shlex.quote(str(folder))}; {again}")
+        console.suggest("To try again", f"rm -r {shlex.quote(str(folder))}; {again}")
         raise
     finally:
         if before is None:

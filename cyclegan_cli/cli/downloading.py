@@ -115,8 +115,7 @@ def download(
     parts = ", ".join(f"{part} {counted(n, 'picture')}" for part, n in found.counts.items())
     console.note(f"{name}: {parts}. Licence: {one.licence}.")
     console.result(str(found.folder), _record(one, found) | {"fetched": found.fetched})
-    console.note("Next:")
-    console.note(f"  {_next(one, found)}")
+    console.suggest("Next", _next(one, found))
 
 
 def _next(one: DataSet, found: Here) -> str:

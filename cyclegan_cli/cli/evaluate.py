@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.cli.console import Console, ProgressBar
 from cyclegan_cli.cli.options import GPU, STYLE, argument, command, flag, option
+from cyclegan_cli.cli.preflight import require_folder
 from cyclegan_cli.cli.processes import one_device
 from cyclegan_cli.errors import (
     DataError,
@@ -141,11 +142,7 @@ def _ways(style: Style, reverse: bool) -> list[Way]:
 def _shuffled(folder: Path, domain: str) -> list[Path]:
     from cyclegan_cli.media.plan import find_pictures
 
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(
-            f"{folder} {what}.", hint="Two folders: cyclegan evaluate STYLE X_DIR Y_DIR"
-        )
+    require_folder(folder, "Two folders: cyclegan evaluate STYLE X_DIR Y_DIR")
     files = find_pictures(folder)
     choices(0, "evaluate", domain).shuffle(files)
     return files

@@ -42,12 +42,18 @@ _EXPECTATIONS = (
 )
 
 
+def require_folder(folder: Path, hint: str | None = None) -> None:
+    """Raise DataError where ``folder`` is none."""
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {what}.", hint=hint)
+
+
 def folders(x_dir: Path, y_dir: Path | None) -> tuple[Path, Path]:
     """Both folders, resolved. Raises DataError where they cannot be X and Y."""
-    for folder in (x_dir, y_dir):
-        if folder is not None and not folder.is_dir():
-            what = "is not a folder" if folder.exists() else "does not exist"
-            raise DataError(f"{folder} {what}.", hint=_two_folders(x_dir))
+    require_folder(x_dir, _two_folders(x_dir))
+    if y_dir is not None:
+        require_folder(y_dir, _two_folders(x_dir))
     if y_dir is None:
         raise DataError("Missing argument Y_DIR: X and Y are two folders.", hint=_pair(x_dir))
     x, y = x_dir.resolve(), y_dir.resolve()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import typer
 from filelock import FileLock, Timeout
 
-from cyclegan_cli.errors import CycleganError, StoreError, UsageError, counted
+from cyclegan_cli.errors import CycleganError, UsageError, counted, writing
 
 if TYPE_CHECKING:
     from cyclegan_cli.engine.device import Device
@@ -297,17 +297,16 @@ def check_processes(settings: TrainSettings, size: int) -> None:
 
 def hold(run: Run) -> FileLock:
     """The lock of ``run``, taken. Raises UsageError where another process trains it."""
-    lock = FileLock(run.folder / "run.lock")
+    lock, hint = (
+        FileLock(run.folder / "run.lock"),
+        "Set CYCLEGAN_HOME to a folder that can be written.",
+    )
     try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        with writing(f"The run's folder {run.folder}", hint=hint):
+            run.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except Timeout as error:
         raise UsageError(f"The run '{run.name}' is being trained by another process.") from error
-    except OSError as error:
-        raise StoreError(
-            f"The run's folder {run.folder} cannot be written: {error.strerror}.",
-            hint="Set CYCLEGAN_HOME to a folder that can be written.",
-        ) from error
     return lock
 
 

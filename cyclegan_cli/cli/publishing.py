@@ -108,12 +108,10 @@ def publish(
     own = functools.partial(_published_by, run)
     _publish_checkpoint(run, start, name=run.name, facts=facts, replace=own)
     console.note(f"The run as a page: {run.folder / REPORT}")
-    console.note("Try it:")
-    console.note(f"  {command_line('translate', 'PHOTO.jpg', '--style', run.name)}")
+    console.suggest("Try it", command_line("translate", "PHOTO.jpg", "--style", run.name))
     if run.settings.publish == "last" and best.exists():
         again = ("pretrained", "import", "--run", run.name, "--checkpoint", "best", "--overwrite")
-        console.note("To have the best one measured instead of the last:")
-        console.note(f"  {command_line(*again)}")
+        console.suggest("To have the best one measured instead of the last", command_line(*again))
     steps = start.place.step
     console.result(run.name, {"style": run.name, "run": str(run.folder), "steps": steps})
 

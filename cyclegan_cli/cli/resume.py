@@ -19,7 +19,7 @@ from cyclegan_cli.cli.options import (
     one_of,
     option,
 )
-from cyclegan_cli.cli.preflight import folders
+from cyclegan_cli.cli.preflight import folders, require_folder
 from cyclegan_cli.cli.processes import (
     check_processes,
     hold,
@@ -156,8 +156,8 @@ def _changed(
         changes["max_steps"] = max_steps
     run = dataclasses.replace(run, settings=dataclasses.replace(run.settings, **changes))
     for folder in (x_dir, y_dir):
-        if folder is not None and not folder.is_dir():
-            raise UsageError(f"{folder} is not a folder.")
+        if folder is not None:
+            require_folder(folder)
     if x_dir is not None and y_dir is not None:
         folders(x_dir, y_dir)
     return dataclasses.replace(
@@ -251,8 +251,8 @@ def _ended(console: Console, before: Run, run: Run) -> bool:
     if is_published(run):
         s = run.settings
         longer = s.epochs + max(1, s.epochs // 2)
-        console.note(f"{run.name} is finished: there is nothing left to train. To train longer:")
-        console.note(f"  {command_line('resume', run.name, '--epochs', str(longer))}")
+        done = f"{run.name} is finished: there is nothing left to train. To train longer"
+        console.suggest(done, command_line("resume", run.name, "--epochs", str(longer)))
         if run != before:
             with hold(run):
                 run.write()

@@ -133,8 +133,7 @@ def train_held(
             if not stop():
                 return
         if not finished:
-            console.note("To continue:")
-            console.note(f"  {command_line('resume', run.name)}")
+            console.suggest("To continue", command_line("resume", run.name))
         raise Stopped(stop.signum)
 
 

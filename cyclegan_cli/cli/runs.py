@@ -33,11 +33,11 @@ from cyclegan_cli.engine.run import (
 )
 from cyclegan_cli.errors import (
     PictureError,
-    StoreError,
     UsageError,
     command_line,
     counted,
     size_text,
+    writing,
 )
 from cyclegan_cli.files import folder_size
 
@@ -168,10 +168,8 @@ def remove(
         return
     for place, run in places.items():
         if not dry_run and place.exists():
-            try:
+            with writing(place, "removed"):
                 shutil.rmtree(place)
-            except OSError as error:
-                raise StoreError(f"{place} cannot be removed: {error.strerror}.") from error
         record = {"run": run.name, "path": str(place), "bytes": sizes[place]}
         console.result(str(place), {**record, "removed": not dry_run})
     verb = "would be freed" if dry_run else "freed"
@@ -275,10 +273,8 @@ def report(console: Console, run: str = RUN) -> None:
 
     found = find_run(run)
     page = Report(found)
-    try:
+    with writing(page.path):
         page.write()
-    except OSError as error:
-        raise StoreError(f"{page.path} cannot be written: {error.strerror}.") from error
     console.result(str(page.path), {"run": found.name, "report": str(page.path)})
 
 

@@ -217,21 +217,18 @@ def train(
             console.note("A dry run: nothing was written.")
             return
         from cyclegan_cli.cli.runner import Machine, train_held
+        from cyclegan_cli.engine import checkpoint
         from cyclegan_cli.engine.run import create_run
+
+        def newest() -> Checkpoint | None:
+            return checkpoint.newest(run.checkpoints)[0]  # of processes that were restarted
 
         def commit(_start: Checkpoint | None) -> None:
             if not (me and me.restarts and (folder / "run.json").exists()):
                 create_run(run)
 
         machine = Machine(gpu, settings.workers, group, tensorboard)
-        train_held(console, run, machine, lambda: _newest(run), commit)
-
-
-def _newest(run: Run) -> Checkpoint | None:
-    """Where processes that were restarted go on: a new run has none."""
-    from cyclegan_cli.engine import checkpoint
-
-    return checkpoint.newest(run.checkpoints)[0]
+        train_held(console, run, machine, newest, commit)
 
 
 # -- settings ----------------------------------------------------------------------------------

@@ -297,16 +297,15 @@ def check_processes(settings: TrainSettings, size: int) -> None:
 
 def hold(run: Run) -> FileLock:
     """The lock of ``run``, taken. Raises UsageError where another process trains it."""
-    lock, hint = (
-        FileLock(run.folder / "run.lock"),
-        "Set CYCLEGAN_HOME to a folder that can be written.",
-    )
-    try:
-        with writing(f"The run's folder {run.folder}", hint=hint):
-            run.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.folder / "run.lock")
+    hint = "Set CYCLEGAN_HOME to a folder that can be written."
+    with writing(f"The run's folder {run.folder}", hint=hint):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        try:
             lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UsageError(f"The run '{run.name}' is being trained by another process.") from error
+        except Timeout as error:
+            told = f"The run '{run.name}' is being trained by another process."
+            raise UsageError(told) from error
     return lock
 
 

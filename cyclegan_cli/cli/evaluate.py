@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +38,7 @@ _MORE = {  # measures by pretrained networks: their columns in the table
     "kid": ("KID", ".4f"),
 }
 
+Line = dict[str, Any]  # one set against the real pictures of the target
 Paint = Callable[["Tensor"], "Tensor"]
 Measure = Callable[["Tensor", "Tensor"], dict[str, float]]
 
@@ -84,18 +84,18 @@ def evaluate(
     # As many as there are outputs, and of a target as many again for the noise floor.
     counts = {way[0]: limit for way in ways} | {way[1]: 2 * limit for way in ways}
     pictures = {one: _read(console, files[one], size, count) for one, count in counts.items()}
-    lines = []
+    lines: list[Line] = []
     with console.progress("measuring", 3 * len(ways)) as bar:
         for way in ways:
             lines += list(_direction(found, way, painters, pictures, limit, measures, bar))
-    few = min(line.pictures for line in lines)
+    few = min(line["pictures"] for line in lines)
     if few < FEW:
         console.warn(
             f"{counted(few, 'picture')} in a set: differences of a fifth mean nothing. See 'real'."
         )
-    more = [_MORE[name][0] for name in _MORE if name in lines[0].more]
+    more = [title for name, (title, _) in _MORE.items() if name in lines[0]]
     columns = ("direction", "set", "SWD", "classifier", "cycle L1", *more)
-    console.table(columns, [line.row() for line in lines], [line.record() for line in lines])
+    console.table(columns, [_row(line) for line in lines], lines)
 
 
 def _pretrained_measures(
@@ -166,40 +166,16 @@ def _read(console: Console, files: list[Path], size: int, count: int) -> Tensor:
     return torch.cat(found)
 
 
-@dataclass(frozen=True)
-class _Line:
-    """One set against the real pictures of the target."""
-
-    direction: str
-    what: str
-    pictures: int
-    levels: dict[str, float]
-    classifier: float
-    cycle_l1: float | None
-    more: dict[str, float]  # by pretrained networks
-
-    def row(self) -> tuple[str, ...]:
-        return (
-            self.direction,
-            self.what,
-            f"{self.levels['mean']:.1f}",
-            f"{self.classifier:.2f}",
-            "-" if self.cycle_l1 is None else f"{self.cycle_l1:.3f}",
-            *(format(self.more[k], spec) for k, (_, spec) in _MORE.items() if k in self.more),
-        )
-
-    def record(self) -> dict[str, Any]:
-        levels = {f"swd_{k}": round(v, 3) for k, v in self.levels.items() if k != "mean"}
-        return {
-            "direction": self.direction,
-            "set": self.what,
-            "pictures": self.pictures,
-            "swd": round(self.levels["mean"], 3),
-            **levels,
-            "classifier": round(self.classifier, 4),
-            "cycle_l1": None if self.cycle_l1 is None else round(self.cycle_l1, 5),
-            **{name: round(value, 5) for name, value in self.more.items()},
-        }
+def _row(line: Line) -> tuple[str, ...]:
+    cycle = line["cycle_l1"]
+    return (
+        line["direction"],
+        line["set"],
+        f"{line['swd']:.1f}",
+        f"{line['classifier']:.2f}",
+        "-" if cycle is None else f"{cycle:.3f}",
+        *(format(line[name], spec) for name, (_, spec) in _MORE.items() if name in line),
+    )
 
 
 def _direction(
@@ -210,7 +186,7 @@ def _direction(
     limit: int,
     measures: list[Measure],
     bar: ProgressBar,
-) -> Iterator[_Line]:
+) -> Iterator[Line]:
     """The three lines of one direction: as many outputs as real ones, and as many for the floor."""
     from cyclegan_cli.engine.evaluation import classifier_error, sliced_wasserstein, through
 
@@ -228,15 +204,17 @@ def _direction(
     outputs, cycle = through(sources, painters[way], back or (lambda picture: picture))
     sets = {style.name: outputs, "identity": sources, "real": more}
     for what, some in sets.items():
-        yield _Line(
-            direction=f"{names[way[0]]} → {names[way[1]]}",
-            what=what,
-            pictures=count,
-            levels=sliced_wasserstein(some, real),
-            classifier=classifier_error(some, real),
-            cycle_l1=cycle if back is not None and some is outputs else None,
-            more={name: v for measure in measures for name, v in measure(some, real).items()},
-        )
+        levels = {f"swd_{k}": round(v, 3) for k, v in sliced_wasserstein(some, real).items()}
+        yield {
+            "direction": f"{names[way[0]]} → {names[way[1]]}",
+            "set": what,
+            "pictures": count,
+            "swd": levels.pop("swd_mean"),
+            **levels,
+            "classifier": round(classifier_error(some, real), 4),
+            "cycle_l1": round(cycle, 5) if back is not None and some is outputs else None,
+            **{k: round(v, 5) for measure in measures for k, v in measure(some, real).items()},
+        }
         bar.advance()
 
 

@@ -21,11 +21,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import typer
-from filelock import FileLock, Timeout
 
 from cyclegan_cli.errors import CycleganError, UsageError, counted, writing
 
 if TYPE_CHECKING:
+    from filelock import FileLock
+
     from cyclegan_cli.engine.device import Device
     from cyclegan_cli.engine.distributed import Group
     from cyclegan_cli.engine.run import Run
@@ -297,6 +298,8 @@ def check_processes(settings: TrainSettings, size: int) -> None:
 
 def hold(run: Run) -> FileLock:
     """The lock of ``run``, taken. Raises UsageError where another process trains it."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(run.folder / "run.lock")
     hint = "Set CYCLEGAN_HOME to a folder that can be written."
     with writing(f"The run's folder {run.folder}", hint=hint):

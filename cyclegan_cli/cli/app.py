@@ -19,12 +19,12 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from cyclegan_cli import __version__
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
 from cyclegan_cli.cli.options import DEBUG, debugging, flag
 from cyclegan_cli.cli.processes import Stopped, may_speak, member, remember, stop_on_signals
 from cyclegan_cli.errors import CycleganError, UsageError, did_you_mean
 from cyclegan_cli.machine import address_space_limit
-from cyclegan_cli.version import __version__
 
 # Every command: (name, module of cli and object in it, short help). Only the one that is called is
 # imported, which halves the time of a start.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import typer
 
+from cyclegan_cli import __version__
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.options import argument, command, matching, option
 from cyclegan_cli.cli.processes import Stopped, importing
@@ -29,7 +30,6 @@ from cyclegan_cli.errors import (
     size_text,
 )
 from cyclegan_cli.files import folder_size
-from cyclegan_cli.version import __version__
 
 _DEMO = Path("cyclegan-demo")
 _PICTURES = 60  # in each domain of the demo

@@ -16,6 +16,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from cyclegan_cli import __version__
 from cyclegan_cli.engine.run import Run
 from cyclegan_cli.errors import command_line, counted, duration
 from cyclegan_cli.files import write_text
@@ -23,7 +24,6 @@ from cyclegan_cli.report.curves import Line, chart, number
 from cyclegan_cli.report.record import Best, Record, best_of, read_record, train_command, value
 from cyclegan_cli.report.samples import Gallery, Moment
 from cyclegan_cli.settings import TrainSettings
-from cyclegan_cli.version import __version__
 
 REPORT = "report.html"
 _UNDECIDED = {"lsgan": 0.25, "vanilla": 0.6931, "hinge": 1.0}  # D's loss where it cannot tell

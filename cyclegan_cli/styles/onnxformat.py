@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cyclegan_cli import __version__
 from cyclegan_cli.engine.grain import CENTRE, PERIOD, SPREAD, tile
 from cyclegan_cli.engine.layers import (
     EPS,
@@ -28,7 +29,6 @@ from cyclegan_cli.engine.layers import (
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.errors import UsageError, pip_extra
 from cyclegan_cli.files import atomic_path
-from cyclegan_cli.version import __version__
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -374,7 +374,8 @@ def _check(settings: TrainSettings | TranslateSettings) -> None:
         _require(not wrong, f"{option} {wrong}")
         if kind in _CHOICES:
             *most, last = _CHOICES[kind]
-            _require(value in (*most, last), f"{option} must be {', '.join(most)} or {last}")
+            known = f"{', '.join(most)} or {last}"
+            _require(value in (*most, last), f"{option} must be {known}, not {value}")
         elif value is None:
             continue
         elif name in _FRACTIONS:

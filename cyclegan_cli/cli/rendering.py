@@ -256,7 +256,6 @@ class Renderer:
     def __init__(
         self, console: Console, run: Run, place: Place, view: TrainingView, board: Board | None
     ) -> None:
-
         self._console = console
         self._run = run
         self._view = view
@@ -281,7 +280,6 @@ class Renderer:
 
     def show(self, event: training.Event) -> None:
         """Render one event."""
-
         if isinstance(event, training.StepDone):
             self._view.step(event.place)
         elif isinstance(event, training.Measured):
@@ -336,7 +334,6 @@ class Renderer:
         )
 
     def _sampled(self, event: training.Sampled) -> None:
-
         folder = self._run.folder / "samples"
         folder.mkdir(exist_ok=True)
         path = folder / sheet_name(event.place.step)

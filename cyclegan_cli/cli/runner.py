@@ -139,7 +139,6 @@ def train_held(
 
 def _publish(console: Console, run: Run, facts: dict[str, Any]) -> None:
     """Publish ``run``; what stands in the way now is no misuse: the training has been done."""
-
     try:
         publish(console, run, facts)
     except UsageError as error:
@@ -158,7 +157,6 @@ def _train_run(
 
     Raises TrainingError where a loss is no longer finite.
     """
-
     group = machine.group
     device = one_device(machine.gpu)
     dtype = resolve_precision(run.settings.precision, device.torch)
@@ -208,7 +206,6 @@ def _rendering(
     if not machine.group.leads:
         yield lambda _event: None
         return
-
     each, s = run.steps_per_epoch, run.settings
     total = min(s.epochs * each, s.max_steps or s.epochs * each)
     view = TrainingView(
@@ -223,7 +220,6 @@ def _rendering(
 
 def _samples(run: Run) -> tuple[Tensor, Tensor] | None:
     """The pictures that every sample shows: held out, or, where too few, the first of the rest."""
-
     count = run.settings.samples
     if count == 0:
         return None
@@ -233,7 +229,6 @@ def _samples(run: Run) -> tuple[Tensor, Tensor] | None:
 
 def _evaluator(run: Run) -> Evaluator | None:
     """What measures ``run`` as it goes; None where too few pictures are held out, or for never."""
-
     if not evaluates(run):
         return None
     settings = run.settings

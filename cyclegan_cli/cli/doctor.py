@@ -18,7 +18,7 @@ import typer
 
 from cyclegan_cli import __version__
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.options import argument, command, matching, option
+from cyclegan_cli.cli.options import argument, command, one_of, option
 from cyclegan_cli.cli.processes import Stopped, importing
 from cyclegan_cli.errors import (
     CycleganError,
@@ -248,16 +248,24 @@ def _styles() -> Iterator[Check]:
 # -- docs --------------------------------------------------------------------------------------
 
 
-def complete_page(incomplete: str) -> list[str]:
-    """Names of pages that start with ``incomplete``."""
-    return matching(_pages, incomplete)
+def doc_pages() -> dict[str, Path]:
+    """Every page by name: in the package once it is installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "docs", package.parent / "docs"):
+        if (folder / "guide.md").is_file():
+            found = {
+                path.relative_to(folder).with_suffix("").as_posix(): path
+                for path in sorted(folder.rglob("*.md"))
+            }
+            return dict(sorted(found.items(), key=lambda item: (item[0] != "guide", item[0])))
+    return {}
 
 
 @command("json")
 def docs(
     console: Console,
     page: str | None = argument(
-        None, "PAGE", "A page's name. Without it: the list.", complete_page
+        None, "PAGE", "A page's name. Without it: the list.", one_of(doc_pages)
     ),
 ) -> None:
     """Read the documentation in the terminal.
@@ -269,7 +277,7 @@ def docs(
       cyclegan docs
       cyclegan docs guide | less
     """
-    pages = _pages()
+    pages = doc_pages()
     if not pages:
         raise CycleganError("The documentation was not installed with the program.")
     if page is None:
@@ -290,19 +298,6 @@ def docs(
         rich.print(Markdown(text), width=min(rich.width, 100))
     else:
         console.document(text)
-
-
-def _pages() -> dict[str, Path]:
-    """Every page by name: in the package once it is installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    for folder in (package / "docs", package.parent / "docs"):
-        if (folder / "guide.md").is_file():
-            found = {
-                path.relative_to(folder).with_suffix("").as_posix(): path
-                for path in sorted(folder.rglob("*.md"))
-            }
-            return dict(sorted(found.items(), key=lambda item: (item[0] != "guide", item[0])))
-    return {}
 
 
 def _title(path: Path) -> str:

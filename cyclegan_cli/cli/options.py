@@ -31,46 +31,48 @@ Table = Mapping[str, Sequence[str | tuple[str, str, str]]]
 # -- what the shell offers -------------------------------------------------------------------
 
 
-def matching(names: Callable[[], Iterable[str]], incomplete: str) -> list[str]:
-    """The names that begin with ``incomplete``; a shell's prompt is no place for an error."""
-    try:
-        return [name for name in names() if name.startswith(incomplete)]
-    except (CycleganError, OSError):
-        return []
+def one_of(names: Iterable[str] | Callable[[], Iterable[str]]) -> Complete:
+    """A completion that offers those of ``names`` that begin with what was typed.
 
-
-def one_of(names: Iterable[str]) -> Complete:
-    """A completion that offers those of ``names`` that begin with what was typed."""
+    A shell's prompt is no place for an error.
+    """
 
     def complete(incomplete: str) -> list[str]:
-        return matching(lambda: names, incomplete)
+        try:
+            found = names() if callable(names) else names
+            return [name for name in found if name.startswith(incomplete)]
+        except (CycleganError, OSError):
+            return []
 
     return complete
 
 
-def complete_gpu(incomplete: str) -> list[str]:
+@one_of
+def complete_gpu() -> list[str]:
     """What ``--gpu`` takes; of NVIDIA's cards those that Linux has."""
     cards = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
-    return matching(lambda: ["auto", "cpu", "cuda", "mps", *cards], incomplete)
+    return ["auto", "cpu", "cuda", "mps", *cards]
 
 
-def complete_dataset(incomplete: str) -> list[str]:
+@one_of
+def complete_dataset() -> Iterable[str]:
     """The names of public data sets."""
     from cyclegan_cli.styles.datasets import datasets
 
-    return matching(datasets, incomplete)
+    return datasets()
 
 
-def complete_run(incomplete: str) -> list[str]:
+@one_of
+def complete_run() -> list[str]:
     """The names of runs, the one written last first."""
     from cyclegan_cli.engine.run import list_runs
 
-    return matching(lambda: [state.run.name for state in list_runs()], incomplete)
+    return [state.run.name for state in list_runs()]
 
 
 def _styles(incomplete: str, *, available: bool) -> list[str]:
     before, comma, name = incomplete.rpartition(",")
-    found = matching(lambda: [style.name for style in list_styles(available=available)], name)
+    found = one_of(lambda: [style.name for style in list_styles(available=available)])(name)
     return [f"{before}{comma}{style}" for style in found]
 
 

@@ -51,9 +51,9 @@ def require_folder(folder: Path, hint: str | None = None) -> None:
 
 def folders(x_dir: Path, y_dir: Path | None) -> tuple[Path, Path]:
     """Both folders, resolved. Raises DataError where they cannot be X and Y."""
-    require_folder(x_dir, _two_folders(x_dir))
-    if y_dir is not None:
-        require_folder(y_dir, _two_folders(x_dir))
+    for folder in filter(None, (x_dir, y_dir)):
+        if not folder.is_dir():
+            require_folder(folder, _two_folders(x_dir))
     if y_dir is None:
         raise DataError("Missing argument Y_DIR: X and Y are two folders.", hint=_pair(x_dir))
     x, y = x_dir.resolve(), y_dir.resolve()

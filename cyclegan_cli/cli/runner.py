@@ -112,6 +112,12 @@ def train_held(
             start = look()
             return start.path if start else None
 
+        def published() -> None:
+            try:
+                publish(console, run, {"device": str(one_device(machine.gpu).torch)})
+            except UsageError as error:  # no misuse: the training has been done
+                raise StoreError(str(error), hint=error.hint) from error
+
         def committed() -> None:
             if new:
                 stack.enter_context(hold(run))
@@ -128,21 +134,12 @@ def train_held(
         with _StopRequest(console, group) as stop:
             finished = _train_run(console, run, machine, start, stop, lambda: led(group, committed))
             if finished:
-                facts = {"device": str(one_device(machine.gpu).torch)}
-                led(group, lambda: _publish(console, run, facts))
+                led(group, published)
             if not stop():
                 return
         if not finished:
             console.suggest("To continue", command_line("resume", run.name))
         raise Stopped(stop.signum)
-
-
-def _publish(console: Console, run: Run, facts: dict[str, Any]) -> None:
-    """Publish ``run``; what stands in the way now is no misuse: the training has been done."""
-    try:
-        publish(console, run, facts)
-    except UsageError as error:
-        raise StoreError(str(error), hint=error.hint) from error
 
 
 def _train_run(
@@ -206,10 +203,9 @@ def _rendering(
     if not machine.group.leads:
         yield lambda _event: None
         return
-    each, s = run.steps_per_epoch, run.settings
-    total = min(s.epochs * each, s.max_steps or s.epochs * each)
+    epochs = -(-run.steps // run.steps_per_epoch)
     view = TrainingView(
-        *(console, run.name, place, total, -(-total // each)), lambda: memory_used(device.torch)
+        *(console, run.name, place, run.steps, epochs), lambda: memory_used(device.torch)
     )
     board: contextlib.AbstractContextManager[Board | None] = contextlib.nullcontext()
     if machine.tensorboard:

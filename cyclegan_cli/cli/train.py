@@ -200,16 +200,16 @@ def train(
             return open_run(folder)  # torchrun restarted all: they continue
         if not dry_run:
             refuse_existing(name, folder)
-        run, checkup = examine(
+        checkup = examine(
             *(console, name, folder, settings, x_dir, y_dir),
             strict=strict,
             exact=settings.hold_out != TrainSettings.hold_out or _is_given(ctx, "hold_out"),
         )
-        present(console, run, gpu, count, checkup.rows(full=dry_run))
+        present(console, checkup.run, gpu, count, checkup.rows(full=dry_run))
         checkup.tell(console, full=dry_run)
         if dry_run and console.as_json:
             console.result("", checkup.record())
-        return run
+        return checkup.run
 
     with team(gpu) as group:
         run = led(group, prepared)

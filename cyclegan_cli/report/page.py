@@ -94,9 +94,8 @@ def _head(run: Run, record: Record) -> dict[str, str]:
     """The page's head: its parts by their names in page.html."""
     s, last = run.settings, record.last
     step, epoch = (int(last["step"]), int(last["epoch"])) if last else (0, 0)
-    scheduled = run.steps_per_epoch * s.epochs
-    total = min(scheduled, s.max_steps or scheduled)
-    short = total < scheduled
+    total = run.steps
+    short = total < run.steps_per_epoch * s.epochs
     state = "is finished" if step >= total else "is not finished"
     if step >= total and short:
         state = f"has ended at --max-steps {s.max_steps}"

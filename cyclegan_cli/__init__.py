@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from cyclegan_cli.version import __version__
-
 if TYPE_CHECKING:
     from cyclegan_cli.api import LoadedStyle, load_style, translate
 
+__version__ = "0.1.0"
 __all__ = ["LoadedStyle", "__version__", "load_style", "translate"]
 
 
@@ -14,11 +13,7 @@ def __getattr__(name: str) -> object:
     if name in ("LoadedStyle", "load_style", "translate"):
         from cyclegan_cli import api
 
-        return {
-            "LoadedStyle": api.LoadedStyle,
-            "load_style": api.load_style,
-            "translate": api.translate,
-        }[name]
+        return vars(api)[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

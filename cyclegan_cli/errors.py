@@ -26,29 +26,6 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator
 
-__all__ = [
-    "CheckpointError",
-    "CycleganError",
-    "DataError",
-    "DeviceError",
-    "DownloadError",
-    "NoNetworkError",
-    "NonFiniteLossError",
-    "PictureError",
-    "ProcessesError",
-    "StoreError",
-    "TrainingError",
-    "UnknownNameError",
-    "UsageError",
-    "WeightsError",
-    "command_line",
-    "counted",
-    "did_you_mean",
-    "duration",
-    "size_text",
-    "writing",
-]
-
 
 def command_line(*words: str | os.PathLike[str]) -> str:
     """``cyclegan WORDS`` as it can be pasted into a shell, whatever the names in it are.
@@ -60,6 +37,11 @@ def command_line(*words: str | os.PathLike[str]) -> str:
         for word in words
     ]
     return shlex.join(["cyclegan", *texts])
+
+
+def pip_extra(extra: str) -> str:
+    """The command that installs an extra of this program, in a shell's quotes."""
+    return f'pip install "cyclegan[{extra}]"'
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -165,10 +147,11 @@ class NonFiniteLossError(TrainingError):
 
 
 @contextlib.contextmanager
-def writing(what: object, *, hint: str) -> Iterator[None]:
+def writing(what: object, verb: str = "written", *, hint: str | None = None) -> Iterator[None]:
     """Turn an OSError into a StoreError: ``what``, a path or its name, cannot be written."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise StoreError(f"{what} cannot be written: {reason}.", hint=hint) from error
+        raise StoreError(
+            f"{what} cannot be {verb}: {error.strerror or error}.", hint=hint
+        ) from error

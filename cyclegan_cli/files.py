@@ -22,23 +22,6 @@ from typing import Any
 
 from cyclegan_cli.errors import UsageError
 
-__all__ = [
-    "atomic_path",
-    "digest_of",
-    "folder_size",
-    "is_special",
-    "parse_safetensors_header",
-    "read_safetensors_header",
-    "read_toml",
-    "recover_folders",
-    "remove_folder",
-    "remove_leftovers",
-    "swap_folder",
-    "sync_folder",
-    "write_bytes",
-    "write_text",
-]
-
 # Names of what is being written: this program's; of earlier versions, safetensors' and Python's.
 _LEFTOVER = re.compile(r"\..*\.[0-9a-f]{12}\.tmp(\.[^.]*)?|\.tmp\w{6}|tmp[a-z0-9_]{8}", re.DOTALL)
 _HEADER_LIMIT = 100_000_000  # the safetensors format's own limit, in bytes

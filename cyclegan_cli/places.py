@@ -14,17 +14,6 @@ import platformdirs
 
 from cyclegan_cli.errors import UsageError
 
-__all__ = [
-    "RESERVED",
-    "cache_dir",
-    "check_name",
-    "home_dir",
-    "mirror",
-    "offline",
-    "runs_dir",
-    "styles_dir",
-]
-
 _NAME = re.compile(r"[^\W_][\w .+-]*")  # letters of any alphabet, digits; then also _ space . + -
 # File names that Windows keeps for itself, with any extension.
 RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(10))}

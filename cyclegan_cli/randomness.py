@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import random
 
-__all__ = ["choices", "stream_seed"]
-
 
 def stream_seed(seed: int, *labels: str | int) -> int:
     """A number below 2**63 for what ``labels`` name; the same arguments give the same number."""

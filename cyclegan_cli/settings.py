@@ -16,19 +16,6 @@ from typing import Any, Literal, get_args
 
 from cyclegan_cli.errors import UsageError, WeightsError, did_you_mean
 
-__all__ = [
-    "GENERATORS",
-    "DiscriminatorKind",
-    "GanLoss",
-    "GeneratorSpec",
-    "Interval",
-    "Precision",
-    "TrainSettings",
-    "TranslateSettings",
-    "fraction",
-    "wrong_kind",
-]
-
 GanLoss = Literal["lsgan", "vanilla", "hinge"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Resize = Literal["keep", "distort"]
@@ -387,7 +374,8 @@ def _check(settings: TrainSettings | TranslateSettings) -> None:
         _require(not wrong, f"{option} {wrong}")
         if kind in _CHOICES:
             *most, last = _CHOICES[kind]
-            _require(value in (*most, last), f"{option} must be {', '.join(most)} or {last}")
+            known = f"{', '.join(most)} or {last}"
+            _require(value in (*most, last), f"{option} must be {known}, not {value}")
         elif value is None:
             continue
         elif name in _FRACTIONS:

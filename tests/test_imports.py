@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "cyclegan_cli"
 PACKAGES = ("cli", "engine", "media", "painting", "report", "styles")
 EVERYWHERE = {
-    *("errors", "settings", "files", "places", "machine", "randomness", "version"),
+    *("errors", "settings", "files", "places", "machine", "randomness"),
 }
 # Who may import what besides EVERYWHERE and the own package: a package, or one module of one.
 ALLOWED: dict[str, set[str]] = {

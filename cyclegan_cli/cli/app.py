@@ -14,17 +14,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
+from cyclegan_cli import __version__
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
-from cyclegan_cli.cli.options import Debug, debugging
+from cyclegan_cli.cli.options import DEBUG, debugging, flag
 from cyclegan_cli.cli.processes import Stopped, may_speak, member, remember, stop_on_signals
 from cyclegan_cli.errors import CycleganError, UsageError, did_you_mean
 from cyclegan_cli.machine import address_space_limit
-from cyclegan_cli.version import __version__
 
 # Every command: (name, module of cli and object in it, short help). Only the one that is called is
 # imported, which halves the time of a start.
@@ -35,11 +35,11 @@ _COMMANDS = (
     ("resume", "resume:resume", "Continue a training exactly where it stopped."),
     ("runs", "runs:app", "List, show, open and remove trainings."),
     ("pretrained", "pretrained:app", "List, download, import, export and check styles."),
-    ("datasets", "datasets:app", "List, show and download public data sets."),
+    ("datasets", "downloading:app", "List, show and download public data sets."),
     ("evaluate", "evaluate:evaluate", "Measure how good a style is."),
     ("report", "runs:report", "Rebuild a training's page."),
     ("timelapse", "runs:timelapse", "Make a GIF or video of a training's samples."),
-    ("demo", "demo:demo", "Try the whole workflow on rendered pictures."),
+    ("demo", "doctor:demo", "Try the whole workflow on rendered pictures."),
     ("doctor", "doctor:doctor", "Check this installation."),
     ("docs", "doctor:docs", "Read the documentation."),
 )
@@ -129,11 +129,8 @@ def _print_version(value: bool) -> None:
 
 
 def _root(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
-    ] = False,
-    debug: Debug = False,
+    version: bool = flag("Show the version.", "--version", callback=_print_version, is_eager=True),
+    debug: bool = DEBUG,
 ) -> None:
     """Turn photographs into paintings, and back: style transfer by CycleGAN.
 

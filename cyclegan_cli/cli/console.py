@@ -24,7 +24,7 @@ from cyclegan_cli.errors import CycleganError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 _PLAIN = {"→": "->", "↔": "<->", "…": "...", "×": "x", "²": "^2", "λ": "lambda", "━": "#", "╌": "-"}
 _JOINERS = "\u200c\u200d"  # in words of some languages, and in emoji
@@ -103,25 +103,20 @@ def _picture_protocol() -> str:
 class Console:
     """How a command speaks. ``as_json``: stdout carries one JSON object per line.
 
-    ``silent``: of several processes another one speaks; only errors are said. ``end``: what ends a
-    result on stdout.
+    ``end``: what ends a result on stdout.
     """
 
     def __init__(
-        self,
-        *,
-        as_json: bool = False,
-        quiet: bool = False,
-        verbose: bool = False,
-        silent: bool = False,
-        end: str = "\n",
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False
     ) -> None:
-        self.as_json = as_json
-        self._end = end
-        self.quiet = quiet or silent
-        self.verbose = verbose and not self.quiet
-        self.silent = silent
+        self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self.silent = False
+        self.end = "\n"
         self.drawing: RichConsole | None = None  # the one that redraws lines on stderr now
+
+    def silence(self, silent: bool) -> None:
+        """Of several processes another one speaks: only errors are said, where ``silent``."""
+        self.silent, self.quiet = silent, self.quiet or silent
 
     # -- results -----------------------------------------------------------------------------
 
@@ -184,7 +179,7 @@ class Console:
         if self.silent:
             return
         try:
-            sys.stdout.write(text + (self._end if end is None else end))
+            sys.stdout.write(text + (self.end if end is None else end))
             sys.stdout.flush()
         except BrokenPipeError:
             raise Stopped(SIGPIPE) from None  # the reader has what it wanted (| head)
@@ -198,9 +193,14 @@ class Console:
         if not self.quiet:
             self._err(text)
 
+    def suggest(self, what: str, command: str) -> None:
+        """A command to type next, on a line of its own."""
+        self.note(f"{what}:")
+        self.note(f"  {command}")
+
     def detail(self, text: str) -> None:
         """What a user wants to know who said --verbose."""
-        if self.verbose:
+        if self.verbose and not self.quiet:
             self._err(text)
 
     def warn(self, text: str) -> None:
@@ -294,9 +294,35 @@ class Console:
 
     # -- progress ----------------------------------------------------------------------------
 
-    def progress(self, what: str, total: int | None) -> ProgressBar:
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int | None) -> Iterator[ProgressBar]:
         """A bar on a terminal, one plain line per interval elsewhere, nothing under --quiet."""
-        return ProgressBar(self, what, total)
+        if self.quiet or not draws_live():
+            yield ProgressBar(self, what, total)
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.table import Column
+
+        # The bar takes what the others leave; where that is too little, the note gives way.
+        live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(overflow="fold")),
+            console=self.rich(),
+            transient=True,
+            expand=True,
+            redirect_stdout=sys.stdout.isatty(),  # a pipe gets its results, not the terminal
+        )
+        with live, self.drawn_by(live.console):
+            yield ProgressBar(self, what, total, live)
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -332,50 +358,16 @@ def encodable(text: str) -> str:
 
 
 class ProgressBar:
-    """What ``Console.progress`` gives: a context in which ``advance`` is called."""
+    """What ``Console.progress`` gives: how much of ``total`` is done."""
 
-    def __init__(self, console: Console, what: str, total: int | None) -> None:
-        self._console = console
-        self._what = what
-        self._total = total
+    def __init__(
+        self, console: Console, what: str, total: int | None, live: Progress | None = None
+    ) -> None:
+        self._console, self._what, self._total = console, what, total
         self._done = 0
         self._last_line = time.monotonic()
-        self._live: Progress | None = None
-        self._task: TaskID | None = None
-        self._closing = contextlib.ExitStack()
-
-    def __enter__(self) -> ProgressBar:
-        if not self._console.quiet and draws_live():
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
-            from rich.table import Column
-
-            # The bar takes what the others leave; where that is too little, the note gives way.
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
-                MofNCompleteColumn(table_column=Column(no_wrap=True)),
-                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-                TextColumn(
-                    "{task.fields[note]}", markup=False, table_column=Column(overflow="fold")
-                ),
-                console=self._console.rich(),
-                transient=True,
-                expand=True,
-                redirect_stdout=sys.stdout.isatty(),  # a pipe gets its results, not the terminal
-            )
-            self._closing.enter_context(self._live)
-            self._closing.enter_context(self._console.drawn_by(self._live.console))
-            self._task = self._live.add_task(self._what, total=self._total, note="")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
+        self._live = live
+        self._task = live.add_task(what, total=total, note="") if live else None
 
     def advance(self, count: int = 1, text: str = "") -> None:
         """``count`` more are done; ``text`` is shown after the count."""

@@ -1,4 +1,4 @@
-"""cyclegan doctor and cyclegan docs: what a user needs when something does not work."""
+"""cyclegan doctor, docs and demo: what helps when something does not work, and to begin with."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ import contextlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from cyclegan_cli import __version__
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.options import Debug, Json, matching
-from cyclegan_cli.cli.processes import importing
-from cyclegan_cli.errors import CycleganError, UnknownNameError, command_line, counted, size_text
+from cyclegan_cli.cli.options import argument, command, one_of, option
+from cyclegan_cli.cli.processes import Stopped, importing
+from cyclegan_cli.errors import (
+    CycleganError,
+    UnknownNameError,
+    UsageError,
+    command_line,
+    counted,
+    pip_extra,
+    size_text,
+)
 from cyclegan_cli.files import folder_size
-from cyclegan_cli.version import __version__
 
+_DEMO = Path("cyclegan-demo")
+_PICTURES = 60  # in each domain of the demo
 _LOW_DISK = 2_000_000_000  # bytes: a few checkpoints of the paper's networks
 _VARIABLES = (
     *("CYCLEGAN_HOME", "CYCLEGAN_CACHE", "CYCLEGAN_OFFLINE", "CYCLEGAN_MIRROR"),
@@ -49,7 +59,8 @@ class Check:
     advice: str = ""
 
 
-def doctor(json_: Json = False, debug: Debug = False) -> None:
+@command("json")
+def doctor(console: Console) -> None:
     """Check this installation: versions, processor, GPU, folders, formats.
 
     Each line says ok, or what to do. Add the output to a problem report. The exit code is 1 if
@@ -60,7 +71,6 @@ def doctor(json_: Json = False, debug: Debug = False) -> None:
       cyclegan doctor
       cyclegan doctor --json > report.jsonl
     """
-    console = Console(as_json=json_)
     checks = []
     for group in (_versions, _processor, _kernels, _gpu, _folders, _formats, _extras, _styles):
         try:
@@ -212,7 +222,7 @@ def _extras() -> Iterator[Check]:
     for extra, purpose in _PURPOSES.items():
         found, missing = _installed(extra)
         text = f"not installed; needed for {purpose}" if missing else ", ".join(found)
-        yield Check(f"[{extra}]", "ok", text, f'pip install "cyclegan[{extra}]"' * bool(missing))
+        yield Check(f"[{extra}]", "ok", text, pip_extra(extra) * bool(missing))
 
 
 def _styles() -> Iterator[Check]:
@@ -238,57 +248,7 @@ def _styles() -> Iterator[Check]:
 # -- docs --------------------------------------------------------------------------------------
 
 
-def complete_page(incomplete: str) -> list[str]:
-    """Names of pages that start with ``incomplete``."""
-    return matching(_pages, incomplete)
-
-
-def docs(
-    page: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PAGE",
-            help="A page's name. Without it: the list.",
-            autocompletion=complete_page,
-        ),
-    ] = None,
-    json_: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Read the documentation in the terminal.
-
-    In a terminal, pages are formatted; when piped, their Markdown is printed.
-
-    \b
-    Examples:
-      cyclegan docs
-      cyclegan docs guide | less
-    """
-    console = Console(as_json=json_)
-    pages = _pages()
-    if not pages:
-        raise CycleganError("The documentation was not installed with the program.")
-    if page is None:
-        titles = [(name, _title(path)) for name, path in pages.items()]
-        records = [{"page": name, "title": title} for name, title in titles]
-        console.table(("page", "about"), titles, records)
-        return
-    wanted = page.removeprefix("docs/").removesuffix(".md")
-    if wanted not in pages:
-        raise UnknownNameError("page", page, pages, hint="cyclegan docs   (lists the pages)")
-    text = pages[wanted].read_text(encoding="utf-8")
-    if json_:
-        console.result("", {"page": wanted, "path": str(pages[wanted]), "text": text})
-    elif sys.stdout.isatty():
-        from rich.markdown import Markdown
-
-        rich = console.rich(stderr=False)
-        rich.print(Markdown(text), width=min(rich.width, 100))
-    else:
-        console.document(text)
-
-
-def _pages() -> dict[str, Path]:
+def doc_pages() -> dict[str, Path]:
     """Every page by name: in the package once it is installed, beside it in a checkout."""
     package = Path(__file__).parents[1]
     for folder in (package / "docs", package.parent / "docs"):
@@ -301,6 +261,115 @@ def _pages() -> dict[str, Path]:
     return {}
 
 
+@command("json")
+def docs(
+    console: Console,
+    page: str | None = argument(
+        None, "PAGE", "A page's name. Without it: the list.", one_of(doc_pages)
+    ),
+) -> None:
+    """Read the documentation in the terminal.
+
+    In a terminal, pages are formatted; when piped, their Markdown is printed.
+
+    \b
+    Examples:
+      cyclegan docs
+      cyclegan docs guide | less
+    """
+    pages = doc_pages()
+    if not pages:
+        raise CycleganError("The documentation was not installed with the program.")
+    if page is None:
+        titles = [(name, _title(path)) for name, path in pages.items()]
+        records = [{"page": name, "title": title} for name, title in titles]
+        console.table(("page", "about"), titles, records)
+        return
+    wanted = page.removeprefix("docs/").removesuffix(".md")
+    if wanted not in pages:
+        raise UnknownNameError("page", page, pages, hint="cyclegan docs   (lists the pages)")
+    text = pages[wanted].read_text(encoding="utf-8")
+    if console.as_json:
+        console.result("", {"page": wanted, "path": str(pages[wanted]), "text": text})
+    elif sys.stdout.isatty():
+        from rich.markdown import Markdown
+
+        rich = console.rich(stderr=False)
+        rich.print(Markdown(text), width=min(rich.width, 100))
+    else:
+        console.document(text)
+
+
 def _title(path: Path) -> str:
     with path.open(encoding="utf-8") as file:
         return next((line[2:].strip() for line in file if line.startswith("# ")), "")
+
+
+# -- demo --------------------------------------------------------------------------------------
+
+
+@command("quiet")
+def demo(
+    console: Console,
+    ctx: typer.Context,
+    folder: Path = argument(_DEMO, "FOLDER", "A new folder for the pictures."),
+    steps: int = option(300, "COUNT", "Training steps: the more, the better.", min=1),
+) -> None:
+    """Try the whole workflow: make pictures, train, paint.
+
+    Draws landscapes as photographs and as paintings, trains a small style on them, and paints a
+    photograph that it was not trained on. Each command is shown as you would type it. The run and
+    the style are kept in FOLDER: delete it when you are done.
+
+    \b
+    Examples:
+      cyclegan demo
+      cyclegan demo /tmp/try --steps 1000
+    """
+    silence = ["--quiet"] * console.quiet
+    if folder.exists():
+        raise UsageError(f"{folder} exists already.", hint="cyclegan demo ANOTHER_FOLDER")
+    _render(folder)
+    options = "--generator mobile --crop-size 64 --load-size 72 --lr 1e-3 --lambda-identity 0.1"
+    saving = f"--max-steps {steps} --checkpoint-every 100steps --sample-every 100steps"
+    train = ["train", str(folder / "photos"), str(folder / "paintings"), "--name", "demo"]
+    style = folder / "cyclegan-home" / "styles" / "demo"
+    result = folder / "painted.png"
+    train += [*options.split(), *saving.split(), "--log-every", "25steps"]
+    translate = ["translate", str(folder / "photo.png"), "--style", str(style), "-o", str(result)]
+    for arguments in (train, translate):
+        _run(console, ctx, folder, [*arguments, *silence])
+    console.note(f"Compare {folder / 'photo.png'} with {result}.")
+    again = command_line("translate", "PHOTO.jpg", "--style", style)
+    console.suggest("Then paint a photograph of yours", again)
+
+
+def _render(folder: Path) -> None:
+    from cyclegan_cli.media.scenes import painting, photograph
+
+    for name in ("photos", "paintings"):
+        (folder / name).mkdir(parents=True)
+    for number in range(_PICTURES):
+        photograph(number).save(folder / "photos" / f"{number:03}.png")
+        painting(_PICTURES + number).save(folder / "paintings" / f"{number:03}.png")
+    photograph(10_000, (240, 180)).save(folder / "photo.png")
+
+
+def _run(console: Console, ctx: typer.Context, folder: Path, arguments: list[str]) -> None:
+    """The command as a user would type it, with its runs and styles kept inside ``folder``."""
+    program = ctx.obj(arguments)  # build_app: the app for that command line
+    console.note(f"$ {command_line(*arguments)}")
+    before = os.environ.get("CYCLEGAN_HOME")
+    os.environ["CYCLEGAN_HOME"] = str(folder / "cyclegan-home")
+    try:
+        # Not standalone: an error or a stop ends the demo, too.
+        program(args=arguments, prog_name="cyclegan", standalone_mode=False)
+    except Stopped:
+        again = command_line("demo", *([] if folder == _DEMO else [folder]))
+        console.suggest("To try again", f"rm -r {shlex.quote(str(folder))}; {again}")
+        raise
+    finally:
+        if before is None:
+            del os.environ["CYCLEGAN_HOME"]
+        else:
+            os.environ["CYCLEGAN_HOME"] = before

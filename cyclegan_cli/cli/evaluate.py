@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.cli.console import Console, ProgressBar
-from cyclegan_cli.cli.options import Debug, Gpu, Json, Quiet, complete_style
+from cyclegan_cli.cli.options import GPU, STYLE, argument, command, flag, option
+from cyclegan_cli.cli.preflight import require_folder
 from cyclegan_cli.cli.processes import one_device
-from cyclegan_cli.errors import DataError, DownloadError, PictureError, UsageError, counted
+from cyclegan_cli.errors import (
+    DataError,
+    DownloadError,
+    PictureError,
+    UsageError,
+    counted,
+    pip_extra,
+)
 from cyclegan_cli.places import offline
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.styles.catalogue import obtainable
@@ -24,8 +29,6 @@ if TYPE_CHECKING:
 
     from cyclegan_cli.styles.catalogue import Style, Way
 
-__all__ = ["evaluate"]
-
 FEW = 20  # below this many pictures the figures of two good styles cannot be told apart
 LEAST = 2
 _MORE = {  # measures by pretrained networks: their columns in the table
@@ -35,42 +38,23 @@ _MORE = {  # measures by pretrained networks: their columns in the table
     "kid": ("KID", ".4f"),
 }
 
+Line = dict[str, Any]  # one set against the real pictures of the target
 Paint = Callable[["Tensor"], "Tensor"]
 Measure = Callable[["Tensor", "Tensor"], dict[str, float]]
 
 
+@command("json", "quiet")
 def evaluate(
-    style: Annotated[
-        str,
-        typer.Argument(
-            metavar="STYLE", help="A style's name, or its path.", autocompletion=complete_style
-        ),
-    ],
-    x_dir: Annotated[Path, typer.Argument(metavar="X_DIR", help="Pictures of domain X.")],
-    y_dir: Annotated[Path, typer.Argument(metavar="Y_DIR", help="Pictures of domain Y.")],
-    reverse: Annotated[bool, typer.Option("--reverse", help="Only the direction Y → X.")] = False,
-    limit: Annotated[
-        int, typer.Option(min=LEAST, metavar="COUNT", help="Pictures in each set, at most.")
-    ] = 50,
-    size: Annotated[
-        int,
-        typer.Option(
-            min=32, max=1024, metavar="PIXELS", help="Side of the middle that is measured."
-        ),
-    ] = 256,
-    perceptual: Annotated[
-        bool,
-        typer.Option(
-            "--perceptual", help="Content and texture too: pip install 'cyclegan[features]'."
-        ),
-    ] = False,
-    fid: Annotated[
-        bool, typer.Option("--fid", help="FID and KID too: pip install 'cyclegan[metrics]'.")
-    ] = False,
-    gpu: Gpu = "auto",
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    style: str = STYLE,
+    x_dir: Path = argument(..., "X_DIR", "Pictures of domain X."),
+    y_dir: Path = argument(..., "Y_DIR", "Pictures of domain Y."),
+    reverse: bool = flag("Only the direction Y → X."),
+    limit: int = option(50, "COUNT", "Pictures in each set, at most.", min=LEAST),
+    size: int = option(256, "PIXELS", "Side of the middle that is measured.", min=32, max=1024),
+    perceptual: bool = flag(f"Content and texture too: {pip_extra('features')}."),
+    fid: bool = flag(f"FID and KID too: {pip_extra('metrics')}."),
+    gpu: str = GPU,
 ) -> None:
     """Measure a style on pictures that it was not trained on.
 
@@ -86,7 +70,6 @@ def evaluate(
       cyclegan evaluate photos2monet other_photos other_monets
       cyclegan evaluate monet photos monets --limit 100 --json
     """
-    console = Console(as_json=json_, quiet=quiet)
     if size % 4:
         raise UsageError("--size must be a multiple of 4 (the generator's stride).")
     found = find_style(style)
@@ -98,19 +81,21 @@ def evaluate(
         way: _painter(console, found, way, device.gpu) for way in {*found.directions, *ways}
     }
     console.note(f"Measuring on {device.label}.")
-    pictures = {domain: _Pictures(console, paths, size) for domain, paths in files.items()}
-    lines = []
+    # As many as there are outputs, and of a target as many again for the noise floor.
+    counts = {way[0]: limit for way in ways} | {way[1]: 2 * limit for way in ways}
+    pictures = {one: _read(console, files[one], size, count) for one, count in counts.items()}
+    lines: list[Line] = []
     with console.progress("measuring", 3 * len(ways)) as bar:
         for way in ways:
             lines += list(_direction(found, way, painters, pictures, limit, measures, bar))
-    few = min(line.pictures for line in lines)
+    few = min(line["pictures"] for line in lines)
     if few < FEW:
         console.warn(
             f"{counted(few, 'picture')} in a set: differences of a fifth mean nothing. See 'real'."
         )
-    more = [_MORE[name][0] for name in _MORE if name in lines[0].more]
+    more = [title for name, (title, _) in _MORE.items() if name in lines[0]]
     columns = ("direction", "set", "SWD", "classifier", "cycle L1", *more)
-    console.table(columns, [line.row() for line in lines], [line.record() for line in lines])
+    console.table(columns, [_row(line) for line in lines], lines)
 
 
 def _pretrained_measures(
@@ -157,95 +142,55 @@ def _ways(style: Style, reverse: bool) -> list[Way]:
 def _shuffled(folder: Path, domain: str) -> list[Path]:
     from cyclegan_cli.media.plan import find_pictures
 
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(
-            f"{folder} {what}.", hint="Two folders: cyclegan evaluate STYLE X_DIR Y_DIR"
-        )
+    require_folder(folder, "Two folders: cyclegan evaluate STYLE X_DIR Y_DIR")
     files = find_pictures(folder)
     choices(0, "evaluate", domain).shuffle(files)
     return files
 
 
-class _Pictures:
-    """The pictures of a domain in a fixed random order, each read once, the unreadable left out."""
+def _read(console: Console, files: list[Path], size: int, count: int) -> Tensor:
+    """The first ``count`` of ``files`` that can be read: N×3×size×size, float32 in [−1, 1]."""
+    import torch
 
-    def __init__(self, console: Console, files: list[Path], size: int) -> None:
-        self._console = console
-        self._size = size
-        self._files: Iterator[Path] = iter(files)
-        self._read: list[Tensor] = []
+    from cyclegan_cli.media.dataset import whole_views
+    from cyclegan_cli.settings import TrainSettings
 
-    def first(self, count: int) -> Tensor:
-        """As many as there are of the first ``count``: N×3×size×size, float32 in [−1, 1]."""
-        import torch
-
-        from cyclegan_cli.media.dataset import whole_views
-        from cyclegan_cli.settings import TrainSettings
-
-        views = TrainSettings(load_size=self._size, crop_size=self._size)
-        while len(self._read) < count:
-            file = next(self._files, None)
-            if file is None:
-                break
-            try:
-                self._read.append(whole_views([file], views))
-            except PictureError as error:
-                self._console.warn(f"left out: {error}")
-        if not self._read:
-            return torch.empty(0, 3, self._size, self._size)
-        return torch.cat(self._read[:count])
+    views, found = TrainSettings(load_size=size, crop_size=size), [torch.empty(0, 3, size, size)]
+    for file in files:
+        if len(found) > count:
+            break
+        try:
+            found.append(whole_views([file], views))
+        except PictureError as error:
+            console.warn(f"left out: {error}")
+    return torch.cat(found)
 
 
-@dataclass(frozen=True)
-class _Line:
-    """One set against the real pictures of the target."""
-
-    direction: str
-    what: str
-    pictures: int
-    levels: dict[str, float]
-    classifier: float
-    cycle_l1: float | None
-    more: dict[str, float]  # by pretrained networks
-
-    def row(self) -> tuple[str, ...]:
-        return (
-            self.direction,
-            self.what,
-            f"{self.levels['mean']:.1f}",
-            f"{self.classifier:.2f}",
-            "-" if self.cycle_l1 is None else f"{self.cycle_l1:.3f}",
-            *(format(self.more[k], spec) for k, (_, spec) in _MORE.items() if k in self.more),
-        )
-
-    def record(self) -> dict[str, Any]:
-        levels = {f"swd_{k}": round(v, 3) for k, v in self.levels.items() if k != "mean"}
-        return {
-            "direction": self.direction,
-            "set": self.what,
-            "pictures": self.pictures,
-            "swd": round(self.levels["mean"], 3),
-            **levels,
-            "classifier": round(self.classifier, 4),
-            "cycle_l1": None if self.cycle_l1 is None else round(self.cycle_l1, 5),
-            **{name: round(value, 5) for name, value in self.more.items()},
-        }
+def _row(line: Line) -> tuple[str, ...]:
+    cycle = line["cycle_l1"]
+    return (
+        line["direction"],
+        line["set"],
+        f"{line['swd']:.1f}",
+        f"{line['classifier']:.2f}",
+        "-" if cycle is None else f"{cycle:.3f}",
+        *(format(line[name], spec) for name, (_, spec) in _MORE.items() if name in line),
+    )
 
 
 def _direction(
     style: Style,
     way: str,
     painters: dict[str, Paint],
-    pictures: dict[str, _Pictures],
+    pictures: dict[str, Tensor],
     limit: int,
     measures: list[Measure],
     bar: ProgressBar,
-) -> Iterator[_Line]:
+) -> Iterator[Line]:
     """The three lines of one direction: as many outputs as real ones, and as many for the floor."""
     from cyclegan_cli.engine.evaluation import classifier_error, sliced_wasserstein, through
 
-    sources, targets = pictures[way[0]].first(limit), pictures[way[1]].first(2 * limit)
+    sources, targets = pictures[way[0]][:limit], pictures[way[1]]
     count = min(len(sources), len(targets) // 2)
     names = {"x": style.x, "y": style.y}
     if count < LEAST:
@@ -259,15 +204,17 @@ def _direction(
     outputs, cycle = through(sources, painters[way], back or (lambda picture: picture))
     sets = {style.name: outputs, "identity": sources, "real": more}
     for what, some in sets.items():
-        yield _Line(
-            direction=f"{names[way[0]]} → {names[way[1]]}",
-            what=what,
-            pictures=count,
-            levels=sliced_wasserstein(some, real),
-            classifier=classifier_error(some, real),
-            cycle_l1=cycle if back is not None and some is outputs else None,
-            more={name: v for measure in measures for name, v in measure(some, real).items()},
-        )
+        levels = {f"swd_{k}": round(v, 3) for k, v in sliced_wasserstein(some, real).items()}
+        yield {
+            "direction": f"{names[way[0]]} → {names[way[1]]}",
+            "set": what,
+            "pictures": count,
+            "swd": levels.pop("swd_mean"),
+            **levels,
+            "classifier": round(classifier_error(some, real), 4),
+            "cycle_l1": round(cycle, 5) if back is not None and some is outputs else None,
+            **{k: round(v, 5) for measure in measures for k, v in measure(some, real).items()},
+        }
         bar.advance()
 
 

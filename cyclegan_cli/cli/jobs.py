@@ -121,23 +121,20 @@ def _frames(
 # -- jobs ------------------------------------------------------------------------------------
 
 
-class _VideoPace:
-    """How far a video is, how fast it goes, and how long it will take."""
+def _video_pace() -> Callable[[FramePainted], str]:
+    """What says how far a video is, how fast it goes, and how long it will take."""
+    began: dict[int, float] = {}  # when each video's first frame was done, which tells nothing yet
 
-    def __init__(self) -> None:
-        self._job: Job | None = None
-        self._since = 0.0
-
-    def text(self, event: FramePainted) -> str:
+    def text(event: FramePainted) -> str:
         now = time.monotonic()
-        if event.job is not self._job:
-            self._job, self._since = event.job, now
-        spent = now - self._since  # since the first frame, which tells nothing yet
+        spent = now - began.setdefault(id(event.job), now)
         if spent <= 0:
             return f"frame {event.number}/{event.frames}"
         rate = (event.number - 1) / spent
         left = duration((event.frames - event.number) / rate) if rate else "?"
         return f"frame {event.number}/{event.frames}, {rate:.1f} frames/s, {left} left"
+
+    return text
 
 
 class Work:
@@ -159,12 +156,12 @@ class Work:
         if any(job.source is None for job in jobs):
             stdin = sys.stdin.buffer.read()
         events = translate_media(jobs, paint, settings, stdin=stdin, stdout=sys.stdout.buffer)
-        pace = _VideoPace()
+        pace = _video_pace()
         try:
             with contextlib.closing(events), console.progress("Translating", len(jobs)) as bar:
                 for event in events:
                     if isinstance(event, FramePainted):
-                        bar.advance(0, pace.text(event))
+                        bar.advance(0, pace(event))
                         continue
                     if isinstance(event, Sounds):
                         console.note(f"{source_of(event.job)}: its sound becomes {event.codec}.")

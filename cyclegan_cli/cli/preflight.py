@@ -6,7 +6,7 @@ import contextlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,12 +42,18 @@ _EXPECTATIONS = (
 )
 
 
+def require_folder(folder: Path, hint: str | None = None) -> None:
+    """Raise DataError where ``folder`` is none."""
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {what}.", hint=hint)
+
+
 def folders(x_dir: Path, y_dir: Path | None) -> tuple[Path, Path]:
     """Both folders, resolved. Raises DataError where they cannot be X and Y."""
-    for folder in (x_dir, y_dir):
-        if folder is not None and not folder.is_dir():
-            what = "is not a folder" if folder.exists() else "does not exist"
-            raise DataError(f"{folder} {what}.", hint=_two_folders(x_dir))
+    for folder in filter(None, (x_dir, y_dir)):
+        if not folder.is_dir():
+            require_folder(folder, _two_folders(x_dir))
     if y_dir is None:
         raise DataError("Missing argument Y_DIR: X and Y are two folders.", hint=_pair(x_dir))
     x, y = x_dir.resolve(), y_dir.resolve()
@@ -131,7 +137,7 @@ def examine(
     *,
     strict: bool,
     exact: bool = False,
-) -> tuple[Run, Checkup]:
+) -> Checkup:
     """Open every picture, hold some out, and describe the run (nothing is written).
 
     ``exact``: ``hold_out`` is what was asked for, and no upper bound.
@@ -153,7 +159,7 @@ def examine(
     }
     (x, x_held), (y, y_held) = parts["x"], parts["y"]
     run = Run(folder, name, settings, x_dir, y_dir, x, y, x_held, y_held, created=now())
-    return run, Checkup(run, surveys["x"], surveys["y"])
+    return Checkup(run, surveys["x"], surveys["y"])
 
 
 def _judge(
@@ -258,22 +264,23 @@ def _domain_text(folder: Path, files: tuple[str, ...], held: tuple[str, ...]) ->
 # -- the pictures themselves ------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class Checkup:
     """The findings on the pictures of ``run``."""
 
-    def __init__(self, run: Run, x: Survey, y: Survey) -> None:
-        self._run = run
-        self._surveys = {"x": x, "y": y}
+    run: Run
+    x: Survey
+    y: Survey
 
     @cached_property
     def symptoms(self) -> list[Symptom]:
         """All problems found, the most serious first."""
         from cyclegan_cli.media.survey import Domain, diagnose
 
-        run = self._run
+        run = self.run
         return diagnose(
-            Domain(run.x_dir.name, self._surveys["x"].looks),
-            Domain(run.y_dir.name, self._surveys["y"].looks),
+            Domain(run.x_dir.name, self.x.looks),
+            Domain(run.y_dir.name, self.y.looks),
             crop_size=run.settings.crop_size,
         )
 
@@ -282,7 +289,7 @@ class Checkup:
         rows = [("expect", self._expectation())]
         if full:
             rows = [(f"sizes of {d.upper()}", self._sizes_text(d)) for d in "xy"] + rows
-        if (speed := _past_speed(self._run)) is not None:
+        if (speed := _past_speed(self.run)) is not None:
             name, pictures = speed
             when = f"about {duration(self._pictures() / pictures)}, at the speed of run '{name}'"
             rows.append(("time", when))
@@ -305,9 +312,9 @@ class Checkup:
 
     def record(self) -> dict[str, Any]:
         """All of it, for --json."""
-        run = self._run
-        record: dict[str, Any] = {"dry_run": True, "name": run.name, "steps": self._steps()}
-        for domain, survey in self._surveys.items():
+        run = self.run
+        record: dict[str, Any] = {"dry_run": True, "name": run.name, "steps": self.run.steps}
+        for domain, survey in (("x", self.x), ("y", self.y)):
             record[domain] = {
                 "folder": str(run.x_dir if domain == "x" else run.y_dir),
                 "usable": len(survey.looks),
@@ -332,29 +339,24 @@ class Checkup:
     # -- figures -----------------------------------------------------------------------------
 
     def _expectation(self) -> str:
-        count = min(len(survey.looks) for survey in self._surveys.values())
+        count = min(len(self.x.looks), len(self.y.looks))
         return next(words for limit, words in _EXPECTATIONS if count < limit)
 
-    def _steps(self) -> int:
-        every = self._run.steps_per_epoch * self._run.settings.epochs
-        return min(every, self._run.settings.max_steps or every)
-
     def _pictures(self) -> int:
-        return self._steps() * self._run.settings.batch_size
+        return self.run.steps * self.run.settings.batch_size
 
     def _sizes(self, domain: str) -> dict[str, tuple[int, int]]:
         from cyclegan_cli.media.survey import sizes
 
-        return dict(
-            zip(("smallest", "middle", "largest"), sizes(self._surveys[domain].looks), strict=True)
-        )
+        looks = (self.x if domain == "x" else self.y).looks
+        return dict(zip(("smallest", "middle", "largest"), sizes(looks), strict=True))
 
     def _sizes_text(self, domain: str) -> str:
         return ", ".join(f"{what} {w}×{h}" for what, (w, h) in self._sizes(domain).items())
 
     def _short(self, path: Path) -> str:
         """The path below the folders that were named."""
-        for root in (self._run.x_dir, self._run.y_dir):
+        for root in (self.run.x_dir, self.run.y_dir):
             with contextlib.suppress(ValueError):
                 return str(Path(root.name, path.relative_to(root)))
         return str(path)

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.options import (
-    Debug,
-    DryRun,
-    Json,
-    LocalStyles,
-    Overwrite,
-    Quiet,
-    Reverse,
-    StyleName,
-    Yes,
+    DRY_RUN,
+    OVERWRITE,
+    REVERSE,
+    STYLE,
+    YES,
+    argument,
+    command,
     complete_local_style,
     complete_style,
+    flag,
 )
 from cyclegan_cli.cli.publishing import import_command, record_of
-from cyclegan_cli.errors import CycleganError, UsageError, command_line, size_text
+from cyclegan_cli.errors import (
+    CycleganError,
+    DownloadError,
+    NoNetworkError,
+    UnknownNameError,
+    UsageError,
+    command_line,
+    size_text,
+)
 from cyclegan_cli.places import runs_dir, styles_dir
 from cyclegan_cli.settings import TrainSettings
 from cyclegan_cli.styles.catalogue import Style, plain
@@ -48,12 +54,8 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_command(
-    local: Annotated[bool, typer.Option("--local", help="List installed styles only.")] = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
+@command("json", "quiet")
+def list_command(console: Console, local: bool = flag("List installed styles only.")) -> None:
     """List all styles, installed and available.
 
     Installed styles are trained, imported, downloaded, or bundled with the program. When piped: one
@@ -64,7 +66,6 @@ def list_command(
       cyclegan pretrained list
       cyclegan pretrained list --json | jq -r .name
     """
-    console = Console(as_json=json_, quiet=quiet)
     styles = list_styles(available=not local)
     console.table(
         ("name", "domains", "origin", "size", "licence"),
@@ -83,7 +84,8 @@ def list_command(
 
 
 @app.command()
-def show(style: StyleName, json_: Json = False, debug: Debug = False) -> None:
+@command("json")
+def show(console: Console, style: str = STYLE) -> None:
     """Show a style in full: how it was made, licence, digests.
 
     A sample of it is drawn in terminals that can show pictures: kitty, Ghostty, iTerm2, WezTerm and
@@ -94,7 +96,7 @@ def show(style: StyleName, json_: Json = False, debug: Debug = False) -> None:
       cyclegan pretrained show monet
       cyclegan pretrained show ./monet.safetensors --json
     """
-    console, found = Console(as_json=json_), find_style(style)
+    found = find_style(style)
     sample = _sample(found)
     rows = _facts(found) + ([("sample", str(sample))] if sample else [])
     console.table((), rows, [{**record_of(found), "sample": str(sample) if sample else None}])
@@ -166,21 +168,17 @@ def _shown(value: object) -> str:
 
 
 @app.command()
+@command("json")
 def path(
-    style: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="STYLE",
-            help="A style's name; without one, the folder of your own styles.",
-            autocompletion=complete_local_style,
-        ),
-    ] = None,
-    reverse: Reverse = False,
-    weights: Annotated[
-        bool, typer.Option("--weights", help="Print the file of weights, not the folder.")
-    ] = False,
-    json_: Json = False,
-    debug: Debug = False,
+    console: Console,
+    style: str | None = argument(
+        None,
+        "STYLE",
+        "A style's name; without one, the folder of your own styles.",
+        complete_local_style,
+    ),
+    reverse: bool = REVERSE,
+    weights: bool = flag("Print the file of weights, not the folder."),
 ) -> None:
     """Print where a style is stored, for scripts.
 
@@ -189,7 +187,6 @@ def path(
       ls "$(cyclegan pretrained path monet)"
       cyclegan pretrained path monet --weights --reverse
     """
-    console = Console(as_json=json_)
     if style is None:
         if weights or reverse:
             raise UsageError(
@@ -204,13 +201,12 @@ def path(
 
 
 @app.command()
+@command("json", "quiet")
 def remove(
-    styles: LocalStyles,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    styles: list[str] = argument(..., "STYLE", "Names of styles.", complete_local_style),
+    dry_run: bool = DRY_RUN,
+    yes: bool = YES,
 ) -> None:
     """Remove styles. Runs stay: a trained style can be imported again from its run.
 
@@ -221,7 +217,6 @@ def remove(
       cyclegan pretrained remove monet --dry-run
       cyclegan pretrained remove monet vangogh -y
     """
-    console = Console(as_json=json_, quiet=quiet)
     places = {name: remove_style(name, dry_run=True) for name in dict.fromkeys(styles)}
     again = command_line("pretrained", "remove", *places, "-y")
     if not (dry_run or yes or console.confirm_removal([str(p) for p in places.values()], again)):
@@ -232,18 +227,12 @@ def remove(
 
 
 @app.command()
+@command("json", "quiet")
 def verify(
-    styles: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="STYLE",
-            help="Names or paths; without any, every installed style.",
-            autocompletion=complete_local_style,
-        ),
-    ] = None,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    styles: list[str] | None = argument(
+        None, "STYLE", "Names or paths; without any, every installed style.", complete_local_style
+    ),
 ) -> None:
     """Check the files of styles, and paint a small picture with each.
 
@@ -254,7 +243,6 @@ def verify(
     """
     from cyclegan_cli.styles.convert import verify_style
 
-    console = Console(as_json=json_, quiet=quiet)
     broken = [] if styles else [(folder.name, error) for folder, error in damaged_styles()]
     wanted = [_here(name) for name in styles] if styles else list_styles(available=False)
     failed = 0
@@ -294,24 +282,14 @@ def _cure(style: Style) -> str:
 
 
 @app.command()
+@command("json", "quiet")
 def download(
-    styles: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="STYLE",
-            help="Names of styles, from the catalogue.",
-            autocompletion=complete_style,
-        ),
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Download all styles of the catalogue.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Download again what is installed.")
-    ] = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    styles: list[str] | None = argument(
+        None, "STYLE", "Names of styles, from the catalogue.", complete_style
+    ),
+    everything: bool = flag("Download all styles of the catalogue.", "--all"),
+    force: bool = flag("Download again what is installed."),
 ) -> None:
     """Download styles.
 
@@ -324,20 +302,31 @@ def download(
       cyclegan pretrained download cezanne vangogh
       cyclegan pretrained download --all
     """
-    from cyclegan_cli.cli.downloading import download_all
+    from cyclegan_cli.cli.downloading import telling
     from cyclegan_cli.styles.catalogue import entries
+    from cyclegan_cli.styles.download import download_style
 
     if bool(styles) == everything:
         raise UsageError("Name styles, or give --all.", hint="cyclegan pretrained list")
-    console = Console(as_json=json_, quiet=quiet)
-    names = list(entries()) if everything else list(dict.fromkeys(styles or ()))
-    results = download_all(console, names, force=force)
-    for result in results:
-        if (style := result.style) is not None:
-            console.result(str(style.folder), record_of(style) | {"fetched": result.fetched})
-    failures = [error for result in results for error in result.errors]
-    for error in failures:
-        console.error(error)
+    known, failures = entries(), list[CycleganError]()
+    names = list(known) if everything else list(dict.fromkeys(styles or ()))
+    for name in (name for name in names if name not in known):  # before anything is fetched
+        raise UnknownNameError("downloadable style", name, known, hint="cyclegan pretrained list")
+    for name in names:
+        try:
+            with telling(console) as tell:
+                done = download_style(name, force=force, tell=tell)
+        except DownloadError as error:
+            failures.append(error)
+            if isinstance(error, NoNetworkError):
+                break  # of the others the same would be said
+            continue
+        if not done.fetched:
+            console.note(f"'{name}' is here already.")
+        console.result(str(done.style.folder), record_of(done.style) | {"fetched": done.fetched})
+        failures += done.failed.values()
+    for failure in failures:
+        console.error(failure)
     if failures:
         raise typer.Exit(1)
 
@@ -346,17 +335,13 @@ app.command("import")(import_command)
 
 
 @app.command()
+@command("json", "quiet")
 def export(
-    style: StyleName,
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="A file that ends in .safetensors, .pth or .onnx."),
-    ],
-    reverse: Reverse = False,
-    overwrite: Overwrite = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    style: str = STYLE,
+    file: Path = argument(..., "FILE", "A file that ends in .safetensors, .pth or .onnx."),
+    reverse: bool = REVERSE,
+    overwrite: bool = OVERWRITE,
 ) -> None:
     """Write one direction of a style to a file.
 
@@ -375,7 +360,6 @@ def export(
 
     check_target(file, overwrite=overwrite)
     found = find_style(style)
-    console = Console(as_json=json_, quiet=quiet)
     export_style(found, ensure_weights(console, found, reverse), file, reverse=reverse)
     way = f"{found.y} → {found.x}" if reverse else f"{found.x} → {found.y}"
     console.result(str(file), {"name": found.name, "direction": way, "path": str(file)})

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.options import (
-    Debug,
-    Gpu,
-    Json,
-    Overwrite,
-    Quiet,
-    Reverse,
+    GPU,
+    OVERWRITE,
+    REVERSE,
+    argument,
+    command,
     complete_local_style,
+    flag,
+    option,
 )
 from cyclegan_cli.errors import PictureError, UsageError
 from cyclegan_cli.settings import TranslateSettings, fraction
@@ -39,53 +37,32 @@ _COLUMNS = 3  # of a sheet of styles, the photograph among them
 _GAP, _CAPTION = 12, 26  # pixels
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """One painting of the sheet."""
-
-    style: Style
-    strength: float
-    resolution: Resolution
-    caption: str
+Cell = tuple[str, Style, TranslateSettings]  # a painting of the sheet and its caption
 
 
+@command("json", "quiet")
 def preview(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A photograph.")],
-    style: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--style",
-            "-s",
-            metavar="STYLE",
-            help="Only these styles, separated by commas. Default: all installed.",
-            autocompletion=complete_local_style,
-        ),
-    ] = None,
-    strength: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Strengths to compare, such as 0.3,0.6,1.")
-    ] = None,
-    resolution: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Resolutions to compare, such as 512,1024,native."),
-    ] = None,
-    reverse: Reverse = False,
-    crop: Annotated[
-        bool, typer.Option("--crop", help="Show the middle at full size, to see the strokes.")
-    ] = False,
-    size: Annotated[
-        int, typer.Option(metavar="PIXELS", help="Long side of each picture on the sheet.")
-    ] = 480,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="The sheet. Default: <stem>_preview.jpg."
-        ),
-    ] = None,
-    overwrite: Overwrite = False,
-    gpu: Gpu = "auto",
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    image: Path = argument(..., "IMAGE", "A photograph."),
+    style: list[str] | None = option(
+        None,
+        "STYLE",
+        "Only these styles, separated by commas. Default: all installed.",
+        *("--style", "-s"),
+        complete=complete_local_style,
+    ),
+    strength: str | None = option(None, "LIST", "Strengths to compare, such as 0.3,0.6,1."),
+    resolution: str | None = option(
+        None, "LIST", "Resolutions to compare, such as 512,1024,native."
+    ),
+    reverse: bool = REVERSE,
+    crop: bool = flag("Show the middle at full size, to see the strokes."),
+    size: int = option(480, "PIXELS", "Long side of each picture on the sheet."),
+    output: Path | None = option(
+        None, "FILE", "The sheet. Default: <stem>_preview.jpg.", "--output", "-o"
+    ),
+    overwrite: bool = OVERWRITE,
+    gpu: str = GPU,
 ) -> None:
     """Make one sheet to choose from: every style, or one style at several settings.
 
@@ -99,7 +76,6 @@ def preview(
       cyclegan preview garden.jpg --crop
       cyclegan preview garden.jpg --style monet --strength 0.5,1
     """
-    console = Console(as_json=json_, quiet=quiet)
     if not 64 <= size <= 4096:
         raise UsageError("--size must lie between 64 and 4096.")
     target = output or image.with_name(f"{image.stem}_preview.jpg")
@@ -114,32 +90,39 @@ def preview(
     from PIL import Image
 
     from cyclegan_cli.media.pictures import read_rgb
+    from cyclegan_cli.painting.effects import paint_picture
 
-    photo = Image.fromarray(read_rgb(image))
+    photo = Image.fromarray(pixels := read_rgb(image))
     if style is not None and len(styles) == 1 and not strengths and not resolutions:
         strengths = list(_STRENGTHS)
         resolutions = [*(side for side in _RESOLUTIONS if side < max(photo.size)), "native"]
     cells, columns = _plan(styles, strengths or [1.0], resolutions or ["auto"])
     shown = [("photograph", _shown(photo, size, crop=crop))]
     with console.progress("Painting", len(cells)) as bar:
-        for cell in cells:
-            painted = _painted(photo, cell, reverse, gpu)
-            shown.append((cell.caption, _shown(painted, size, crop=crop)))
-            bar.advance(text=cell.caption)
+        for caption, one, settings in cells:
+            painter = _painter(weights_file(one, reverse), gpu)
+            painted = Image.fromarray(paint_picture(painter, pixels, settings))
+            shown.append((caption, _shown(painted, size, crop=crop)))
+            bar.advance(text=caption)
     _write(_sheet(shown, columns), target)
     console.result(str(target), {"sheet": str(target), "pictures": [name for name, _ in shown]})
 
 
 def _plan(
     styles: list[Style], strengths: Sequence[float], resolutions: Sequence[Resolution]
-) -> tuple[list[_Cell], int]:
+) -> tuple[list[Cell], int]:
     """What is painted, and how many columns the sheet has."""
     cells = []
     for style, side, value in itertools.product(styles, resolutions, strengths):
         words = [style.name]
         words += [f"strength {value:g}"] * (len(strengths) > 1)
         words += [f"resolution {side}"] * (len(resolutions) > 1)
-        cells.append(_Cell(style, value, side, ", ".join(words)))
+        settings = TranslateSettings(
+            resolution=None if isinstance(side, str) else side,
+            at_most=style.resolution if side == "auto" else None,
+            strength=value,
+        )
+        cells.append((", ".join(words), style, settings))
     return cells, next((len(one) for one in (strengths, resolutions) if len(one) > 1), _COLUMNS)
 
 
@@ -173,22 +156,6 @@ def _resolutions(text: str | None) -> list[Resolution]:
                 f"--resolution {text}: auto, native, or pixels (16 to 20000), such as 512,native."
             )
     return found
-
-
-def _painted(photo: Image.Image, cell: _Cell, reverse: bool, gpu: str) -> Image.Image:
-    import numpy as np
-    from PIL import Image
-
-    from cyclegan_cli.painting.effects import paint_picture
-
-    style, chosen = cell.style, cell.resolution
-    settings = TranslateSettings(
-        resolution=None if isinstance(chosen, str) else chosen,
-        at_most=style.resolution if chosen == "auto" else None,
-        strength=cell.strength,
-    )
-    painter = _painter(weights_file(style, reverse), gpu)
-    return Image.fromarray(paint_picture(painter, np.asarray(photo), settings))
 
 
 @lru_cache(maxsize=1)

@@ -22,11 +22,15 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import typer
 
-from cyclegan_cli.errors import CycleganError, UsageError
+from cyclegan_cli.errors import CycleganError, UsageError, counted, writing
 
 if TYPE_CHECKING:
+    from filelock import FileLock
+
     from cyclegan_cli.engine.device import Device
     from cyclegan_cli.engine.distributed import Group
+    from cyclegan_cli.engine.run import Run
+    from cyclegan_cli.settings import TrainSettings
 
 PATIENCE = 600.0  # seconds until a process that does not answer is given up
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -265,6 +269,47 @@ def led(group: Group, work: Callable[[], T]) -> T:
     group.check_in(error=error)
     shared: T = group.first(result)  # type: ignore[assignment]
     return shared
+
+
+def check_processes(settings: TrainSettings, size: int) -> None:
+    """Raise UsageError where ``size`` processes cannot train by these settings.
+
+    ``batch_size`` is that of all of them: it stays when their number changes, and so does the
+    training.
+    """
+    if size == 1:
+        return
+    for option, used in (
+        ("--lambda-patch", settings.lambda_patch > 0),
+        ("--replay", settings.replay > 0),
+    ):
+        if used:
+            raise UsageError(
+                f"What {option} remembers cannot be shared by several processes.",
+                hint="Train on one device, or without it.",
+            )
+    if size > settings.batch_size:
+        raise UsageError(
+            f"A step takes {counted(settings.batch_size, 'picture')}: "
+            f"{size} processes would not all have one.",
+            hint=f"Use {settings.batch_size} at most.",
+        )
+
+
+def hold(run: Run) -> FileLock:
+    """The lock of ``run``, taken. Raises UsageError where another process trains it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(run.folder / "run.lock")
+    hint = "Set CYCLEGAN_HOME to a folder that can be written."
+    with writing(f"The run's folder {run.folder}", hint=hint):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            told = f"The run '{run.name}' is being trained by another process."
+            raise UsageError(told) from error
+    return lock
 
 
 def launch(count: int) -> NoReturn:

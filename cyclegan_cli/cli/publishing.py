@@ -8,12 +8,10 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.options import Debug, Json, Quiet, complete_run, one_of
+from cyclegan_cli.cli.options import argument, command, complete_run, flag, one_of, option
 from cyclegan_cli.engine.run import BEST, Run, best_of, find_run, run_state
 from cyclegan_cli.errors import CheckpointError, StoreError, UsageError, command_line
 from cyclegan_cli.places import styles_dir
@@ -110,12 +108,10 @@ def publish(
     own = functools.partial(_published_by, run)
     _publish_checkpoint(run, start, name=run.name, facts=facts, replace=own)
     console.note(f"The run as a page: {run.folder / REPORT}")
-    console.note("Try it:")
-    console.note(f"  {command_line('translate', 'PHOTO.jpg', '--style', run.name)}")
+    console.suggest("Try it", command_line("translate", "PHOTO.jpg", "--style", run.name))
     if run.settings.publish == "last" and best.exists():
         again = ("pretrained", "import", "--run", run.name, "--checkpoint", "best", "--overwrite")
-        console.note("To have the best one measured instead of the last:")
-        console.note(f"  {command_line(*again)}")
+        console.suggest("To have the best one measured instead of the last", command_line(*again))
     steps = start.place.step
     console.result(run.name, {"style": run.name, "run": str(run.folder), "steps": steps})
 
@@ -180,50 +176,26 @@ def record_of(style: Style) -> dict[str, Any]:
     }
 
 
+@command("json", "quiet")
 def import_command(
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="FILE", help="Weights of one generator: a .pth or .safetensors file."
-        ),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Name of the new style.")
-    ] = None,
-    reverse_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Weights of the other direction, Y → X."),
-    ] = None,
-    run: Annotated[
-        str | None,
-        typer.Option(metavar="RUN", help="Use a run instead of FILE.", autocompletion=complete_run),
-    ] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="best|last|FILE",
-            help="Which checkpoint of the run. Default: last.",
-            autocompletion=one_of(("best", "last")),
-        ),
-    ] = None,
-    x: Annotated[
-        str | None, typer.Option("--x", metavar="WORD", help="Name of domain X, such as photo.")
-    ] = None,
-    y: Annotated[
-        str | None, typer.Option("--y", metavar="WORD", help="Name of domain Y, such as monet.")
-    ] = None,
-    licence: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Licence of the weights.")
-    ] = None,
-    source: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Where the weights come from.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace your style of that name.")
-    ] = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    file: Path | None = argument(
+        None, "FILE", "Weights of one generator: a .pth or .safetensors file."
+    ),
+    name: str | None = option(None, "NAME", "Name of the new style."),
+    reverse_file: Path | None = option(None, "FILE", "Weights of the other direction, Y → X."),
+    run: str | None = option(None, "RUN", "Use a run instead of FILE.", complete=complete_run),
+    checkpoint: str | None = option(
+        None,
+        "best|last|FILE",
+        "Which checkpoint of the run. Default: last.",
+        complete=one_of(("best", "last")),
+    ),
+    x: str | None = option(None, "WORD", "Name of domain X, such as photo.", "--x"),
+    y: str | None = option(None, "WORD", "Name of domain Y, such as monet.", "--y"),
+    licence: str | None = option(None, "TEXT", "Licence of the weights."),
+    source: str | None = option(None, "TEXT", "Where the weights come from."),
+    overwrite: bool = flag("Replace your style of that name."),
 ) -> None:
     """Make a style from weights, or from a run.
 
@@ -238,7 +210,6 @@ def import_command(
         --reverse-file latest_net_G_B.pth
       cyclegan pretrained import --run photos2monet --checkpoint best --overwrite
     """
-    console = Console(as_json=json_, quiet=quiet)
     card = {"licence": licence or "unknown", "source": source or ""}
     if run is not None:
         given = {"FILE": file, "--reverse-file": reverse_file, "--x": x, "--y": y}

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console as RichConsole
@@ -19,13 +19,13 @@ from rich.segment import ControlType
 from rich.text import Text
 
 from cyclegan_cli.cli.console import Console, draws_live, encodable, wrapped
+from cyclegan_cli.engine import training
 from cyclegan_cli.engine.run import Place, Run
 from cyclegan_cli.errors import duration, size_text
 from cyclegan_cli.files import atomic_path
-
-if TYPE_CHECKING:
-    from cyclegan_cli.engine.training import Evaluated, Event, Measured, Sampled
-    from cyclegan_cli.report.tensorboard import Board
+from cyclegan_cli.report.page import Report
+from cyclegan_cli.report.record import Board, MetricsLog, read_record
+from cyclegan_cli.report.samples import list_sheets, sample_sheet, sheet_name
 
 _EARLY, _LATE = 10.0, 60.0  # seconds between two plain lines, in the first minutes and later
 _EARLY_FOR = 300.0
@@ -256,10 +256,6 @@ class Renderer:
     def __init__(
         self, console: Console, run: Run, place: Place, view: TrainingView, board: Board | None
     ) -> None:
-        from cyclegan_cli.report.page import Report
-        from cyclegan_cli.report.record import MetricsLog, read_record
-        from cyclegan_cli.report.samples import list_sheets
-
         self._console = console
         self._run = run
         self._view = view
@@ -282,10 +278,8 @@ class Renderer:
         if kind is None or issubclass(kind, Exception):
             self._write_page()
 
-    def show(self, event: Event) -> None:
+    def show(self, event: training.Event) -> None:
         """Render one event."""
-        from cyclegan_cli.engine import training
-
         if isinstance(event, training.StepDone):
             self._view.step(event.place)
         elif isinstance(event, training.Measured):
@@ -323,7 +317,7 @@ class Renderer:
         if self._console.as_json:
             self._console.result("", record)
 
-    def _measured(self, event: Measured) -> None:
+    def _measured(self, event: training.Measured) -> None:
         rate, speed = event.learning_rate, event.pictures_per_second
         self._record(event.place, {"lr": rate, "pictures_per_s": round(speed, 4), **event.losses})
         self._view.measured(event.losses, rate, speed)
@@ -331,7 +325,7 @@ class Renderer:
             self._board.measured(event.place.step, event.losses, rate, speed)
         self._page_if_due()
 
-    def _evaluated(self, event: Evaluated) -> None:
+    def _evaluated(self, event: training.Evaluated) -> None:
         self.evaluated(event.place, event.scores.to_json())
         s = event.scores
         self._console.note(
@@ -339,9 +333,7 @@ class Renderer:
             f"F {s.x.swd:.0f} (floor {s.x_floor.swd:.0f}){', the best' if event.best else ''}"
         )
 
-    def _sampled(self, event: Sampled) -> None:
-        from cyclegan_cli.report.samples import sample_sheet, sheet_name
-
+    def _sampled(self, event: training.Sampled) -> None:
         folder = self._run.folder / "samples"
         folder.mkdir(exist_ok=True)
         path = folder / sheet_name(event.place.step)

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.options import (
-    Debug,
-    Gpu,
-    Json,
-    Processes,
-    Quiet,
-    Tensorboard,
-    Verbose,
+    GPU,
+    PROCESSES,
+    TENSORBOARD,
+    argument,
+    command,
     complete_run,
     one_of,
+    option,
 )
-from cyclegan_cli.cli.preflight import folders
-from cyclegan_cli.cli.processes import launch, leading, local_count, member, one_device, team
+from cyclegan_cli.cli.preflight import folders, require_folder
+from cyclegan_cli.cli.processes import (
+    check_processes,
+    hold,
+    launch,
+    leading,
+    local_count,
+    member,
+    one_device,
+    team,
+)
 from cyclegan_cli.errors import CheckpointError, DataError, UsageError, command_line, counted
 from cyclegan_cli.settings import TrainSettings
 
@@ -30,46 +38,27 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.run import Place, Run
 
 
+@command("json", "quiet", "verbose")
 def resume(
+    console: Console,
     ctx: typer.Context,
-    run: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RUN",
-            help="A run's name or folder. Without it, the runs are listed.",
-            autocompletion=complete_run,
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="COUNT", help="Train longer: number of epochs in total.")
-    ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(metavar="COUNT", help="Stop after this many steps in total.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE|best",
-            help="Continue from this checkpoint, not from the last one.",
-            autocompletion=one_of(("best",)),
-        ),
-    ] = None,
-    x_dir: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the pictures of domain X are now.")
-    ] = None,
-    y_dir: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the pictures of domain Y are now.")
-    ] = None,
-    gpu: Gpu = "auto",
-    processes: Processes = 1,
-    workers: Annotated[
-        int | None, typer.Option(metavar="COUNT", help="Threads that prepare pictures.")
-    ] = None,
-    tensorboard: Tensorboard = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    run: str | None = argument(
+        None, "RUN", "A run's name or folder. Without it, the runs are listed.", complete_run
+    ),
+    epochs: int | None = option(None, "COUNT", "Train longer: number of epochs in total."),
+    max_steps: int | None = option(None, "COUNT", "Stop after this many steps in total."),
+    checkpoint: Path | None = option(
+        None,
+        "FILE|best",
+        "Continue from this checkpoint, not from the last one.",
+        complete=one_of(("best",)),
+    ),
+    x_dir: Path | None = option(None, "FOLDER", "Where the pictures of domain X are now."),
+    y_dir: Path | None = option(None, "FOLDER", "Where the pictures of domain Y are now."),
+    gpu: str = GPU,
+    processes: int = PROCESSES,
+    workers: int | None = option(None, "COUNT", "Threads that prepare pictures."),
+    tensorboard: bool = TENSORBOARD,
 ) -> None:
     """Continue a training exactly where it stopped, or list the runs.
 
@@ -82,7 +71,7 @@ def resume(
       cyclegan resume photos2vangogh
       cyclegan resume photos2vangogh --epochs 300
     """
-    console = Console(as_json=json_, quiet=quiet, verbose=verbose, silent=not leading())
+    console.silence(not leading())
     _refuse_changes(ctx.args)
     if run is None:
         from cyclegan_cli.cli.runs import list_all
@@ -90,7 +79,6 @@ def resume(
         list_all(console)
         return
     from cyclegan_cli.cli.publishing import taken
-    from cyclegan_cli.cli.runner import Machine, check_processes, train_held
     from cyclegan_cli.engine.run import find_run, run_state
 
     found = find_run(run)
@@ -131,6 +119,7 @@ def resume(
             _say_processes(console, changed, start.processes, size)
 
     with team(gpu) as group:
+        from cyclegan_cli.cli.runner import Machine, train_held
         from cyclegan_cli.engine.checkpoint import go_back_to
 
         train_held(console, changed, Machine(gpu, count, group, tensorboard), look, commit)
@@ -139,16 +128,16 @@ def resume(
 def _refuse_changes(arguments: list[str]) -> None:
     """What belongs to the run cannot be changed: say so, instead of 'no such option'."""
     known = {field.name.replace("_", "-") for field in dataclasses.fields(TrainSettings)}
-    for argument in arguments:
-        name = argument.split("=", maxsplit=1)[0].removeprefix("--").removeprefix("no-")
-        if argument.startswith("--") and name in known:
+    for word in arguments:
+        name = word.split("=", maxsplit=1)[0].removeprefix("--").removeprefix("no-")
+        if word.startswith("--") and name in known:
             raise UsageError(
                 f"--{name} belongs to the run and cannot be changed.",
                 hint="For other settings start a new run: cyclegan train … --name NEW",
             )
-        if argument.startswith("-"):
-            raise UsageError(f"No such option: {argument}.", hint="cyclegan resume --help")
-        raise UsageError(f"Unexpected argument: {argument}.", hint="cyclegan resume --help")
+        if word.startswith("-"):
+            raise UsageError(f"No such option: {word}.", hint="cyclegan resume --help")
+        raise UsageError(f"Unexpected argument: {word}.", hint="cyclegan resume --help")
 
 
 def _changed(
@@ -167,8 +156,8 @@ def _changed(
         changes["max_steps"] = max_steps
     run = dataclasses.replace(run, settings=dataclasses.replace(run.settings, **changes))
     for folder in (x_dir, y_dir):
-        if folder is not None and not folder.is_dir():
-            raise UsageError(f"{folder} is not a folder.")
+        if folder is not None:
+            require_folder(folder)
     if x_dir is not None and y_dir is not None:
         folders(x_dir, y_dir)
     return dataclasses.replace(
@@ -257,14 +246,13 @@ def _ended(console: Console, before: Run, run: Run) -> bool:
     if not leading():
         return True
     from cyclegan_cli.cli.publishing import is_published, publish, taken
-    from cyclegan_cli.cli.runner import hold
     from cyclegan_cli.engine.run import sweep
 
     if is_published(run):
         s = run.settings
         longer = s.epochs + max(1, s.epochs // 2)
-        console.note(f"{run.name} is finished: there is nothing left to train. To train longer:")
-        console.note(f"  {command_line('resume', run.name, '--epochs', str(longer))}")
+        done = f"{run.name} is finished: there is nothing left to train. To train longer"
+        console.suggest(done, command_line("resume", run.name, "--epochs", str(longer)))
         if run != before:
             with hold(run):
                 run.write()

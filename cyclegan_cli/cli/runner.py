@@ -9,15 +9,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from filelock import FileLock, Timeout
+import torch
+from torch import Tensor
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.preflight import first_weights
-from cyclegan_cli.cli.processes import Stopped, led, one_device
+from cyclegan_cli.cli.processes import Stopped, check_processes, hold, led, one_device
+from cyclegan_cli.cli.publishing import publish
 from cyclegan_cli.cli.rendering import Renderer, TrainingView
+from cyclegan_cli.engine import checkpoint, training
+from cyclegan_cli.engine.checkpoint import Checkpoint
+from cyclegan_cli.engine.cyclegan import CycleGAN
+from cyclegan_cli.engine.device import Device, memory_used, resolve_precision
+from cyclegan_cli.engine.distributed import Group
+from cyclegan_cli.engine.evaluation import Evaluator, Real
 from cyclegan_cli.engine.run import Place, Run, checkpoint_files, evaluates, sweep
+from cyclegan_cli.engine.weights import load_generator
 from cyclegan_cli.errors import (
     CycleganError,
     PictureError,
@@ -29,18 +38,9 @@ from cyclegan_cli.errors import (
     counted,
     duration,
 )
+from cyclegan_cli.media.dataset import UnpairedPictures, whole_views
 from cyclegan_cli.randomness import choices
-from cyclegan_cli.settings import TrainSettings
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cyclegan_cli.engine.checkpoint import Checkpoint
-    from cyclegan_cli.engine.device import Device
-    from cyclegan_cli.engine.distributed import Group
-    from cyclegan_cli.engine.evaluation import Evaluator
-    from cyclegan_cli.engine.training import Event
-    from cyclegan_cli.report.tensorboard import Board
+from cyclegan_cli.report.record import Board
 
 
 @dataclass(frozen=True)
@@ -87,22 +87,6 @@ class _StopRequest:
         return self.signum != 0
 
 
-def hold(run: Run) -> FileLock:
-    """The lock of ``run``, taken. Raises UsageError where another process trains it."""
-    lock = FileLock(run.folder / "run.lock")
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UsageError(f"The run '{run.name}' is being trained by another process.") from error
-    except OSError as error:
-        raise StoreError(
-            f"The run's folder {run.folder} cannot be written: {error.strerror}.",
-            hint="Set CYCLEGAN_HOME to a folder that can be written.",
-        ) from error
-    return lock
-
-
 def train_held(
     console: Console,
     run: Run,
@@ -128,6 +112,12 @@ def train_held(
             start = look()
             return start.path if start else None
 
+        def published() -> None:
+            try:
+                publish(console, run, {"device": str(one_device(machine.gpu).torch)})
+            except UsageError as error:  # no misuse: the training has been done
+                raise StoreError(str(error), hint=error.hint) from error
+
         def committed() -> None:
             if new:
                 stack.enter_context(hold(run))
@@ -137,8 +127,6 @@ def train_held(
         path, error = led(group, looked), None
         try:
             if path is not None and start is None:
-                from cyclegan_cli.engine import checkpoint
-
                 start = checkpoint.load(path)
         except CycleganError as damaged:
             error = damaged
@@ -146,24 +134,12 @@ def train_held(
         with _StopRequest(console, group) as stop:
             finished = _train_run(console, run, machine, start, stop, lambda: led(group, committed))
             if finished:
-                facts = {"device": str(one_device(machine.gpu).torch)}
-                led(group, lambda: _publish(console, run, facts))
+                led(group, published)
             if not stop():
                 return
         if not finished:
-            console.note("To continue:")
-            console.note(f"  {command_line('resume', run.name)}")
+            console.suggest("To continue", command_line("resume", run.name))
         raise Stopped(stop.signum)
-
-
-def _publish(console: Console, run: Run, facts: dict[str, Any]) -> None:
-    """Publish ``run``; what stands in the way now is no misuse: the training has been done."""
-    from cyclegan_cli.cli.publishing import publish
-
-    try:
-        publish(console, run, facts)
-    except UsageError as error:
-        raise StoreError(str(error), hint=error.hint) from error
 
 
 def _train_run(
@@ -178,14 +154,6 @@ def _train_run(
 
     Raises TrainingError where a loss is no longer finite.
     """
-    import torch
-
-    from cyclegan_cli.engine import training
-    from cyclegan_cli.engine.cyclegan import CycleGAN
-    from cyclegan_cli.engine.device import resolve_precision
-    from cyclegan_cli.engine.weights import load_generator
-    from cyclegan_cli.media.dataset import UnpairedPictures
-
     group = machine.group
     device = one_device(machine.gpu)
     dtype = resolve_precision(run.settings.precision, device.torch)
@@ -227,50 +195,20 @@ def _train_run(
     return finished
 
 
-def check_processes(settings: TrainSettings, size: int) -> None:
-    """Raise UsageError where ``size`` processes cannot train by these settings.
-
-    ``batch_size`` is that of all of them: it stays when their number changes, and so does the
-    training.
-    """
-    if size == 1:
-        return
-    for option, used in (
-        ("--lambda-patch", settings.lambda_patch > 0),
-        ("--replay", settings.replay > 0),
-    ):
-        if used:
-            raise UsageError(
-                f"What {option} remembers cannot be shared by several processes.",
-                hint="Train on one device, or without it.",
-            )
-    if size > settings.batch_size:
-        raise UsageError(
-            f"A step takes {counted(settings.batch_size, 'picture')}: "
-            f"{size} processes would not all have one.",
-            hint=f"Use {settings.batch_size} at most.",
-        )
-
-
 @contextlib.contextmanager
 def _rendering(
     console: Console, run: Run, machine: Machine, place: Place, device: Device
-) -> Iterator[Callable[[Event], None]]:
+) -> Iterator[Callable[[training.Event], None]]:
     """What renders events; of several processes only the first does."""
     if not machine.group.leads:
         yield lambda _event: None
         return
-    from cyclegan_cli.engine.device import memory_used
-
-    each, s = run.steps_per_epoch, run.settings
-    total = min(s.epochs * each, s.max_steps or s.epochs * each)
+    epochs = -(-run.steps // run.steps_per_epoch)
     view = TrainingView(
-        *(console, run.name, place, total, -(-total // each)), lambda: memory_used(device.torch)
+        *(console, run.name, place, run.steps, epochs), lambda: memory_used(device.torch)
     )
     board: contextlib.AbstractContextManager[Board | None] = contextlib.nullcontext()
     if machine.tensorboard:
-        from cyclegan_cli.report.tensorboard import Board
-
         board = contextlib.closing(Board(run.folder / "tensorboard", place.step))
     with board as opened, view.shown(), Renderer(console, run, place, view, opened) as renderer:
         yield renderer.show
@@ -278,8 +216,6 @@ def _rendering(
 
 def _samples(run: Run) -> tuple[Tensor, Tensor] | None:
     """The pictures that every sample shows: held out, or, where too few, the first of the rest."""
-    from cyclegan_cli.media.dataset import whole_views
-
     count = run.settings.samples
     if count == 0:
         return None
@@ -289,9 +225,6 @@ def _samples(run: Run) -> tuple[Tensor, Tensor] | None:
 
 def _evaluator(run: Run) -> Evaluator | None:
     """What measures ``run`` as it goes; None where too few pictures are held out, or for never."""
-    from cyclegan_cli.engine.evaluation import Evaluator, Real
-    from cyclegan_cli.media.dataset import whole_views
-
     if not evaluates(run):
         return None
     settings = run.settings

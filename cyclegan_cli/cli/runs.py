@@ -6,20 +6,21 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.options import (
-    Debug,
-    DryRun,
-    Json,
-    Overwrite,
-    Quiet,
-    RunName,
-    Yes,
+    DRY_RUN,
+    OVERWRITE,
+    RUN,
+    YES,
+    argument,
+    command,
     complete_run,
+    flag,
+    option,
 )
 from cyclegan_cli.engine.run import (
     Run,
@@ -32,11 +33,11 @@ from cyclegan_cli.engine.run import (
 )
 from cyclegan_cli.errors import (
     PictureError,
-    StoreError,
     UsageError,
     command_line,
     counted,
     size_text,
+    writing,
 )
 from cyclegan_cli.files import folder_size
 
@@ -67,7 +68,8 @@ def _runs(ctx: typer.Context) -> None:
 
 
 @app.command("list")
-def list_command(json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+@command("json", "quiet")
+def list_command(console: Console) -> None:
     """List all runs.
 
     Shows the state, progress, last loss, size on disk, and when the run was last written. When
@@ -78,11 +80,12 @@ def list_command(json_: Json = False, quiet: Quiet = False, debug: Debug = False
       cyclegan runs list
       cyclegan runs list --json | jq -r 'select(.state == "stopped").run'
     """
-    list_all(Console(as_json=json_, quiet=quiet))
+    list_all(console)
 
 
 @app.command()
-def show(run: RunName, json_: Json = False, debug: Debug = False) -> None:
+@command("json")
+def show(console: Console, run: str = RUN) -> None:
     """Show a run in full: progress, options, folders, checkpoints.
 
     \b
@@ -106,11 +109,12 @@ def show(run: RunName, json_: Json = False, debug: Debug = False) -> None:
         ("page", record["page"] or "none yet"),
         ("next", _next_command(found, record["state"])),
     ]
-    Console(as_json=json_).table((), [row for row in facts if row[1]], [record])
+    console.table((), [row for row in facts if row[1]], [record])
 
 
 @app.command("open")
-def open_command(run: RunName, json_: Json = False, debug: Debug = False) -> None:
+@command("json")
+def open_command(console: Console, run: str = RUN) -> None:
     """Open a run's page in the browser. When piped, only print its path.
 
     \b
@@ -121,24 +125,19 @@ def open_command(run: RunName, json_: Json = False, debug: Debug = False) -> Non
     page = _page(found)
     if page is None:
         raise UsageError(f"{found.name} has no page yet.", hint=command_line("report", found.name))
-    Console(as_json=json_).result(str(page), {"run": found.name, "page": str(page)})
+    console.result(str(page), {"run": found.name, "page": str(page)})
     if sys.stdout.isatty():
         typer.launch(str(page))
 
 
 @app.command()
+@command("json", "quiet")
 def remove(
-    runs: Annotated[
-        list[str], typer.Argument(metavar="RUN", help="Names of runs.", autocompletion=complete_run)
-    ],
-    checkpoints: Annotated[
-        bool, typer.Option("--checkpoints", help="Remove only checkpoints; keep page and samples.")
-    ] = False,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    runs: list[str] = argument(..., "RUN", "Names of runs.", complete_run),
+    checkpoints: bool = flag("Remove only checkpoints; keep page and samples."),
+    dry_run: bool = DRY_RUN,
+    yes: bool = YES,
 ) -> None:
     """Remove runs, or only their checkpoints. Styles that were published stay.
 
@@ -150,7 +149,6 @@ def remove(
       cyclegan runs remove photos2vangogh --checkpoints
       cyclegan runs remove photos2vangogh -y
     """
-    console = Console(as_json=json_, quiet=quiet)
     places: dict[Path, Run] = {}
     for name in dict.fromkeys(runs):
         run = find_run(name)
@@ -170,10 +168,8 @@ def remove(
         return
     for place, run in places.items():
         if not dry_run and place.exists():
-            try:
+            with writing(place, "removed"):
                 shutil.rmtree(place)
-            except OSError as error:
-                raise StoreError(f"{place} cannot be removed: {error.strerror}.") from error
         record = {"run": run.name, "path": str(place), "bytes": sizes[place]}
         console.result(str(place), {**record, "removed": not dry_run})
     verb = "would be freed" if dry_run else "freed"
@@ -260,7 +256,8 @@ def _next_command(state: RunState, now: str) -> str:
 # -- report and timelapse -----------------------------------------------------------------------
 
 
-def report(run: RunName, json_: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+@command("json", "quiet")
+def report(console: Console, run: str = RUN) -> None:
     """Rebuild a training's page, report.html, from the run's folder.
 
     A training keeps its page up to date: this is for older runs, and for files that were moved.
@@ -272,42 +269,27 @@ def report(run: RunName, json_: Json = False, quiet: Quiet = False, debug: Debug
       cyclegan report photos2vangogh
       xdg-open "$(cyclegan report photos2vangogh)"
     """
-    console = Console(as_json=json_, quiet=quiet)
     from cyclegan_cli.report.page import Report
 
     found = find_run(run)
     page = Report(found)
-    try:
+    with writing(page.path):
         page.write()
-    except OSError as error:
-        raise StoreError(f"{page.path} cannot be written: {error.strerror}.") from error
     console.result(str(page.path), {"run": found.name, "report": str(page.path)})
 
 
+@command("json", "quiet")
 def timelapse(
-    run: RunName,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="A .gif, .webp, .png, .mp4, .mov, .mkv, .webm or .avi file.",
-        ),
-    ] = None,
-    fps: Annotated[
-        float, typer.Option(min=0.1, max=60, metavar="RATE", help="Samples per second.")
-    ] = 6.0,
-    picture: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="NUMBER", help="Show only this held-out picture, counted from 1."
-        ),
-    ] = None,
-    overwrite: Overwrite = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    console: Console,
+    run: str = RUN,
+    output: Path | None = option(
+        None, "FILE", "A .gif, .webp, .png, .mp4, .mov, .mkv, .webm or .avi file.", "--output", "-o"
+    ),
+    fps: float = option(6.0, "RATE", "Samples per second.", min=0.1, max=60),
+    picture: int | None = option(
+        None, "NUMBER", "Show only this held-out picture, counted from 1.", min=1
+    ),
+    overwrite: bool = OVERWRITE,
 ) -> None:
     """Make an animation or video of a training: its held-out pictures at every sample.
 
@@ -320,9 +302,7 @@ def timelapse(
       cyclegan timelapse photos2vangogh -o film.mp4 --fps 12
       cyclegan timelapse photos2vangogh -o one.webp --picture 2
     """
-    console = Console(as_json=json_, quiet=quiet)
-    from cyclegan_cli.report.samples import list_sheets
-    from cyclegan_cli.report.timelapse import spread
+    from cyclegan_cli.report.samples import list_sheets, spread
 
     found = find_run(run)
     target = found.folder / "timelapse.gif" if output is None else output
@@ -365,8 +345,7 @@ def _kind(target: Path) -> str:
 
 
 def _frame(run: Run, sheet: Sheet, last: int, picture: int | None) -> Image.Image:
-    from cyclegan_cli.report.samples import read_sheet
-    from cyclegan_cli.report.timelapse import frame_of
+    from cyclegan_cli.report.samples import frame_of, read_sheet
 
     label = f"step {sheet.step:,}, epoch {sheet.step / run.steps_per_epoch:.1f}"
     return frame_of(read_sheet(sheet.path), label, sheet.step / max(last, 1), picture)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.options import (
-    Debug,
-    Gpu,
-    Json,
-    Processes,
-    Quiet,
-    Tensorboard,
-    Verbose,
+    GPU,
+    PROCESSES,
+    TENSORBOARD,
+    Table,
+    argument,
+    command,
     complete_local_style,
+    flag,
     one_of,
+    option,
 )
 from cyclegan_cli.cli.preflight import (
     default_name,
@@ -30,7 +30,15 @@ from cyclegan_cli.cli.preflight import (
     present,
     refuse_existing,
 )
-from cyclegan_cli.cli.processes import launch, leading, led, local_count, member, team
+from cyclegan_cli.cli.processes import (
+    check_processes,
+    launch,
+    leading,
+    led,
+    local_count,
+    member,
+    team,
+)
 from cyclegan_cli.errors import UsageError, did_you_mean
 from cyclegan_cli.files import read_toml
 from cyclegan_cli.places import check_name, runs_dir
@@ -40,14 +48,11 @@ if TYPE_CHECKING:
     from cyclegan_cli.engine.checkpoint import Checkpoint
     from cyclegan_cli.engine.run import Run
 
-# The options that are settings of a run, under the headings of --help: (name, what is typed after
-# it, help). Types, defaults and choices are those of TrainSettings. A name alone stands for an
-# option of ``train`` itself.
-_OPTIONS: dict[str, tuple[str | tuple[str, str, str], ...]] = {
+_OPTIONS: Table = {
     "Pictures": (
         ("crop_size", "PIXELS", "Side of the square crops to train on."),
         ("load_size", "PIXELS", "Short side of a picture before it is cropped."),
-        ("flip", "", "Mirror half of the pictures."),
+        ("flip", "no", "Mirror half of the pictures."),
         "strict",
         ("resize", "HOW", "Aspect ratio: keep, or distort as the paper does."),
         ("crop_range", "LOW..HIGH", "Crop squares of these sides; resize to --crop-size."),
@@ -81,7 +86,7 @@ _OPTIONS: dict[str, tuple[str | tuple[str, str, str], ...]] = {
         ("precision", "TYPE", "auto, fp32, bf16 or fp16."),
         ("workers", "COUNT", "Threads that prepare pictures."),
         "processes",
-        ("compile", "", "Compile the networks with torch.compile."),
+        ("compile", "no", "Compile the networks with torch.compile."),
     ),
     "Saving and watching": (
         ("checkpoint_every", "INTERVAL", "Save a checkpoint: 1epoch, 500steps, 10min."),
@@ -107,10 +112,10 @@ _OPTIONS: dict[str, tuple[str | tuple[str, str, str], ...]] = {
         ("exact_reference", "", "Use PyTorch's own layers only: slower."),
     ),
 }
-_COMPLETIONS = {
-    "generator": one_of(GENERATORS),
-    "init": complete_local_style,
-    "evaluate_every": one_of(("never",)),
+_DETAILS: dict[str, dict[str, Any]] = {
+    "generator": {"default": TrainSettings().generator.name, "complete": one_of(GENERATORS)},
+    "init": {"complete": complete_local_style},
+    "evaluate_every": {"complete": one_of(("never",))},
 }
 # What a --config file can set, and of what kind: the settings of a run, and some options besides.
 _FIELDS = {field.name: str(field.type) for field in dataclasses.fields(TrainSettings)}
@@ -134,55 +139,28 @@ def _without_folders(ctx: typer.Context, value: bool) -> bool:
     return value
 
 
+@command("json", "quiet", "verbose", settings=TrainSettings, table=_OPTIONS, details=_DETAILS)
 def train(
+    console: Console,
     ctx: typer.Context,
-    x_dir: Annotated[
-        Path, typer.Argument(metavar="X_DIR", help="Folder of domain X, such as photographs.")
-    ],
-    y_dir: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="Y_DIR", help="Folder of domain Y, such as paintings.", show_default=False
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Name of the run and its style. Default: <X>2<Y>."),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Read options from a TOML file; the command line wins.",
-            is_eager=True,
-            callback=_read_config,
-        ),
-    ] = None,
-    print_config: Annotated[
-        bool,
-        typer.Option(
-            "--print-config",
-            help="Print all options as TOML, for --config.",
-            is_eager=True,
-            callback=_without_folders,
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, train nothing.")
-    ] = False,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict", rich_help_panel="Pictures", help="Stop if a picture cannot be read."
-        ),
-    ] = False,
-    gpu: Gpu = "auto",
-    processes: Processes = 1,
-    tensorboard: Tensorboard = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    x_dir: Path = argument(..., "X_DIR", "Folder of domain X, such as photographs."),
+    y_dir: Path | None = argument(None, "Y_DIR", "Folder of domain Y, such as paintings."),
+    name: str | None = option(None, "NAME", "Name of the run and its style. Default: <X>2<Y>."),
+    config: Path | None = option(
+        None,
+        "FILE",
+        "Read options from a TOML file; the command line wins.",
+        is_eager=True,
+        callback=_read_config,
+    ),
+    print_config: bool = flag(
+        "Print all options as TOML, for --config.", is_eager=True, callback=_without_folders
+    ),
+    dry_run: bool = flag("Check everything, train nothing."),
+    strict: bool = flag("Stop if a picture cannot be read.", panel="Pictures"),
+    gpu: str = GPU,
+    processes: int = PROCESSES,
+    tensorboard: bool = TENSORBOARD,
     **chosen: Any,
 ) -> None:
     """Learn a style from two folders of pictures, X and Y, in both directions.
@@ -196,13 +174,12 @@ def train(
       cyclegan train photos monet --generator mobile --crop-size 128
       cyclegan train photos monet --dry-run
     """
-    console = Console(as_json=json_, quiet=quiet, verbose=verbose, silent=not leading())
-    settings = _settings(ctx)
+    console.silence(not leading())
+    generator = GeneratorSpec.named(chosen["generator"]).to_json()
+    settings = TrainSettings.from_json({**chosen, "generator": generator})
     if print_config:
         console.document(_to_toml(ctx, settings), settings.to_json())
         return
-    from cyclegan_cli.cli.runner import Machine, check_processes, train_held
-
     x_dir, y_dir = folders(x_dir, y_dir)
     name = check_name(name or default_name(x_dir, y_dir))
     folder = runs_dir() / name
@@ -223,74 +200,38 @@ def train(
             return open_run(folder)  # torchrun restarted all: they continue
         if not dry_run:
             refuse_existing(name, folder)
-        run, checkup = examine(
+        checkup = examine(
             *(console, name, folder, settings, x_dir, y_dir),
             strict=strict,
             exact=settings.hold_out != TrainSettings.hold_out or _is_given(ctx, "hold_out"),
         )
-        present(console, run, gpu, count, checkup.rows(full=dry_run))
+        present(console, checkup.run, gpu, count, checkup.rows(full=dry_run))
         checkup.tell(console, full=dry_run)
-        if dry_run and json_:
+        if dry_run and console.as_json:
             console.result("", checkup.record())
-        return run
+        return checkup.run
 
     with team(gpu) as group:
         run = led(group, prepared)
         if dry_run:
             console.note("A dry run: nothing was written.")
             return
+        from cyclegan_cli.cli.runner import Machine, train_held
+        from cyclegan_cli.engine import checkpoint
         from cyclegan_cli.engine.run import create_run
+
+        def newest() -> Checkpoint | None:
+            return checkpoint.newest(run.checkpoints)[0]  # of processes that were restarted
 
         def commit(_start: Checkpoint | None) -> None:
             if not (me and me.restarts and (folder / "run.json").exists()):
                 create_run(run)
 
         machine = Machine(gpu, settings.workers, group, tensorboard)
-        train_held(console, run, machine, lambda: _newest(run), commit)
-
-
-def _newest(run: Run) -> Checkpoint | None:
-    """Where processes that were restarted go on: a new run has none."""
-    from cyclegan_cli.engine import checkpoint
-
-    return checkpoint.newest(run.checkpoints)[0]
+        train_held(console, run, machine, newest, commit)
 
 
 # -- settings ----------------------------------------------------------------------------------
-
-
-def _signature() -> inspect.Signature:
-    """That of ``train``, with an option for each setting of a run: Typer reads it."""
-    own = dict(inspect.signature(train, eval_str=True).parameters)
-    del own["chosen"]
-    kinds, defaults = get_type_hints(TrainSettings), vars(TrainSettings())
-    defaults["generator"] = defaults["generator"].name
-    options = []
-    for panel, rows in _OPTIONS.items():
-        for row in rows:
-            if isinstance(row, str):
-                options.append(own.pop(row))
-                continue
-            name, metavar, text = row
-            choices = [word for word in get_args(kinds[name]) if isinstance(word, str)]
-            option = typer.Option(
-                *(["--exact-reference"] if name == "exact_reference" else []),
-                metavar=metavar or None,
-                help=text,
-                rich_help_panel=panel,
-                autocompletion=_COMPLETIONS.get(name, one_of(choices)),
-            )
-            kind = str if choices or name == "generator" else kinds[name]
-            of_typer = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-            annotation = Annotated[kind, option]  # type: ignore[valid-type]
-            options.append(of_typer.replace(default=defaults[name], annotation=annotation))
-    return inspect.Signature([*own.values(), *options])
-
-
-def _settings(ctx: typer.Context) -> TrainSettings:
-    values = {name: ctx.params[name] for name in _FIELDS}
-    generator = GeneratorSpec.named(values["generator"])
-    return TrainSettings.from_json({**values, "generator": generator.to_json()})
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:
@@ -326,8 +267,8 @@ def _to_toml(ctx: typer.Context, settings: TrainSettings) -> str:
     unset = _EXAMPLES | {"decay_from": settings.knee, "lr_d": settings.lr, "name": "photos2monet"}
     lines = ["# Options of cyclegan train, for --config FILE."]
     heading = ""
-    for option in ctx.command.params:
-        name, panel = option.name or "", vars(option).get("rich_help_panel") or ""
+    for parameter in ctx.command.params:
+        name, panel = parameter.name or "", vars(parameter).get("rich_help_panel") or ""
         if name not in _IN_FILES:
             continue
         if panel != heading:
@@ -335,8 +276,5 @@ def _to_toml(ctx: typer.Context, settings: TrainSettings) -> str:
             lines += ["", f"# ---- {panel} ----"]
         value = ctx.params[name]
         line = f"{name.replace('_', '-')} = {json.dumps(unset[name] if value is None else value)}"
-        lines += ["", f"# {vars(option)['help']}", f"# {line}" if value is None else line]
+        lines += ["", f"# {vars(parameter)['help']}", f"# {line}" if value is None else line]
     return "\n".join(lines)
-
-
-train.__signature__ = _signature()  # type: ignore[attr-defined]

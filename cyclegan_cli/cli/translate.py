@@ -8,9 +8,7 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import Any
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.jobs import (
@@ -23,20 +21,21 @@ from cyclegan_cli.cli.jobs import (
     target_of,
 )
 from cyclegan_cli.cli.options import (
-    Debug,
-    Gpu,
-    Json,
-    Processes,
-    Quiet,
-    Reverse,
-    Verbose,
+    GPU,
+    PROCESSES,
+    REVERSE,
+    Table,
+    argument,
+    command,
     complete_style,
+    flag,
     one_of,
+    option,
 )
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.errors import CycleganError, UsageError, counted
 from cyclegan_cli.media.plan import Existing, Plan, make_plan, parse_list, read_list
-from cyclegan_cli.settings import Precision, TranslateSettings, fraction
+from cyclegan_cli.settings import TranslateSettings, fraction
 from cyclegan_cli.styles.catalogue import Style, obtainable
 from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
 
@@ -50,140 +49,89 @@ def _amount(option: str, kilo: int, text: str) -> int:
     return int(float(match[1]) * kilo ** " KMGT".index(match[2].upper() or " "))
 
 
-_painting = partial(typer.Option, rich_help_panel="Painting")
-_inputs = partial(typer.Option, rich_help_panel="Inputs")
-_outputs = partial(typer.Option, rich_help_panel="Outputs")
-_device = partial(typer.Option, rich_help_panel="Device")
+_OPTIONS: Table = {
+    "Painting": (
+        ("strength", "0..1", "From 0, the original, to 1, the painting."),
+        "resolution",
+        ("keep_color", "", "Keep the photo's colours; paint the brushwork."),
+        ("compare", "", "Show original and result side by side."),
+        ("steady", "no", "Keep videos from flickering."),
+    ),
+    "Inputs": (
+        "from_file",
+        "null",
+        "include_paintings",
+        ("max_pixels", "COUNT", "Refuse pictures of more pixels. Default: 1000M."),
+    ),
+    "Outputs": (
+        "overwrite",
+        "skip_existing",
+        ("format", "EXT", "jpg, png, webp, tif, gif, avif, ... Default: the input's."),
+        ("quality", "1..100", "Quality. Default: 95 (JPEG, WebP), 90 (AVIF, HEIC)."),
+        ("strip_metadata", "", "Leave out EXIF, XMP, GPS and resolution."),
+        "print0",
+    ),
+    "Device": (
+        "gpu",
+        ("precision", "TYPE", "auto, fp32, bf16 or fp16."),
+        ("max_memory", "SIZE", "Memory to use at most, such as 4G. Default: what is free."),
+        "processes",
+        "together",
+        ("exact_reference", "", "Use PyTorch's own layers only: slower."),
+    ),
+}
+_FORMATS = ("jpg", "png", "webp", "tif", "gif", "avif", "heic", "jp2", "bmp")
+_DETAILS: dict[str, dict[str, Any]] = {
+    "strength": {"parser": partial(fraction, "--strength")},
+    "max_pixels": {"parser": partial(_amount, "--max-pixels", 1000), "show_default": False},
+    "max_memory": {"parser": partial(_amount, "--max-memory", 1024)},
+    "format": {"complete": one_of(_FORMATS)},
+}
 
 
+@command("json", "quiet", "verbose", settings=TranslateSettings, table=_OPTIONS, details=_DETAILS)
 def translate(
-    inputs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="INPUT",
-            help="Files, folders, patterns, @list.txt, or - for stdin.",
-            show_default=False,
-        ),
-    ] = None,
-    style: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--style",
-            "-s",
-            metavar="STYLE",
-            help="A style's name, or its path; several with commas, or by repetition.",
-            autocompletion=complete_style,
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PATH",
-            help="A file, a folder, or - for stdout. Default: beside the input.",
-        ),
-    ] = None,
-    reverse: Reverse = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be written, and stop.")
-    ] = False,
-    # -- painting
-    strength: Annotated[
-        float,
-        _painting(
-            metavar="0..1",
-            help="From 0, the original, to 1, the painting.",
-            parser=partial(fraction, "--strength"),
-        ),
-    ] = 1.0,
-    resolution: Annotated[
-        str,
-        _painting(
-            metavar="WHICH",
-            help="Long side to paint at: auto (the style's), native (the picture's), or a number "
-            "of pixels. The output has the input's size.",
-            autocompletion=one_of(("auto", "native")),
-        ),
-    ] = "auto",
-    keep_color: Annotated[
-        bool, _painting("--keep-color", help="Keep the photo's colours; paint the brushwork.")
-    ] = False,
-    compare: Annotated[
-        bool, _painting("--compare", help="Show original and result side by side.")
-    ] = False,
-    steady: Annotated[
-        bool, _painting("--steady/--no-steady", help="Keep videos from flickering.")
-    ] = True,
-    # -- inputs
-    from_file: Annotated[
-        str | None,
-        _inputs(metavar="LIST", help="Read inputs from a file, one per line; - is stdin."),
-    ] = None,
-    null: Annotated[
-        bool, _inputs("--null", "-0", help="Paths in LIST end with NUL; without LIST: --print0.")
-    ] = False,
-    include_paintings: Annotated[
-        bool, _inputs("--include-paintings", help="Do not skip earlier outputs in folders.")
-    ] = False,
-    max_pixels: Annotated[
-        int,
-        _inputs(
-            metavar="COUNT",
-            help="Refuse pictures of more pixels. Default: 1000M.",
-            parser=partial(_amount, "--max-pixels", 1000),
-            show_default=False,
-        ),
-    ] = 10**9,
-    # -- outputs
-    overwrite: Annotated[bool, _outputs("--overwrite", help="Overwrite existing files.")] = False,
-    skip_existing: Annotated[
-        bool, _outputs("--skip-existing", help="Skip inputs whose output exists.")
-    ] = False,
-    format: Annotated[
-        str | None,
-        _outputs(
-            metavar="EXT",
-            help="jpg, png, webp, tif, gif, avif, ... Default: the input's.",
-            autocompletion=one_of(
-                ("jpg", "png", "webp", "tif", "gif", "avif", "heic", "jp2", "bmp")
-            ),
-        ),
-    ] = None,
-    quality: Annotated[
-        int | None,
-        _outputs(metavar="1..100", help="Quality. Default: 95 (JPEG, WebP), 90 (AVIF, HEIC)."),
-    ] = None,
-    strip_metadata: Annotated[
-        bool, _outputs("--strip-metadata", help="Leave out EXIF, XMP, GPS and resolution.")
-    ] = False,
-    print0: Annotated[
-        bool, _outputs("--print0", help="End printed paths with NUL, for xargs -0.")
-    ] = False,
-    # -- device
-    gpu: Gpu = "auto",
-    precision: Annotated[
-        Precision, _device(metavar="TYPE", help="auto, fp32, bf16 or fp16.")
-    ] = "auto",
-    max_memory: Annotated[
-        int | None,
-        _device(
-            metavar="SIZE",
-            help="Memory to use at most, such as 4G. Default: what is free.",
-            parser=partial(_amount, "--max-memory", 1024),
-        ),
-    ] = None,
-    processes: Processes = 1,
-    together: Annotated[
-        bool, _device("--together", help="Let all processes paint each (huge) picture together.")
-    ] = False,
-    exact_reference: Annotated[
-        bool, _device("--exact-reference", help="Use PyTorch's own layers only: slower.")
-    ] = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    console: Console,
+    inputs: list[str] | None = argument(
+        None, "INPUT", "Files, folders, patterns, @list.txt, or - for stdin."
+    ),
+    style: list[str] | None = option(
+        None,
+        "STYLE",
+        "A style's name, or its path; several with commas, or by repetition.",
+        *("--style", "-s"),
+        complete=complete_style,
+    ),
+    output: str | None = option(
+        None,
+        "PATH",
+        "A file, a folder, or - for stdout. Default: beside the input.",
+        *("--output", "-o"),
+    ),
+    reverse: bool = REVERSE,
+    dry_run: bool = flag("Print what would be written, and stop."),
+    resolution: str = option(
+        "auto",
+        "WHICH",
+        "Long side to paint at: auto (the style's), native (the picture's), or a number of pixels. "
+        "The output has the input's size.",
+        panel="Painting",
+        complete=one_of(("auto", "native")),
+    ),
+    from_file: str | None = option(
+        None, "LIST", "Read inputs from a file, one per line; - is stdin.", panel="Inputs"
+    ),
+    null: bool = flag(
+        "Paths in LIST end with NUL; without LIST: --print0.", "--null", "-0", panel="Inputs"
+    ),
+    include_paintings: bool = flag("Do not skip earlier outputs in folders.", panel="Inputs"),
+    overwrite: bool = flag("Overwrite existing files.", panel="Outputs"),
+    skip_existing: bool = flag("Skip inputs whose output exists.", panel="Outputs"),
+    print0: bool = flag("End printed paths with NUL, for xargs -0.", panel="Outputs"),
+    gpu: str = GPU,
+    processes: int = PROCESSES,
+    together: bool = flag("Let all processes paint each (huge) picture together.", panel="Device"),
+    **chosen: Any,
 ) -> None:
     """Paint pictures and videos with a style; they keep their size.
 
@@ -203,25 +151,12 @@ def translate(
         cyclegan translate --from-file - -0 --style monet -o out/
     """
     # Of several processes the first tells of the work; each, of what it has done itself.
-    silent = quiet or not leading()
+    console.quiet |= not leading()
     print0 = print0 or (null and from_file is None)
-    console = Console(as_json=json_, quiet=silent, verbose=verbose, end="\0" if print0 else "\n")
-    settings = TranslateSettings(
-        precision=precision,
-        resolution=_resolution(resolution),
-        strength=strength,
-        keep_color=keep_color,
-        compare=compare,
-        steady=steady,
-        format=format,
-        quality=quality,
-        strip_metadata=strip_metadata,
-        max_memory=max_memory,
-        exact_reference=exact_reference,
-        max_pixels=max_pixels,
-    )
+    console.end = "\0" if print0 else "\n"
+    settings = TranslateSettings(resolution=_resolution(resolution), **chosen)
     styles = find_styles(style or [])
-    weights = [_local_weights(console, one, reverse) for one in styles]
+    files = [_local_weights(console, one, reverse) for one in styles]
     plan = make_plan(
         inputs or [],
         style=[one.name for one in styles],
@@ -230,7 +165,7 @@ def translate(
         include_paintings=include_paintings,
         listed=_listed(from_file, null, inputs or []),
         output=output,
-        file_format=format,
+        file_format=settings.format,
         existing=_existing(overwrite, skip_existing),
         share=None if together else own_share,
     )
@@ -238,23 +173,22 @@ def translate(
         _print_plan(console, plan)
         return
     _say_left_out(console, plan)
-    _check_streams(plan, json_, print0)
+    _check_streams(plan, console.as_json, print0)
     count = local_count(gpu, processes) if member() is None else 1
     if member() is not None or count > 1:
         check_shareable(plan, from_file)
     if count > 1 and plan.jobs:
         launch(count)
     work = Work(console, len(plan.jobs), unreadable=plan.unreadable)
-    for one, local in zip(styles, weights, strict=True):
+    for one, file in zip(styles, files, strict=True):
         jobs = [job for job in plan.jobs if job.style == one.name]
         if not (jobs or together):
             continue
-        file = local or _downloaded(console, one, reverse)
-        chosen = settings
+        weights = file or _downloaded(console, one, reverse)
         if resolution == "auto":
-            chosen = dataclasses.replace(settings, at_most=one.resolution)
-        run = partial(work.run, jobs, settings=chosen)
-        paint_by(console, file, chosen, gpu, run, together=together)
+            settings = dataclasses.replace(settings, at_most=one.resolution)
+        run = partial(work.run, jobs, settings=settings)
+        paint_by(console, weights, settings, gpu, run, together=together)
     work.end()
     wait_for_others()
 

@@ -23,9 +23,9 @@ from cyclegan_cli.engine.history import History
 from cyclegan_cli.engine.losses import PatchLoss, discriminator_loss, generator_loss, l1
 from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise, parameter_groups
 from cyclegan_cli.errors import CheckpointError
+from cyclegan_cli.machine import Part
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings
-from cyclegan_cli.shares import Part
 
 __all__ = ["CycleGAN", "below"]
 

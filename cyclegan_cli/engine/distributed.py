@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_cli.errors import CycleganError, ProcessesError
-from cyclegan_cli.shares import Part, shares
+from cyclegan_cli.machine import Part, shares
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

@@ -17,9 +17,9 @@ from cyclegan_cli.engine.grain import drawn
 from cyclegan_cli.engine.losses import sorted_projections
 from cyclegan_cli.engine.networks import SEEN_CHANNELS, View
 from cyclegan_cli.engine.perceptual import frozen_network
+from cyclegan_cli.machine import Part
 from cyclegan_cli.randomness import choices, stream_seed
 from cyclegan_cli.settings import TrainSettings
-from cyclegan_cli.shares import Part
 
 __all__ = [
     "BEGIN",

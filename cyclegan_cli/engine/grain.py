@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan_cli.machine import Part
 from cyclegan_cli.settings import GeneratorSpec
-from cyclegan_cli.shares import Part
 
 if TYPE_CHECKING:
     from torch import Tensor

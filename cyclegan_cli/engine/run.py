@@ -98,6 +98,12 @@ class Run:
         """Batches in an epoch."""
         return -(-max(len(self.x_files), len(self.y_files)) // self.settings.batch_size)
 
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training: those of its epochs, or those of --max-steps if fewer."""
+        scheduled = self.steps_per_epoch * self.settings.epochs
+        return min(scheduled, self.settings.max_steps or scheduled)
+
     def ends_at(self, place: Place) -> bool:
         """Whether its last epoch, or --max-steps, is reached at ``place``."""
         last = self.settings.max_steps

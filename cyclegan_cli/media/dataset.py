@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
+from cyclegan_cli.machine import shares
 from cyclegan_cli.media.pictures import read_rgb
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import TrainSettings
-from cyclegan_cli.shares import shares
 
 __all__ = ["UnpairedPictures", "to_float", "whole_views"]
 

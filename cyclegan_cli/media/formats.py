@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.errors import UsageError, pip_extra
 
 __all__ = [
     "ANIMATED",
@@ -55,7 +55,7 @@ VIDEO_EXTENSIONS = frozenset(_VIDEOS)
 ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})  # formats that hold frames in time
 PAGED = frozenset({"TIFF"})  # formats that hold pages
 
-HEIF_HINT = 'pip install "cyclegan[heif]"'
+HEIF_HINT = pip_extra("heif")
 PAINTED = b"Painted by cyclegan"  # in the metadata of every picture and video that is written
 
 # The extension of a format, and what is written for one that cannot be, or that few can open.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from cyclegan_cli import __version__
 from cyclegan_cli.media.colour import (
     Array,
     deep_grey,
@@ -37,7 +38,6 @@ from cyclegan_cli.media.deep import (
     read_png,
 )
 from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED
-from cyclegan_cli.version import __version__
 
 __all__ = [
     "Array",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cyclegan_cli.errors import UsageError
+from cyclegan_cli.machine import balanced
 from cyclegan_cli.media.folders import (
     Input,
     PlaceKeys,
@@ -34,7 +35,6 @@ from cyclegan_cli.media.formats import (
     is_video,
     may_be_read,
 )
-from cyclegan_cli.shares import balanced
 
 __all__ = [
     "Existing",

@@ -22,10 +22,10 @@ from typing import IO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan_cli import __version__
 from cyclegan_cli.errors import PictureError, counted
 from cyclegan_cli.files import atomic_path
 from cyclegan_cli.media.formats import PAINTED, sniff_file
-from cyclegan_cli.version import __version__
 
 __all__ = ["Motion", "probe", "read_frames", "transcoded", "write_frames"]
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from cyclegan_cli.engine.distributed import Group
 from cyclegan_cli.errors import CycleganError, PictureError, ProcessesError
+from cyclegan_cli.machine import shares
 from cyclegan_cli.painting.painter import Painter
 from cyclegan_cli.painting.pixels import Pixels, check
 from cyclegan_cli.painting.statistics import Array, Moments, OverrideStats
 from cyclegan_cli.painting.strips import Plan
-from cyclegan_cli.shares import shares
 
 __all__ = ["BandPainter", "help_paint"]
 

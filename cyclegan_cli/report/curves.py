@@ -14,8 +14,6 @@ from html import escape
 
 from cyclegan_cli.report.record import smoothed
 
-__all__ = ["Line", "chart", "number", "ticks"]
-
 WIDTH, HEIGHT = 400, 210  # of the viewBox: at 350 px on a phone its 12 px text is still legible
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 34
 _POINTS = 240  # of one line; more are thinned to means, with the range behind them

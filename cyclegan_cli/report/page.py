@@ -14,7 +14,9 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
+from string import Template
 
+from cyclegan_cli import __version__
 from cyclegan_cli.engine.run import Run
 from cyclegan_cli.errors import command_line, counted, duration
 from cyclegan_cli.files import write_text
@@ -22,9 +24,6 @@ from cyclegan_cli.report.curves import Line, chart, number
 from cyclegan_cli.report.record import Best, Record, best_of, read_record, train_command, value
 from cyclegan_cli.report.samples import Gallery, Moment
 from cyclegan_cli.settings import TrainSettings
-from cyclegan_cli.version import __version__
-
-__all__ = ["REPORT", "Report"]
 
 REPORT = "report.html"
 _UNDECIDED = {"lsgan": 0.25, "vanilla": 0.6931, "hinge": 1.0}  # D's loss where it cannot tell
@@ -50,31 +49,27 @@ class Report:
     def html(self) -> str:
         """The page of the run's folder as it is now."""
         run, record = self._run, read_record(self._run.folder)
-        moments = self._gallery.moments()
-        body = "\n".join(
-            [
-                _header(run, record),
-                _warnings(record),
-                _samples(run, moments),
-                _curves(run, record),
-                _evaluations(record),
-                _data(run),
-                _settings(run),
-                _reproduce(run),
-            ]
-        )
         style, script = _asset("page.css"), _asset("page.js")
-        policy = (
-            f"default-src 'none'; img-src data:; style-src {_digest(style)}; "
-            f"script-src {_digest(script)}; base-uri 'none'; form-action 'none'"
-        )
-        return (
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            '<link rel="icon" href="data:,">\n'
-            f"<title>{escape(run.name)}: training report</title>\n<style>{style}</style>\n</head>\n"
-            f"<body>\n{body}\n<script>{script}</script>\n</body>\n</html>\n"
+        sections = [
+            _warnings(record),
+            _samples(run, self._gallery.moments()),
+            _curves(run, record),
+            _evaluations(record),
+            _data(run),
+            _settings(run),
+        ]
+        return Template(_asset("page.html")).substitute(
+            _head(run, record),
+            name=escape(run.name),
+            train=escape(train_command(run)),
+            resume=escape(command_line("resume", run.name)),
+            version=escape(__version__),
+            begun=_clock(run.created),
+            sections="\n".join(sections),
+            style=style,
+            style_digest=_digest(style),
+            script=script,
+            script_digest=_digest(script),
         )
 
 
@@ -87,43 +82,51 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+def _section(key: str, title: str, body: str) -> str:
+    """``key``: unique on the page."""
+    return f'<section aria-labelledby="{key}"><h2 id="{key}">{title}</h2>\n{body}</section>'
+
+
 # -- head --------------------------------------------------------------------------------------
 
 
-def _header(run: Run, record: Record) -> str:
+def _head(run: Run, record: Record) -> dict[str, str]:
+    """The page's head: its parts by their names in page.html."""
     s, last = run.settings, record.last
     step, epoch = (int(last["step"]), int(last["epoch"])) if last else (0, 0)
-    scheduled = run.steps_per_epoch * s.epochs
-    total = min(scheduled, s.max_steps or scheduled)
-    x, y = escape(run.x_dir.name), escape(run.y_dir.name)
-    short = f"the learning rate is set for {s.epochs}" if total < scheduled else ""
-    facts = [
-        ("Step", f"{step:,} of {total:,}", "where --max-steps ends it" if short else ""),
-        ("Epoch", f"{epoch} done" if short else f"{epoch} of {s.epochs} done", short),
-        ("Trained for", duration(record.seconds(s.batch_size)), "without pauses"),
-        (
-            "Speed",
-            f"{number(_speed(record))} pictures/s" if record.measured else "-",
-            "of each domain, of late",
-        ),
-        ("Updated", _clock(last["time"]) if last else "not yet", "the last measure or warning"),
-        *_best_facts(run, record),
-    ]
-    items = "".join(
-        f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd>"
-        f"{f'<dd>{escape(told)}</dd>' if told else ''}</div>"
-        for k, v, told in facts
-    )
+    total = run.steps
+    short = total < run.steps_per_epoch * s.epochs
     state = "is finished" if step >= total else "is not finished"
     if step >= total and short:
         state = f"has ended at --max-steps {s.max_steps}"
-    return (
-        f'<header>\n<h1>{escape(run.name)}</h1>\n<p class="soft">{x} (X) to {y} (Y) and back, '
-        f"{escape(s.generator.name)} at {s.crop_size} pixels; the training {state}.</p>\n"
-        f'<progress class="bar" value="{min(step, total)}" max="{total}" '
-        f'aria-label="Progress of the training">{100 * step // max(total, 1)} %</progress>\n'
-        f'<dl class="facts">{items}</dl>\n</header>\n<main>'
-    )
+    speed = f"{number(_speed(record))} pictures/s" if record.measured else "-"
+    facts = [
+        ("Step", f"{step:,} of {total:,}", "where --max-steps ends it" * short),
+        (
+            "Epoch",
+            f"{epoch} done" if short else f"{epoch} of {s.epochs} done",
+            f"the learning rate is set for {s.epochs}" * short,
+        ),
+        ("Trained for", duration(record.seconds(s.batch_size)), "without pauses"),
+        ("Speed", speed, "of each domain, of late"),
+        ("Updated", _clock(last["time"]) if last else "not yet", "the last measure or warning"),
+        *_best_facts(run, record),
+    ]
+    return {
+        "x": escape(run.x_dir.name),
+        "y": escape(run.y_dir.name),
+        "generator": escape(s.generator.name),
+        "crop_size": str(s.crop_size),
+        "state": state,
+        "done": str(min(step, total)),
+        "total": str(total),
+        "percent": str(100 * step // max(total, 1)),
+        "facts": "".join(
+            f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd>"
+            f"{f'<dd>{escape(told)}</dd>' if told else ''}</div>"
+            for k, v, told in facts
+        ),
+    }
 
 
 def _best_facts(run: Run, record: Record) -> list[tuple[str, str, str]]:
@@ -166,10 +169,7 @@ def _warnings(record: Record) -> str:
         )
     earlier = len(record.warnings) - len(items)
     more = f'<p class="soft">And {earlier} earlier.</p>' if earlier else ""
-    return (
-        '<section aria-labelledby="warnings"><h2 id="warnings">Warnings</h2>\n'
-        f"{''.join(items)}{more}</section>"
-    )
+    return _section("warnings", "Warnings", f"{''.join(items)}{more}")
 
 
 # -- samples -----------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def _warnings(record: Record) -> str:
 
 def _samples(run: Run, moments: Sequence[Moment]) -> str:
     if not moments:
-        return '<section><h2>Samples</h2><p class="soft">There are none yet.</p></section>'
+        return _section("samples", "Samples", '<p class="soft">There are none yet.</p>')
     newest = moments[-1]
     label = _label(run, newest.step)
     x, y = run.x_dir.name, run.y_dir.name
@@ -202,11 +202,12 @@ def _samples(run: Run, moments: Sequence[Moment]) -> str:
             '<button id="play" type="button">Play</button></div>'
             f'<script type="application/json" id="moments">{_script_json(data)}</script>'
         )
-    return (
-        '<section aria-labelledby="samples"><h2 id="samples">Samples</h2>\n'
+    return _section(
+        "samples",
+        "Samples",
         f'<p class="soft">The same pictures, {told}, at {counted(len(moments), "moment")}; '
         f"here at {escape(label)} unless moved.</p>\n{controls}\n"
-        f'<div class="samples">{"".join(sections)}</div></section>'
+        f'<div class="samples">{"".join(sections)}</div>',
     )
 
 
@@ -256,7 +257,7 @@ def _direction(
 
 def _curves(run: Run, record: Record) -> str:
     if not record.measured:
-        return '<section><h2>Curves</h2><p class="soft">There is no measure yet.</p></section>'
+        return _section("curves", "Curves", '<p class="soft">There is no measure yet.</p>')
     first, last = record.measured[0], record.measured[-1]
     undecided = _UNDECIDED[run.settings.gan]
     ends = [(float(first["step"]), undecided), (float(last["step"]), undecided)]
@@ -286,12 +287,13 @@ def _curves(run: Run, record: Record) -> str:
         chart("identity", "Identity loss", losses("identity_X", "identity_Y")),
         chart("rate", "Learning rate", rate),
     ]
-    return (
-        '<section aria-labelledby="curves"><h2 id="curves">Curves</h2>\n'
+    return _section(
+        "curves",
+        "Curves",
         '<p class="soft">Lines are smoothed where they are long, over the range of what was '
         "measured. A falling adversarial loss is no sign of better pictures: the samples are, and "
         "the distances where there are evaluations.</p>\n"
-        f'<div class="charts">{"".join(charts)}</div></section>'
+        f'<div class="charts">{"".join(charts)}</div>',
     )
 
 
@@ -313,24 +315,17 @@ def _evaluations(record: Record) -> str:
         if best is not None and best.step == line["step"]:
             cells[1] += " (best)"
         rows.append(cells)
-    table = _table("Figures in brackets: real pictures against real ones, the floor.", heads, rows)
-    return (
-        '<section aria-labelledby="evaluations"><h2 id="evaluations">Evaluations</h2>\n'
-        f"{table}</section>"
-    )
-
-
-def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f'<th scope="col" class="figure">{escape(head)}</th>' for head in heads)
+    top = "".join(f'<th scope="col" class="figure">{head}</th>' for head in heads)
     body = "".join(
         "<tr>" + "".join(f'<td class="figure">{escape(c)}</td>' for c in cells) + "</tr>"
         for cells in rows
     )
-    return (
-        f'<p class="soft">{escape(caption)}</p>'
+    return _section(
+        "evaluations",
+        "Evaluations",
+        '<p class="soft">Figures in brackets: real pictures against real ones, the floor.</p>'
         '<div class="wide" tabindex="0" role="region" aria-labelledby="evaluations"><table>'
-        f"<thead><tr>{top}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>",
     )
 
 
@@ -351,7 +346,7 @@ def _data(run: Run) -> str:
         rows.append((domain, f"{folder.name}: {counted(len(files), 'picture')}{out} ({folder})"))
     steps, batch = counted(run.steps_per_epoch, "step"), run.settings.batch_size
     rows.append(("An epoch", f"{steps} of {counted(batch, 'picture')} of each domain"))
-    return f'<section aria-labelledby="data"><h2 id="data">Data</h2>\n{_rows(rows)}</section>'
+    return _section("data", "Data", _rows(rows))
 
 
 def _settings(run: Run) -> str:
@@ -361,26 +356,10 @@ def _settings(run: Run) -> str:
         text = run.settings.generator.name if name == "generator" else _shown(chosen)
         usual = "" if chosen == default[name] else "  (not the default)"
         rows.append((name.replace("_", "-"), f"{text}{usual}"))
-    return (
-        '<section aria-labelledby="settings"><h2 id="settings">Settings</h2>\n'
-        f"{_rows(rows)}</section>"
-    )
+    return _section("settings", "Settings", _rows(rows))
 
 
 def _shown(chosen: object) -> str:
     if chosen is None:
         return "not set"
     return ("yes" if chosen else "no") if isinstance(chosen, bool) else str(chosen)
-
-
-def _reproduce(run: Run) -> str:
-    return (
-        '<section aria-labelledby="again"><h2 id="again">How to reproduce it</h2>\n'
-        "<p>The same pictures and this command give the same training, bit for bit on one machine "
-        "with one version of PyTorch:</p>\n"
-        f"<pre><code>{escape(train_command(run))}</code></pre>\n"
-        "<p>To go on with it:</p>\n"
-        f"<pre><code>{escape(command_line('resume', run.name))}</code></pre>\n"
-        f'</section>\n</main>\n<footer><p class="soft">cyclegan {escape(__version__)}; begun '
-        f"{_clock(run.created)}.</p></footer>"
-    )

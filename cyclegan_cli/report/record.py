@@ -1,4 +1,4 @@
-"""metrics.jsonl, written and read: losses, evaluations and warnings of a run.
+"""What a run measures, written and read: losses, evaluations and warnings, in metrics.jsonl.
 
 Each line is a JSON object with ``step``, ``epoch`` (done) and ``time`` (seconds since 1970), and
 either ``lr`` and every loss, or ``evaluation``, or ``warning``.
@@ -12,23 +12,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.engine.run import Run
-from cyclegan_cli.errors import command_line
+from cyclegan_cli.errors import UsageError, command_line, pip_extra
 from cyclegan_cli.files import write_text
 
-__all__ = [
-    "Best",
-    "MetricsLog",
-    "Record",
-    "best_of",
-    "read_metrics",
-    "read_record",
-    "smoothed",
-    "train_command",
-    "value",
-]
+if TYPE_CHECKING:
+    from PIL import Image
 
 Line = Mapping[str, Any]
 Points = Sequence[tuple[float, float]]
@@ -174,3 +165,62 @@ def train_command(run: Run) -> str:
     held = len(run.x_held) > len(run.x_files + run.x_held) // 10  # more than by default
     words = run.settings.options(*(["hold_out"] if held else []))
     return command_line("train", run.x_dir, run.y_dir, "--name", run.name, *words)
+
+
+# -- TensorBoard's files, written by torch's own writer -----------------------------------------
+
+
+def require_tensorboard() -> None:
+    """Raise UsageError where TensorBoard is not installed."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "--tensorboard needs the package tensorboard, which is not installed here.",
+            hint=pip_extra("tensorboard"),
+        ) from error
+
+
+class Board:
+    """Scalars and sample sheets in ``folder``. ``from_step``: what lies there of later steps goes.
+
+    Raises UsageError where TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, from_step: int) -> None:
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = from_step + 1 if folder.is_dir() else None
+        self._writer = SummaryWriter(str(folder), purge_step=purge)
+
+    def measured(self, step: int, losses: Mapping[str, float], rate: float, speed: float) -> None:
+        """The losses, the learning rate, and pictures a second."""
+        scalars = {f"loss/{name}": loss for name, loss in losses.items()}
+        self._scalars(step, {**scalars, "training/lr": rate, "training/pictures_per_s": speed})
+
+    def evaluated(self, step: int, scores: Mapping[str, Any]) -> None:
+        """An evaluation, in the form that metrics.jsonl has."""
+        scalars: dict[str, float] = {}
+        for name, score in scores.items():
+            inner = score if isinstance(score, Mapping) else {"": score}
+            for part, number in inner.items():
+                if isinstance(number, int | float):
+                    scalars["/".join(filter(None, ("evaluation", name, part)))] = number
+        self._scalars(step, scalars)
+
+    def sampled(self, step: int, sheet: Image.Image) -> None:
+        """A sheet of samples."""
+        import numpy as np
+
+        pixels = np.asarray(sheet)
+        self._writer.add_image("samples", pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is still held back."""
+        self._writer.close()
+
+    def _scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        for name, number in scalars.items():
+            self._writer.add_scalar(name, number, step)
+        self._writer.flush()

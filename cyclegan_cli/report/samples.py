@@ -1,11 +1,11 @@
-"""Sample sheets: made of a moment's pictures, listed, read back, and as data URIs for the page."""
+"""Sample sheets: made, listed, read back; as data URIs for the page, as frames of a time-lapse."""
 
 from __future__ import annotations
 
 import base64
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -14,26 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cyclegan_cli.errors import PictureError
+from cyclegan_cli.errors import PictureError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = [
-    "CAPTION",
-    "GAP",
-    "Gallery",
-    "Moment",
-    "Samples",
-    "Sheet",
-    "encoded",
-    "list_sheets",
-    "read_sheet",
-    "sample_sheet",
-    "sheet_name",
-    "thinned",
-    "to_image",
-]
 
 GAP = 6  # pixels around every picture of a sheet
 CAPTION = 18  # pixels above them
@@ -42,6 +26,9 @@ _NAME = re.compile(r"step-(\d{9,})\.png")
 _SIDE = 256  # pixels on the page; larger pictures are made smaller
 _QUALITY = 82
 _ROWS = 6  # held-out pictures of each domain on the page
+# Of a time-lapse: frames, rows of pictures and the pixels of their sides, at most; of a line.
+_FRAMES, _FRAME_ROWS, _LEAST, _MOST, _LINE = 120, 4, 128, 256, 20
+_PAPER, _INK, _BAR = (24, 22, 20), (236, 232, 225), (108, 192, 234)
 
 Triple = tuple[Image.Image, Image.Image, Image.Image]
 
@@ -200,13 +187,11 @@ def thinned(sheets: list[Sheet], count: int) -> list[Sheet]:
 
 def encoded(step: int, samples: Samples) -> Moment:
     """``samples`` as JPEGs in data URIs."""
-
-    def domain(
-        triples: tuple[tuple[Image.Image, Image.Image, Image.Image], ...],
-    ) -> tuple[tuple[str, str, str], ...]:
-        return tuple((_uri(a), _uri(b), _uri(c)) for a, b, c in triples[:_ROWS])
-
-    return Moment(step, domain(samples.x), domain(samples.y))
+    x, y = (
+        tuple((_uri(a), _uri(b), _uri(c)) for a, b, c in triples[:_ROWS])
+        for triples in (samples.x, samples.y)
+    )
+    return Moment(step, x, y)
 
 
 def _uri(picture: Image.Image) -> str:
@@ -215,3 +200,53 @@ def _uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+# -- for a time-lapse ---------------------------------------------------------------------------
+
+
+def spread(sheets: Sequence[Sheet], count: int = _FRAMES) -> list[Sheet]:
+    """At most ``count`` (2 or more) of ``sheets``, evenly apart, with the first and the last."""
+    if len(sheets) <= count:
+        return list(sheets)
+    return [sheets[round(k * (len(sheets) - 1) / (count - 1))] for k in range(count)]
+
+
+def frame_of(samples: Samples, label: str, share: float, picture: int | None) -> Image.Image:
+    """x, G(x), y and F(y) side by side, a row a picture, over ``label`` and a bar.
+
+    ``share``: how full the bar is, in [0, 1]. ``picture``: only this one, counted from 1. Raises
+    UsageError where there is no such picture. Returns RGB of even width and height.
+    """
+    x = [triple[:2] for triple in samples.x]
+    y = [triple[:2] for triple in samples.y]
+    rows = list(zip_longest(x, y, fillvalue=()))
+    if picture is not None:
+        if picture > len(rows):
+            raise UsageError(f"There is no picture {picture}: the samples show {len(rows)}.")
+        rows = [rows[picture - 1]]
+    rows = rows[:_FRAME_ROWS]
+    side = min(max((samples.x or samples.y)[0][0].width, _LEAST), _MOST)
+    side += side % 2
+    width = 4 * (side + GAP) + 2 * GAP
+    height = _LINE + len(rows) * (side + GAP) + _LINE + GAP
+    frame = Image.new("RGB", (width, height + height % 2), _PAPER)
+    draw = ImageDraw.Draw(frame)
+    font = ImageFont.load_default(size=13)
+    lefts = [GAP + column * (side + GAP) + (GAP if column > 1 else 0) for column in range(4)]
+    for left, name in zip(lefts, ("x", "G(x)", "y", "F(y)"), strict=True):
+        draw.text((left, 2), name, fill=_INK, font=font)
+    for row, pairs in enumerate(rows):
+        top = _LINE + row * (side + GAP)
+        for first, pair in zip((0, 2), pairs, strict=True):
+            for column, image in enumerate(pair, first):
+                sized = image.resize((side, side), Image.Resampling.BICUBIC)  # a copy, if it fits
+                frame.paste(sized, (lefts[column], top))
+    below = _LINE + len(rows) * (side + GAP)
+    draw.text((GAP, below), label, fill=_INK, font=font)
+    end = width - GAP
+    start = width // 2
+    draw.rectangle((start, below + 7, end, below + 10), fill=(70, 66, 60))
+    full = start + round(min(max(share, 0.0), 1.0) * (end - start))
+    draw.rectangle((start, below + 7, full, below + 10), fill=_BAR)
+    return frame

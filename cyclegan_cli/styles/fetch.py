@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cyclegan_cli import __version__
 from cyclegan_cli.errors import DownloadError, NoNetworkError, writing
 from cyclegan_cli.styles.catalogue import Digest
-from cyclegan_cli.version import __version__
 
 __all__ = ["Event", "Failed", "Patience", "Received", "Trying", "fetch", "file_digests"]
 

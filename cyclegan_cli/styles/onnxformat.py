@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cyclegan_cli import __version__
 from cyclegan_cli.engine.grain import CENTRE, PERIOD, SPREAD, tile
 from cyclegan_cli.engine.layers import (
     EPS,
@@ -26,9 +27,8 @@ from cyclegan_cli.engine.layers import (
     reduction,
 )
 from cyclegan_cli.engine.weights import Weights
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.errors import UsageError, pip_extra
 from cyclegan_cli.files import atomic_path
-from cyclegan_cli.version import __version__
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def export_onnx(weights: Weights, path: Path, about: dict[str, object]) -> None:
     except ImportError as error:
         raise UsageError(
             "The export to ONNX needs the package onnx, which is not installed.",
-            hint="pip install 'cyclegan[onnx]'",
+            hint=pip_extra("onnx"),
         ) from error
     spec, any_size = weights.spec, ["batch", None, "height", "width"]
     graph = _Graph(weights)

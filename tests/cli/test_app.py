@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cyclegan_cli import __version__
 from cyclegan_cli.cli import app as app_module
 from cyclegan_cli.cli import doctor
 from cyclegan_cli.cli.app import main
@@ -22,7 +23,6 @@ from cyclegan_cli.cli.console import Console, printable
 from cyclegan_cli.cli.processes import Stopped
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.files import read_toml
-from cyclegan_cli.version import __version__
 from tests.program import REPOSITORY, environment, make_pictures, read_terminal, run
 from tests.report.run_folder import whole_run
 from tests.styles.make import a_style

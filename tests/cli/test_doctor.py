@@ -85,4 +85,4 @@ def test_pages_that_the_program_points_to_exist() -> None:
         for path in [*sources, REPOSITORY / "README.md"]
         for match in re.findall(r"cyclegan docs ([a-z][a-z/-]*)", path.read_text(encoding="utf-8"))
     }
-    assert named <= set(doctor.complete_page(""))
+    assert named <= set(doctor.doc_pages())

@@ -108,7 +108,7 @@ def test_what_cannot_be_measured_is_a_usage_error(
         (["x2y", folders[0], few], "Too few pictures for x → y: 50 and 3"),
         (["x2y", folders[0], str(tmp_path / "gone")], "does not exist"),
         (["x2y", *folders, "--size", "33"], "multiple of 4"),
-        (["x2y", *folders, "--fid"], "pip install 'cyclegan[metrics]'"),
+        (["x2y", *folders, "--fid"], 'pip install "cyclegan[metrics]"'),
     ):
         capsys.readouterr()
         assert main(["evaluate", *arguments, "--gpu", "cpu"]) == 2

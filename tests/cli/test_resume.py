@@ -305,7 +305,7 @@ def test_an_unknown_run_gets_a_did_you_mean(
 def test_two_processes_cannot_train_one_run(
     short_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cyclegan_cli.cli.runner import hold
+    from cyclegan_cli.cli.processes import hold
     from cyclegan_cli.engine.run import find_run
 
     with hold(find_run("x2y")):

@@ -19,9 +19,9 @@ from torch import Tensor
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.distributed import ALONE, Group, join
 from cyclegan_cli.errors import PictureError, ProcessesError
+from cyclegan_cli.machine import shares
 from cyclegan_cli.media.dataset import UnpairedPictures
 from cyclegan_cli.settings import GENERATORS, TrainSettings
-from cyclegan_cli.shares import shares
 from tests.engine.examination import pictures
 from tests.program import make_pictures
 from tests.together import together

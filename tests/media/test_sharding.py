@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from cyclegan_cli.machine import balanced
 from cyclegan_cli.media.plan import make_plan, share_of_jobs
-from cyclegan_cli.shares import balanced
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=60), st.integers(1, 9))

@@ -17,14 +17,15 @@ from cyclegan_cli.errors import PictureError, UsageError
 from cyclegan_cli.report.samples import (
     Gallery,
     Sheet,
+    frame_of,
     list_sheets,
     read_sheet,
     sample_sheet,
     sheet_name,
+    spread,
     thinned,
     to_image,
 )
-from cyclegan_cli.report.timelapse import frame_of, spread
 from tests.report.run_folder import colour, make_run, write_sheet
 
 

@@ -155,7 +155,7 @@ def _ways(style: Style, reverse: bool) -> list[Way]:
 
 
 def _shuffled(folder: Path, domain: str) -> list[Path]:
-    from cyclegan_cli.media.plan import find_pictures
+    from cyclegan_cli.media.folders import find_pictures
 
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"

@@ -12,19 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-__all__ = [
-    "Array",
-    "deep_grey",
-    "deep_to_srgb",
-    "eight_bits_to_srgb",
-    "is_deep_grey",
-    "sample_range",
-    "srgb_profile",
-    "to_8_bits",
-    "to_16_bits",
-    "to_srgb",
-]
-
 Array: TypeAlias = NDArray[Any]
 _STRIP = 256  # rows at a time, so that the float copies stay small
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")

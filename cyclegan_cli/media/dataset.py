@@ -23,8 +23,6 @@ from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import TrainSettings
 from cyclegan_cli.shares import shares
 
-__all__ = ["UnpairedPictures", "to_float", "whole_views"]
-
 
 @dataclass
 class _Domain:

@@ -21,18 +21,6 @@ from cyclegan_cli.machine import MEMORY_MARGIN, available_memory
 from cyclegan_cli.media.deep import TiffImage, is_deep_png
 from cyclegan_cli.media.formats import HEIF_HINT, RAW_EXTENSIONS, riff_chunks, sniff
 
-__all__ = [
-    "FORMATS",
-    "MAX_PIXELS",
-    "check_memory",
-    "check_size",
-    "decoding",
-    "held_pillow",
-    "is_lossless_webp",
-    "known_formats",
-    "opened",
-]
-
 MAX_PIXELS = 1_000_000_000
 # Bytes a pixel that decoding takes at its most (measured: JPEG, TIFF and PNG 10 to 14; WebP 22, 16
 # bits with alpha 24).

@@ -16,22 +16,6 @@ from cyclegan_cli.errors import UsageError
 from cyclegan_cli.files import is_special
 from cyclegan_cli.media.formats import PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
 
-__all__ = [
-    "Input",
-    "PlaceKeys",
-    "Verbatim",
-    "check_place",
-    "exists",
-    "find_inputs",
-    "find_pictures",
-    "fitting",
-    "is_folder",
-    "listed_names",
-    "natural_key",
-    "parse_list",
-    "read_list",
-]
-
 _READ = PICTURE_EXTENSIONS | VIDEO_EXTENSIONS
 _NAME_LIMIT = 255  # bytes of a file name, on nearly every file system
 _SHOWN = 5  # names in one error

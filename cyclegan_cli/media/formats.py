@@ -15,26 +15,6 @@ from typing import BinaryIO
 
 from cyclegan_cli.errors import UsageError
 
-__all__ = [
-    "ANIMATED",
-    "HEIF_HINT",
-    "PAGED",
-    "PAINTED",
-    "PICTURE_EXTENSIONS",
-    "RAW_EXTENSIONS",
-    "VIDEO_EXTENSIONS",
-    "default_extension",
-    "extension_of",
-    "format_by_name",
-    "format_of",
-    "is_painting",
-    "is_video",
-    "may_be_read",
-    "riff_chunks",
-    "sniff",
-    "sniff_file",
-]
-
 # fmt: off
 _FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "MPO",

@@ -39,18 +39,6 @@ from cyclegan_cli.media.deep import (
 from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED
 from cyclegan_cli.version import __version__
 
-__all__ = [
-    "Array",
-    "Frame",
-    "Metadata",
-    "Picture",
-    "on_white",
-    "read_picture",
-    "read_rgb",
-    "read_small",
-    "tagged",
-]
-
 # What says who made a picture, when and how: text, ratings, and the numbers of the exposure. Other
 # tags say how pixels are stored, here or by some program, and could make another file unreadable.
 _TEXT = frozenset({11, 269, 270, 271, 272, 285, 305, 306, 315, 316, 33432})

@@ -17,13 +17,10 @@ from cyclegan_cli.media.folders import (
     check_place,
     exists,
     find_inputs,
-    find_pictures,
     fitting,
     is_folder,
     listed_names,
     natural_key,
-    parse_list,
-    read_list,
 )
 from cyclegan_cli.media.formats import (
     default_extension,
@@ -35,17 +32,6 @@ from cyclegan_cli.media.formats import (
     may_be_read,
 )
 from cyclegan_cli.shares import balanced
-
-__all__ = [
-    "Existing",
-    "Job",
-    "Plan",
-    "find_pictures",
-    "make_plan",
-    "parse_list",
-    "read_list",
-    "share_of_jobs",
-]
 
 Existing = Literal["refuse", "overwrite", "skip"]
 _REVERSE = "-reverse"  # what the name of an output in the direction Y -> X has after the style's

@@ -22,8 +22,6 @@ from cyclegan_cli.painting.statistics import Array, Moments, OverrideStats
 from cyclegan_cli.painting.strips import Plan
 from cyclegan_cli.shares import shares
 
-__all__ = ["BandPainter", "help_paint"]
-
 HALO = 4  # rows of a neighbour: more than the layers between two kept tensors need
 _MARGIN = 32  # rows of the picture around a band: more than the encoder needs
 _LEAST = 16  # rows of the picture that a process has at least: a halo at a quarter of the size

@@ -20,27 +20,15 @@ from typing import BinaryIO, Protocol, TypeAlias
 import numpy as np
 
 from cyclegan_cli.errors import CycleganError, PictureError
+from cyclegan_cli.media.colour import Array
 from cyclegan_cli.media.encoding import write_picture
 from cyclegan_cli.media.formats import is_video
-from cyclegan_cli.media.pictures import Array, Frame, Picture, read_picture
+from cyclegan_cli.media.pictures import Frame, Picture, read_picture
 from cyclegan_cli.media.plan import Job
 from cyclegan_cli.media.video import Motion, probe, read_frames, transcoded, write_frames
 from cyclegan_cli.painting.statistics import OverrideStats
 from cyclegan_cli.painting.steady import Steady
 from cyclegan_cli.settings import TranslateSettings
-
-__all__ = [
-    "Done",
-    "Event",
-    "Failed",
-    "FramePainted",
-    "MediaEvent",
-    "Paint",
-    "PaintFrame",
-    "Sounds",
-    "translate_media",
-    "translate_pictures",
-]
 
 Paint: TypeAlias = Callable[[Array], Array]  # H×W×3 uint8 or uint16 in, the same (or wider) out
 _PATIENCE = 10.0  # seconds to wait, when stopped, for a reader that may hang on a pipe

@@ -23,8 +23,6 @@ from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, varies
 from cyclegan_cli.painting.strips import Place, Rows, Scratch
 from cyclegan_cli.settings import Precision
 
-__all__ = ["TorchBackend", "is_out_of_memory", "measure", "normalise", "paints_tensors"]
-
 Read = Callable[[int, int], Tensor]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

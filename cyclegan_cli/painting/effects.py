@@ -12,14 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_cli.painting.memory import check_memory
-from cyclegan_cli.painting.pixels import Pixels, Planes, check, from_planes, to_planes
-from cyclegan_cli.painting.resample import Enlarger, matmul_left, resized
+from cyclegan_cli.painting.pixels import (
+    Enlarger,
+    Pixels,
+    Planes,
+    check,
+    from_planes,
+    matmul_left,
+    resized,
+    to_planes,
+)
 from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
     from cyclegan_cli.painting.statistics import OverrideStats
-
-__all__ = ["Paints", "paint_picture", "with_colors_of"]
 
 _STRIP = 2**17  # pixels of a strip: they stay in the processor's caches
 # Bytes a pixel of the painting: photo, painting as pixels and as planes, the Enlarger's maps.

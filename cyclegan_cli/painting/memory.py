@@ -13,8 +13,6 @@ from cyclegan_cli.painting.pixels import Pixels
 from cyclegan_cli.painting.strips import Cost, Plan, scratch_folder
 from cyclegan_cli.settings import GeneratorSpec
 
-__all__ = ["SHORT", "check_memory", "choose", "too_small"]
-
 SHORT = "The memory was short: painted again in smaller parts."
 
 Estimate: TypeAlias = Callable[[Plan], Cost]

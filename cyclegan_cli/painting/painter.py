@@ -30,8 +30,6 @@ from cyclegan_cli.painting.statistics import (
 from cyclegan_cli.painting.strips import Plan, Rows
 from cyclegan_cli.settings import Precision
 
-__all__ = ["Painter", "open_painter"]
-
 _SCENE = -1  # the scene code's number for ``override_stats``; InstanceNorms count from 0
 
 

@@ -14,8 +14,6 @@ from typing import Any, Generic, Literal, TypeVar
 
 from cyclegan_cli.engine.layers import Layer
 
-__all__ = ["WORKSPACE", "Cost", "Place", "Plan", "Rows", "Scratch", "needed", "scratch_folder"]
-
 T = TypeVar("T", bound=Any)  # NumPy arrays, C×h×W, or tensors, 1×C×h×W
 Place = Literal["device", "host", "disk"]
 

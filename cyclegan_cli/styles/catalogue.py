@@ -20,32 +20,6 @@ from cyclegan_cli.files import digest_of, read_toml
 from cyclegan_cli.places import check_name, home_dir
 from cyclegan_cli.settings import GeneratorSpec
 
-__all__ = [
-    "DOWNLOAD_AGAIN",
-    "STYLE_FORMAT",
-    "WAYS",
-    "Digest",
-    "Direction",
-    "Entry",
-    "Origin",
-    "Row",
-    "Style",
-    "Way",
-    "available_styles",
-    "damaged",
-    "entries",
-    "filled",
-    "foreign",
-    "is_name",
-    "obtainable",
-    "plain",
-    "read_generator_header",
-    "read_style",
-    "row_errors",
-    "style_of_file",
-    "user_catalogue",
-]
-
 Origin = Literal["trained", "imported", "bundled", "downloaded", "available"]
 Way = Literal["xy", "yx"]
 WAYS: tuple[Way, Way] = ("xy", "yx")

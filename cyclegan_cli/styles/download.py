@@ -28,23 +28,6 @@ from cyclegan_cli.styles.catalogue import Digest, Entry, Row, Style, Way, entrie
 from cyclegan_cli.styles.fetch import Event, Patience, fetch, file_digests
 from cyclegan_cli.styles.store import downloaded_style, list_styles, weights_file
 
-__all__ = [
-    "Downloaded",
-    "Learned",
-    "Tell",
-    "Waiting",
-    "alone",
-    "download_style",
-    "ensure",
-    "fetch_checked",
-    "forget",
-    "forget_digest",
-    "part_file",
-    "record_digest",
-    "recorded_digest",
-    "remember",
-]
-
 _LOCK_SECONDS = 3600.0
 
 
@@ -204,7 +187,7 @@ def _download(
 
 def _fetch(row: Row, part: Path, tell: Tell, patience: Patience) -> str:
     """Download a file with the row's digest that holds a generator; returns its address."""
-    from cyclegan_cli.styles.publicformat import read_generator
+    from cyclegan_cli.styles.convert import read_generator
 
     def wrong(file: Path) -> str:
         try:

@@ -25,8 +25,6 @@ from cyclegan_cli.errors import DownloadError, NoNetworkError, writing
 from cyclegan_cli.styles.catalogue import Digest
 from cyclegan_cli.version import __version__
 
-__all__ = ["Event", "Failed", "Patience", "Received", "Trying", "fetch", "file_digests"]
-
 _BLOCK = 1 << 16
 _PROGRESS = 1 << 16  # bytes that make an attempt worth while
 _PASSING = {408, 425, 429, 500, 502, 503, 504}

@@ -33,8 +33,6 @@ from cyclegan_cli.version import __version__
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["export_onnx"]
-
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 _OPSET = 18
 _PARAMETERS = ("weight", "bias")

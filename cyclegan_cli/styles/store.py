@@ -44,18 +44,6 @@ from cyclegan_cli.styles.catalogue import (
     style_of_file,
 )
 
-__all__ = [
-    "Write",
-    "add_style",
-    "damaged_styles",
-    "downloaded_style",
-    "find_style",
-    "list_styles",
-    "remove_style",
-    "root_of",
-    "weights_file",
-]
-
 _BUNDLED = Path(__file__).parent / "bundled"
 _ATTEMPTS = 3  # to read a style that may be just being replaced
 _LOCK_SECONDS = 60.0

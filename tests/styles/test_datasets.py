@@ -22,11 +22,18 @@ from cyclegan_cli.cli.app import main
 from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError, UsageError
 from cyclegan_cli.places import cache_dir, home_dir
 from cyclegan_cli.styles import datasets as module
-from cyclegan_cli.styles import unpacking
-from cyclegan_cli.styles.datasets import Here, datasets, download_dataset, here
+from cyclegan_cli.styles.datasets import (
+    FOLDERS,
+    Here,
+    Limits,
+    datasets,
+    download_dataset,
+    here,
+    unpack,
+    what_is_wrong,
+)
 from cyclegan_cli.styles.download import Learned, part_file, record_digest
 from cyclegan_cli.styles.fetch import Patience
-from cyclegan_cli.styles.unpacking import FOLDERS, Limits, unpack, what_is_wrong
 from tests.styles.server import Server, cut, running, send, status
 
 SOON = Patience(timeout=0.7, attempts=4, first_wait=0.01, slowest=2000, window=0.3)
@@ -197,7 +204,7 @@ def test_an_unpacking_that_was_cut_short_needs_no_second_download(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(unpacking, "_write", killed)
+        patch.setattr(module, "_write", killed)
         with pytest.raises(KeyboardInterrupt):
             fetch_tiny()
     assert_nothing_landed()

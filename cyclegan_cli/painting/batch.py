@@ -176,39 +176,45 @@ def _ready(events: queue.SimpleQueue[Event | BaseException]) -> Iterator[Event]:
         yield event
 
 
+@contextlib.contextmanager
+def _unforeseen(name: object, verb: str) -> Iterator[None]:
+    """An error that no one raises on purpose becomes a PictureError of the file ``name``."""
+    try:
+        yield
+    except (CycleganError, BrokenPipeError):
+        raise
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        message = f"{name} could not be {verb}: {reason or type(error).__name__}."
+        raise PictureError(message) from error
+
+
 def _read(job: Job, stdin: bytes, settings: TranslateSettings) -> _Step:
     start = time.perf_counter()
     outcome: Picture | CycleganError
     try:
-        outcome = read_picture(stdin if job.source is None else job.source, settings.max_pixels)
+        with _unforeseen(job.source or "stdin", "read"):
+            source = stdin if job.source is None else job.source
+            outcome = read_picture(source, settings.max_pixels)
     except CycleganError as error:
         outcome = error
-    except Exception as error:
-        outcome = _failure(job.source or "stdin", "read", error)
     return _Step(job, outcome, time.perf_counter() - start)
 
 
-def _failure(name: Path | str, verb: str, error: Exception) -> PictureError:
-    """An unexpected error as one of a file."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    failure = PictureError(f"{name} could not be {verb}: {reason or type(error).__name__}.")
-    failure.__cause__ = error
-    return failure
-
-
 def _paint(step: _Step, paint: Paint) -> _Step:
-    if not isinstance(step.outcome, Picture):
+    picture, name, start = step.outcome, step.job.source or "stdin", time.perf_counter()
+    if not isinstance(picture, Picture):
         return step
-    start = time.perf_counter()
     outcome: Picture | CycleganError
     try:
-        frames = tuple(_paint_frame(frame, paint) for frame in step.outcome.frames)
-        outcome = dataclasses.replace(step.outcome, frames=frames)
+        with _unforeseen(name, "painted"):
+            try:
+                frames = tuple(_paint_frame(frame, paint) for frame in picture.frames)
+            except CycleganError as error:
+                raise PictureError(f"{name}: {error}", hint=error.hint) from error
+            outcome = dataclasses.replace(picture, frames=frames)
     except CycleganError as error:
-        outcome = PictureError(f"{step.job.source or 'stdin'}: {error}", hint=error.hint)
-        outcome.__cause__ = error
-    except Exception as error:
-        outcome = _failure(step.job.source or "stdin", "painted", error)
+        outcome = error
     return _Step(step.job, outcome, step.seconds + time.perf_counter() - start)
 
 
@@ -221,30 +227,22 @@ def _paint_frame(frame: Frame, paint: Paint) -> Frame:
 
 
 def _write(step: _Step, settings: TranslateSettings, stdout: BinaryIO | None) -> Event:
-    job, picture = step.job, step.outcome
+    job, picture, start = step.job, step.outcome, time.perf_counter()
     if not isinstance(picture, Picture):
         return Failed(job, picture)
-    start = time.perf_counter()
-    destination = job.target or stdout
-    if destination is None:
-        return Failed(job, PictureError("There is no stdout to write to."))
     try:
-        count = write_picture(
-            picture,
-            destination,
-            job.format,
-            quality=settings.quality,
-            strip_metadata=settings.strip_metadata,
-        )
-    except BrokenPipeError:
-        raise
-    except PictureError as error:
+        with _unforeseen(job.target or "stdout", "written"):
+            if (destination := job.target or stdout) is None:
+                raise PictureError("There is no stdout to write to.")
+            count = write_picture(
+                *(picture, destination, job.format),
+                quality=settings.quality,
+                strip_metadata=settings.strip_metadata,
+            )
+    except CycleganError as error:
         return Failed(job, error)
-    except Exception as error:
-        return Failed(job, _failure(job.target or "stdout", "written", error))
     height, width = picture.frames[0].pixels.shape[:2]
-    seconds = step.seconds + time.perf_counter() - start
-    return Done(job, (width, height), count, seconds)
+    return Done(job, (width, height), count, step.seconds + time.perf_counter() - start)
 
 
 # -- videos ---------------------------------------------------------------------------------------
@@ -279,21 +277,18 @@ def _translate_video(
 ) -> Generator[MediaEvent, None, None]:
     start = time.perf_counter()
     try:
-        assert job.source is not None
-        motion = probe(job.source)
-        pixels = motion.width * motion.height
-        if pixels > settings.max_pixels:
-            raise PictureError(
-                f"{job.source} has {pixels} pixels a frame, more than --max-pixels.",
-                hint=f"--max-pixels {pixels}",
-            )
-        count, size = yield from _frames(job, motion, paint, settings)
+        with _unforeseen(job.source, "painted"):
+            assert job.source is not None
+            motion = probe(job.source)
+            pixels = motion.width * motion.height
+            if pixels > settings.max_pixels:
+                raise PictureError(
+                    f"{job.source} has {pixels} pixels a frame, more than --max-pixels.",
+                    hint=f"--max-pixels {pixels}",
+                )
+            count, size = yield from _frames(job, motion, paint, settings)
     except CycleganError as error:
         yield Failed(job, error)
-    except (Exception, RecursionError) as error:
-        failure = PictureError(f"{job.source} could not be painted: {error}.")
-        failure.__cause__ = error
-        yield Failed(job, failure)
     else:
         yield Done(job, size, count, time.perf_counter() - start)
 

@@ -6,11 +6,12 @@ Colours are combined in OKLab (Ottosson, "A perceptual color space for image pro
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan_cli.media.colour import encode_srgb
 from cyclegan_cli.painting.memory import check_memory
 from cyclegan_cli.painting.pixels import (
     Enlarger,
@@ -25,6 +26,8 @@ from cyclegan_cli.painting.pixels import (
 from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
+    from cyclegan_cli.painting.bands import BandPainter
+    from cyclegan_cli.painting.painter import Painter
     from cyclegan_cli.painting.statistics import OverrideStats
 
 _STRIP = 2**17  # pixels of a strip: they stay in the processor's caches
@@ -50,21 +53,8 @@ _BACK = (np.linalg.inv(_LAB).astype(np.float32), np.linalg.inv(_LMS).astype(np.f
 _LUMINANCE = np.array([[0.2126, 0.7152, 0.0722]], np.float32)  # of linear sRGB
 
 
-class Paints(Protocol):
-    """Paints H×W×3 pixels at their size: ``painter.Painter``, or several processes together."""
-
-    def paint(
-        self,
-        pixels: Pixels,
-        *,
-        override_stats: OverrideStats | None = None,
-        origin: tuple[int, int] = (0, 0),
-        deep: bool | None = None,
-    ) -> Pixels: ...
-
-
 def paint_picture(
-    painter: Paints,
+    painter: Painter | BandPainter,
     pixels: Pixels,
     settings: TranslateSettings,
     *,
@@ -79,8 +69,7 @@ def paint_picture(
     PictureError for arrays of another shape or type, and if memory is short.
     """
     check(pixels)
-    strength = settings.strength
-    if strength == 0:
+    if settings.strength == 0:
         painted = pixels.copy()
     else:
         painted = _painted(painter, pixels, settings, override_stats, origin)
@@ -88,7 +77,7 @@ def paint_picture(
 
 
 def _painted(
-    painter: Paints,
+    painter: Painter | BandPainter,
     pixels: Pixels,
     settings: TranslateSettings,
     override_stats: OverrideStats | None,
@@ -117,7 +106,7 @@ def _painted(
 
 
 def _at_resolution(
-    painter: Paints,
+    painter: Painter | BandPainter,
     pixels: Pixels,
     settings: TranslateSettings,
     override_stats: OverrideStats | None,
@@ -173,7 +162,7 @@ def with_colors_of(photo: Planes, painting: Planes) -> Planes:
     lab, light = _to_lab(photo), _to_lab(painting)[0]
     lab[1:] *= np.minimum(light / np.maximum(lab[0], np.float32(1e-3)), np.float32(1.5))
     lab[0] = light
-    coded = _encode(_into_gamut(_from_lab(lab)))
+    coded = encode_srgb(_into_gamut(_from_lab(lab)))
     coded *= np.float32(2.0)
     coded -= np.float32(1.0)
     return np.clip(coded, -1.0, 1.0, out=coded)
@@ -208,11 +197,3 @@ def _into_gamut(rgb: Planes) -> Planes:
     share = (limit / np.maximum(np.abs(away), np.float32(1e-6))).min(0)
     inside: Planes = grey + away * np.minimum(share, np.float32(1.0))
     return inside
-
-
-def _encode(linear: Planes) -> Planes:
-    """Linear sRGB in 0..1 as coded sRGB in 0..1."""
-    linear = linear.clip(0.0, 1.0)
-    curve = np.float32(1.055) * linear ** np.float32(1 / 2.4) - np.float32(0.055)
-    coded: Planes = np.where(linear <= np.float32(0.0031308), linear * np.float32(12.92), curve)
-    return coded

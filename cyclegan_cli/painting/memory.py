@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from typing import TypeAlias
+from functools import partial
 
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.machine import MEMORY_MARGIN, available_memory, resident_memory
 from cyclegan_cli.painting.evaluate import estimate
-from cyclegan_cli.painting.pixels import Pixels
 from cyclegan_cli.painting.strips import Cost, Plan, scratch_folder
 from cyclegan_cli.settings import GeneratorSpec
-
-SHORT = "The memory was short: painted again in smaller parts."
-
-Estimate: TypeAlias = Callable[[Plan], Cost]
 
 _DEFAULT = 3_000_000_000  # bytes that a picture takes at most by default, if that is enough
 _ALL = 2**62  # no limit
@@ -48,37 +42,28 @@ def choose(
     ``max_memory``: bytes that this process may use; None: what is free, but no more than 3 GB if
     that is enough. ``extra``: bytes that the caller will use. Raises PictureError if none fits.
     """
-    card = _cuda_budget(device, max_memory) if device.startswith("cuda") else None
-    row = spec.width * size[1] * itemsize
-    costs: Estimate = lambda plan: estimate(spec, itemsize, *size, plan, threads)  # noqa: E731
-    return _chosen(costs, size, row, device.partition(":")[0], card, max_memory, extra)
-
-
-def _chosen(
-    estimate: Estimate,
-    size: tuple[int, int],
-    row: int,
-    kind: str,
-    card: float | None,
-    max_memory: int | None,
-    extra: int,
-) -> list[Plan]:
-    """``kind``: of the device; ``card``: bytes free on it, None on the host."""
+    costs = partial(estimate, spec, itemsize, *size, threads=threads)
+    on_card = device.startswith("cuda")
     host = _host_budget(max_memory) - extra
-    budget = host if card is None else card
-    usual = budget
-    if card is None and max_memory is None:
+    budget = usual = _cuda_budget(device, max_memory) if on_card else host
+    kept_elsewhere = (host if on_card else 0.0, _disk_budget())
+    if not on_card and max_memory is None:
         usual = min(budget, _DEFAULT - resident_memory() - extra)
-    disk = MEMORY_MARGIN * shutil.disk_usage(scratch_folder()).free
-    fast, small = _candidates(estimate(Plan(_MIB, 0)), row, kind)
+    row = spec.width * size[1] * itemsize
+    fast, small = _candidates(costs(Plan(_MIB, 0)), row, device.partition(":")[0])
     large = len(fast) > 1 and fast[0].keep > _LARGEST_KEPT
-    if kind == "cpu" and max_memory is None and large:
+    if device == "cpu" and max_memory is None and large:
         del fast[0]
-    plans = [plan for plan in fast if _fits(estimate(plan), plan, (usual, 0, 0))]
-    limits = (budget, 0 if card is None else host, disk)
-    plans += [plan for plan in small if _fits(estimate(plan), plan, limits)]
+    plans = [plan for plan in fast if _fits(costs(plan), plan, (usual, 0, 0))]
+    plans += [plan for plan in small if _fits(costs(plan), plan, (budget, *kept_elsewhere))]
     if not plans:
-        _refuse(size, estimate(small[-1]), min(budget, host))
+        least = costs(small[-1])
+        raise PictureError(
+            f"A picture of {size[1]}×{size[0]} pixels needs at least {_gb(least.strips)} of memory "
+            f"and {_gb(least.kept)} of disk under {scratch_folder()}; there is "
+            f"{_gb(max(0.0, min(budget, host)))} of memory left for it.",
+            hint="Raise --max-memory, or paint it smaller: --resolution 2048.",
+        )
     return plans
 
 
@@ -104,15 +89,6 @@ def _fits(cost: Cost, plan: Plan, limits: tuple[float, float, float]) -> bool:
     return cost.strips <= device and cost.kept <= (host if plan.place == "host" else disk)
 
 
-def _refuse(size: tuple[int, int], cost: Cost, budget: float) -> None:
-    raise PictureError(
-        f"A picture of {size[1]}×{size[0]} pixels needs at least {_gb(cost.strips)} of memory and "
-        f"{_gb(cost.kept)} of disk under {scratch_folder()}; there is {_gb(max(0.0, budget))} of "
-        "memory left for it.",
-        hint="Raise --max-memory, or paint it smaller: --resolution 2048.",
-    )
-
-
 def check_memory(what: str, needed: int, max_memory: int | None) -> None:
     """Raise PictureError if ``needed`` bytes are more than this process may use.
 
@@ -126,15 +102,6 @@ def check_memory(what: str, needed: int, max_memory: int | None) -> None:
         )
 
 
-def too_small(device: object, pixels: Pixels) -> PictureError:
-    """The error for a picture that no plan is small enough for."""
-    return PictureError(
-        f"The memory of {device} is too small for a picture of "
-        f"{pixels.shape[1]}×{pixels.shape[0]} pixels.",
-        hint="Paint it smaller: --resolution 2048.",
-    )
-
-
 def _gb(count: float) -> str:
     return f"{count / 1e9:.2f} GB"
 
@@ -143,6 +110,10 @@ def _host_budget(max_memory: int | None) -> float:
     """Bytes that this process may use in addition."""
     free = MEMORY_MARGIN * available_memory()
     return free if max_memory is None else min(free, max_memory - resident_memory())
+
+
+def _disk_budget() -> float:
+    return MEMORY_MARGIN * shutil.disk_usage(scratch_folder()).free
 
 
 def _cuda_budget(device: str, max_memory: int | None) -> float:

@@ -14,10 +14,10 @@ from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.layers import reduction, source_channels
 from cyclegan_cli.engine.weights import Weights, load_weights
-from cyclegan_cli.errors import UsageError, WeightsError, counted
+from cyclegan_cli.errors import PictureError, UsageError, WeightsError, counted
 from cyclegan_cli.machine import may_have_accelerator, normal_gpu
 from cyclegan_cli.painting.evaluate import Band, evaluate
-from cyclegan_cli.painting.memory import SHORT, choose, too_small
+from cyclegan_cli.painting.memory import choose
 from cyclegan_cli.painting.pixels import Pixels, check, padded, padded_rows
 from cyclegan_cli.painting.statistics import (
     Array,
@@ -157,8 +157,12 @@ class Painter:
                 if not backend.is_out_of_memory(error):
                     raise
             backend.release()
-            self.notes = [SHORT]
-        raise too_small(self.device, pixels)
+            self.notes = ["The memory was short: painted again in smaller parts."]
+        raise PictureError(
+            f"The memory of {self.device} is too small for a picture of "
+            f"{pixels.shape[1]}×{pixels.shape[0]} pixels.",
+            hint="Paint it smaller: --resolution 2048.",
+        )
 
     def backend_for(
         self, pixels: Pixels, deep: bool | None = None, code: Array | None = None

@@ -134,7 +134,13 @@ def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.I
         if not head:
             raise PictureError(f"{name} is empty.")
         try:
-            image = _identified(file, head)
+            formats = _formats_of(head)
+            if formats == ["TIFF"]:
+                image: Image.Image = TiffImage(file)
+            elif len(formats) == 1:  # Image.open would not say why it cannot be opened
+                image = Image.OPEN[formats[0]][0](file, "")
+            else:
+                image = Image.open(file, formats=formats)
         except (UnidentifiedImageError, SyntaxError, IndexError, TypeError) as error:
             raise _not_a_picture(name, head, error, file) from error
         with image:
@@ -146,15 +152,6 @@ def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.I
                 if _is_unsupported(error, file):
                     raise NotImplementedError(str(error)) from error
                 raise
-
-
-def _identified(file: BinaryIO, head: bytes) -> Image.Image:
-    formats = _formats_of(head)
-    if formats == ["TIFF"]:
-        return TiffImage(file)
-    if len(formats) == 1:  # Image.open would not say why it cannot be opened
-        return Image.OPEN[formats[0]][0](file, "")
-    return Image.open(file, formats=formats)
 
 
 def _formats_of(head: bytes) -> list[str]:

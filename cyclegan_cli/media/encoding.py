@@ -180,20 +180,18 @@ def _encode_tiff(frames: tuple[Frame, ...], options: dict[str, Any], file: Binar
     parts = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
     if not any(deep) and not any(options["exif"].get_ifd(part) for part in parts):
         options |= {"compression": "tiff_adobe_deflate"}
-    pages = [
-        _double_width(f) if d else _image(f, "TIFF") for f, d in zip(frames, deep, strict=True)
-    ]
+    pages = []
+    for frame in frames:
+        if _is_deep(frame):  # as the 8-bit image of the same bytes, twice as wide
+            values = _joined(frame).astype("<u2")
+            height, width, channels = values.shape
+            mode = "RGBA" if channels == 4 else "RGB"
+            pages.append(Image.frombytes(mode, (2 * width, height), values.tobytes()))
+        else:
+            pages.append(_image(frame, "TIFF"))
     pages[0].save(file, "TIFF", save_all=len(pages) > 1, append_images=pages[1:], **options)
     if any(deep):
         widen_tiff(file, deep)
-
-
-def _double_width(frame: Frame) -> Image.Image:
-    """A 16-bit frame as the 8-bit image of the same bytes."""
-    values = _joined(frame).astype("<u2")
-    height, width, channels = values.shape
-    mode = "RGBA" if channels == 4 else "RGB"
-    return Image.frombytes(mode, (2 * width, height), values.tobytes())
 
 
 def _encode_animation(
@@ -334,8 +332,8 @@ def unmerged_webp(data: bytes, durations: Sequence[int], plays: int) -> bytes:
     chunks = _chunks(data)
     header = bytearray(chunks[0][1])  # VP8X: flags, and from 4 the canvas less 1
     if not any(kind == b"ANMF" for kind, _ in chunks):
-        still = b"".join(_chunk(*chunk) for chunk in chunks if chunk[0] in _IMAGE_DATA)
-        frame = bytes(6) + header[4:10] + sum(durations).to_bytes(3, "little") + b"\2" + still
+        frame = bytes(6) + header[4:10] + sum(durations).to_bytes(3, "little") + b"\2"
+        frame += _image_data(chunks)
         first = next(index for index, chunk in enumerate(chunks) if chunk[0] in _IMAGE_DATA)
         chunks = [chunk for chunk in chunks if chunk[0] not in _IMAGE_DATA]
         chunks[first:first] = [(b"ANIM", bytes(4) + struct.pack("<H", plays)), (b"ANMF", frame)]
@@ -356,7 +354,9 @@ def unmerged_webp(data: bytes, durations: Sequence[int], plays: int) -> bytes:
         stays = payload[15] & ~_CLEARED
         body += _timed(payload[:12], times[0], stays, payload[16:])
         width, height = (int.from_bytes(payload[at : at + 3], "little") + 1 for at in (6, 9))
-        nothing = _transparent(width, height)
+        buffer = io.BytesIO()
+        Image.new("RGBA", (width, height)).save(buffer, "WEBP", lossless=True)
+        nothing = _image_data(_chunks(buffer.getvalue()))
         for time in times[1:-1]:
             body += _timed(payload[:12], time, 0, nothing)
         body += _timed(payload[:12], times[-1], payload[15] & _CLEARED, nothing)
@@ -368,10 +368,7 @@ def _timed(place: bytes, time: int, flags: int, image: bytes) -> bytes:
     return _chunk(b"ANMF", place + time.to_bytes(3, "little") + bytes([flags]) + image)
 
 
-def _transparent(width: int, height: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGBA", (width, height)).save(buffer, "WEBP", lossless=True)
-    chunks = _chunks(buffer.getvalue())
+def _image_data(chunks: list[tuple[bytes, bytes]]) -> bytes:
     return b"".join(_chunk(*chunk) for chunk in chunks if chunk[0] in _IMAGE_DATA)
 
 

@@ -186,7 +186,11 @@ def _targets(
         raise UsageError(f"-o {output} is a file: several styles need a folder.", hint="-o FOLDER")
     if output is not None and not many and not _means_folder(output):
         source, target = found[0].path, Path(output)
-        _refuse_other_kind(source, target)
+        if is_video(source) and not is_video(target):
+            hint = "-o FILE.mp4, .mov, .mkv, .webm, .avi"
+            raise UsageError(f"{target} holds no video.", hint=hint)
+        if is_video(target) and not is_video(source):
+            raise UsageError(f"{source} is no video, and {target} is one.", hint="-o FILE.png")
         if is_video(source):
             file_format = format_of(target)
         return [Job(source, target, file_format or _known_format(target))]
@@ -197,7 +201,10 @@ def _targets(
         )
 
     def place(item: Input, stem: str) -> Path:
-        ending = _extension(item.path, file_format)
+        ending = default_extension(item.path)
+        if file_format is not None and not is_video(item.path):
+            same = format_of(item.path) == file_format
+            ending = item.path.suffix if same else extension_of(file_format)
         if output is None or several:
             ending = f"_{label}{ending}"
         path = item.path if output is None else Path(output) / (item.below or item.path.name)
@@ -259,14 +266,6 @@ def _distinct(found: list[Input], place: Callable[[Input, str], Path]) -> list[P
     return [chosen[index] for index in range(len(found))]
 
 
-def _refuse_other_kind(source: Path, target: Path) -> None:
-    """Raise UsageError where a video would become a picture, or a picture a video."""
-    if is_video(source) and not is_video(target):
-        raise UsageError(f"{target} holds no video.", hint="-o FILE.mp4, .mov, .mkv, .webm, .avi")
-    if is_video(target) and not is_video(source):
-        raise UsageError(f"{source} is no video, and {target} is one.", hint="-o FILE.png")
-
-
 def _means_folder(output: str) -> bool:
     """An existing folder, a name that ends in a separator, or one without an extension."""
     separators = tuple(s for s in (os.sep, os.altsep) if s)
@@ -282,12 +281,6 @@ def _known_format(target: Path) -> str:
             hint="Name it .png or .jpg, or add --format png.",
         )
     return format_by_name(known)
-
-
-def _extension(path: Path, file_format: str | None) -> str:
-    if file_format is None or is_video(path):
-        return default_extension(path)
-    return path.suffix if format_of(path) == file_format else extension_of(file_format)
 
 
 # -- refusals --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -169,7 +169,7 @@ class BandPainter:
 
 def help_paint(painter: Painter, group: Group) -> None:
     """Paint this process's bands of the first process's pictures, until it finishes."""
-    while (task := group.first(_none())) is not None:
+    while (task := group.first(cast("_Task | None", None))) is not None:
         band = _Band(group, task.size[0], painter.unit)
         low, high = _needed(band, group.rank, task)
         width, channels = task.shape[1:]
@@ -180,10 +180,6 @@ def help_paint(painter: Painter, group: Group) -> None:
         with contextlib.suppress(PictureError):
             own = _paint_band(painter, group, task, band, pixels, None)
             group.send(_tensor(own), 0)
-
-
-def _none() -> _Task | None:
-    return None
 
 
 def _paint_band(

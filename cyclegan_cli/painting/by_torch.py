@@ -20,7 +20,7 @@ from cyclegan_cli.engine.layers import EPS, Layer
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
 from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, varies
-from cyclegan_cli.painting.strips import Place, Rows, Scratch
+from cyclegan_cli.painting.strips import Place, Rows, Scratch, needed
 from cyclegan_cli.settings import Precision
 
 Read = Callable[[int, int], Tensor]
@@ -188,12 +188,10 @@ def _each(function: Callable[[Tensor], Tensor], source: Rows[Tensor]) -> Read:
 
 def _reflect(pad: int, source: Rows[Tensor]) -> Read:
     def read(start: int, stop: int) -> Tensor:
-        first, end = start - pad, stop - pad  # in the source's rows; beyond it: mirrored
-        top, bottom = max(0, -first), max(0, end - source.height)
-        low = min(max(first, 0), source.height - 1 - bottom) if bottom else max(first, 0)
-        high = max(min(end, source.height), top + 1) if top else min(end, source.height)
+        low, high = needed((start, stop), source.height, pad, mirror=True, enlarge=False)
+        top, bottom = max(0, pad - start), max(0, stop - pad - source.height)
         rows = functional.pad(source.read(low, high), (pad, pad, top, bottom), mode="reflect")
-        skip = first - (low - top)
+        skip = start - pad - (low - top)
         return rows[:, :, skip : skip + stop - start]
 
     return read

@@ -113,9 +113,9 @@ def read_style(folder: Path, origin: Origin | None, *, name: str | None) -> Styl
     try:
         with (folder / "style.json").open("rb") as file:
             text = file.read(_CARD_LIMIT + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        raise
     except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise
         raise StoreError(f"{folder / 'style.json'} cannot be read: {error.strerror}.") from error
     try:
         card = json.loads(text) if len(text) <= _CARD_LIMIT else None

@@ -172,7 +172,11 @@ class _Job:
                 self._receive(answer, start, total)
         except urllib.error.HTTPError as error:
             error.close()
-            self._refused(error, start)
+            if error.code == 416 and start:
+                self.drop()
+                raise _PassingError("it has no more than what is here already") from error
+            reason = f"it answered {error.code} {error.reason}"
+            raise (_PassingError if error.code in _PASSING else _FinalError)(reason) from error
         except (http.client.HTTPException, EOFError, ValueError) as error:
             raise _PassingError(f"it answered nonsense ({type(error).__name__})") from error
         except OSError as error:  # of the network: those of the disk are StoreErrors by now
@@ -275,7 +279,13 @@ class _Job:
     def _blocks(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
         """The answer in blocks; one that is too slow is given up."""
         since, gathered = time.monotonic(), 0
-        while block := _read(answer):
+        while True:
+            try:
+                block = answer.read1(_BLOCK)
+            except OSError as error:  # here, before it passes for one of the disk
+                raise _PassingError(_reason(error)) from error
+            if not block:
+                return
             gathered += len(block)
             passed = time.monotonic() - since
             if passed >= self.patience.window:
@@ -284,33 +294,17 @@ class _Job:
                 since, gathered = time.monotonic(), 0
             yield block
 
-    def _refused(self, error: urllib.error.HTTPError, start: int) -> None:
-        if error.code == 416 and start:
-            self.drop()
-            raise _PassingError("it has no more than what is here already") from error
-        reason = f"it answered {error.code} {error.reason}"
-        raise (_PassingError if error.code in _PASSING else _FinalError)(reason) from error
-
     def _check(self, *, resumed: bool) -> None:
         reason = ""
         if self.digest is not None:
-            found = file_digests(self.part)[self.digest.kind]
-            if found != self.digest.hex:
-                reason = (
-                    f"what it sent has the digest {found[:12]}…, and not {self.digest.hex[:12]}…"
-                )
+            found, wanted = file_digests(self.part)[self.digest.kind], self.digest.hex
+            if found != wanted:
+                reason = f"what it sent has the digest {found[:12]}…, and not {wanted[:12]}…"
         reason = reason or self.wrong(self.part)
         if reason:
             self.drop()
             # A part of an older file may be to blame: once more, from the start.
             raise (_PassingError if resumed else _FinalError)(reason)
-
-
-def _read(answer: http.client.HTTPResponse) -> bytes:
-    try:
-        return answer.read1(_BLOCK)
-    except OSError as error:
-        raise _PassingError(_reason(error)) from error
 
 
 def file_digests(path: Path) -> dict[str, str]:

@@ -220,8 +220,8 @@ def _look(root: Path, origin: Origin | None, name: str) -> Style | None:
     for _ in range(_ATTEMPTS):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return read_style(root / name, origin, name=name)
-        if not _moving(root, name):
-            continue
+        if not (root / name).is_dir() and not any(root.glob(f".{name}.*.*")):
+            continue  # neither incomplete, nor being replaced or removed
         with _still(root):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 return read_style(root / name, origin, name=name)
@@ -347,11 +347,6 @@ def remove_style(name: str, *, dry_run: bool = False) -> Path:
         return folder
     known = [style.name for style in list_styles(available=False)]
     raise UnknownNameError("style", name, known, hint=_LIST_HINT)
-
-
-def _moving(root: Path, name: str) -> bool:
-    """Whether the style is incomplete, or being replaced or removed."""
-    return (root / name).is_dir() or any(root.glob(f".{name}.*.*"))
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ Colours are combined in OKLab (Ottosson, "A perceptual color space for image pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,7 +90,9 @@ def _painted(
             return result
     else:
         result = np.empty_like(pixels, order="C")
-    for start, stop in _strips(height, width):
+    step = max(1, _STRIP // width)
+    for start in range(0, height, step):
+        stop = min(start + step, height)
         photo = to_planes(pixels[start:stop], 3)
         if enlarger is None:
             painting = to_planes(result[start:stop], 3)
@@ -100,7 +101,9 @@ def _painted(
         if settings.keep_color:
             painting = with_colors_of(photo, painting)
         if settings.strength < 1.0:
-            painting = _blended(photo, painting, settings.strength)
+            painting -= photo
+            painting *= np.float32(settings.strength)
+            painting += photo
         result[start:stop] = from_planes(painting, pixels.dtype)
     return result
 
@@ -136,20 +139,6 @@ def _at_resolution(
     return Enlarger(photo, to_planes(painted, 3), (height, width))
 
 
-def _blended(photo: Planes, painting: Planes, share: float) -> Planes:
-    """``share`` of the painting and the rest of the photo; changes ``painting``."""
-    painting -= photo
-    painting *= np.float32(share)
-    painting += photo
-    return painting
-
-
-def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
-    step = max(1, _STRIP // width)
-    for start in range(0, height, step):
-        yield start, min(start + step, height)
-
-
 # -- colours --------------------------------------------------------------------------------------
 
 
@@ -162,7 +151,8 @@ def with_colors_of(photo: Planes, painting: Planes) -> Planes:
     lab, light = _to_lab(photo), _to_lab(painting)[0]
     lab[1:] *= np.minimum(light / np.maximum(lab[0], np.float32(1e-3)), np.float32(1.5))
     lab[0] = light
-    coded = encode_srgb(_into_gamut(_from_lab(lab)))
+    roots = _mix(_BACK[0], lab)
+    coded = encode_srgb(_into_gamut(_mix(_BACK[1], roots * roots * roots)))
     coded *= np.float32(2.0)
     coded -= np.float32(1.0)
     return np.clip(coded, -1.0, 1.0, out=coded)
@@ -175,12 +165,6 @@ def _to_lab(picture: Planes) -> Planes:
     linear = np.where(coded <= np.float32(0.04045), coded / np.float32(12.92), curve)
     cones = _mix(_FORTH[0], linear)
     return _mix(_FORTH[1], cones.clip(0.0, None) ** np.float32(1 / 3))
-
-
-def _from_lab(lab: Planes) -> Planes:
-    """OKLab, 3×h×w, as linear sRGB, which may leave 0..1."""
-    roots = _mix(_BACK[0], lab)
-    return _mix(_BACK[1], roots * roots * roots)
 
 
 def _mix(matrix: NDArray[np.float32], planes: Planes) -> Planes:

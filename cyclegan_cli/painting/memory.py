@@ -46,7 +46,8 @@ def choose(
     on_card = device.startswith("cuda")
     host = _host_budget(max_memory) - extra
     budget = usual = _cuda_budget(device, max_memory) if on_card else host
-    kept_elsewhere = (host if on_card else 0.0, _disk_budget())
+    disk = MEMORY_MARGIN * shutil.disk_usage(scratch_folder()).free
+    kept_elsewhere = (host if on_card else 0.0, disk)
     if not on_card and max_memory is None:
         usual = min(budget, _DEFAULT - resident_memory() - extra)
     row = spec.width * size[1] * itemsize
@@ -110,10 +111,6 @@ def _host_budget(max_memory: int | None) -> float:
     """Bytes that this process may use in addition."""
     free = MEMORY_MARGIN * available_memory()
     return free if max_memory is None else min(free, max_memory - resident_memory())
-
-
-def _disk_budget() -> float:
-    return MEMORY_MARGIN * shutil.disk_usage(scratch_folder()).free
 
 
 def _cuda_budget(device: str, max_memory: int | None) -> float:

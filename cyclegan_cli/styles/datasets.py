@@ -31,16 +31,7 @@ from cyclegan_cli.errors import (
 from cyclegan_cli.files import read_toml, remove_leftovers, write_text
 from cyclegan_cli.places import RESERVED, cache_dir, check_name, home_dir, offline
 from cyclegan_cli.styles.catalogue import filled, plain, row_errors
-from cyclegan_cli.styles.download import (
-    Tell,
-    alone,
-    fetch_checked,
-    forget,
-    forget_digest,
-    part_file,
-    recorded_digest,
-    remember,
-)
+from cyclegan_cli.styles.download import Download, Tell, alone, forget, part_file
 from cyclegan_cli.styles.fetch import Patience, file_digests
 
 _PACKAGED = Path(__file__).with_name("datasets.toml")
@@ -171,38 +162,32 @@ def download_dataset(
         if (found := here(name, to)) is not None:
             return found  # the other process has done it
         part = part_file(f"dataset-{wanted.file}")
+        download = Download(
+            *(f"The data set '{name}'", wanted.file, f"dataset {wanted.file}", part),
+            *(wanted.addresses, SIZE_LIMIT, what_is_wrong),
+            hints=(
+                "Once more goes on where it stopped. CYCLEGAN_MIRROR names another server.",
+                "CYCLEGAN_MIRROR names a server that can be reached.",
+            ),
+        )
         with _disk(target):
             remove_leftovers(target.parent, name)
-        counts = _from_before(wanted, part, target)
+        counts = _from_before(wanted, download, target)
         if counts is None:
-            address = fetch_checked(
-                *(f"The data set '{name}'", wanted.file, _key(wanted), part, wanted.addresses),
-                size_limit=SIZE_LIMIT,
-                wrong=what_is_wrong,
-                tell=tell,
-                patience=patience or Patience(),
-                hints=(
-                    "Once more goes on where it stopped. CYCLEGAN_MIRROR names another server.",
-                    "CYCLEGAN_MIRROR names a server that can be reached.",
-                ),
-            )
+            address = download.fetch(tell, patience or Patience())
             counts = _put(wanted, part, target, address)
-            remember(_key(wanted), wanted.file, part, tell)
+            download.accept(tell)
         forget(part)
     return Here(target, counts, fetched=True)
 
 
-def _key(wanted: DataSet) -> str:
-    return f"dataset {wanted.file}"
-
-
-def _from_before(wanted: DataSet, part: Path, target: Path) -> dict[str, int] | None:
+def _from_before(wanted: DataSet, download: Download, target: Path) -> dict[str, int] | None:
     """Unpack an archive that was downloaded before; None if there is none that can be unpacked.
 
     Earlier versions recorded the digest of an archive before unpacking it: if that fails, archive
     and digest are deleted.
     """
-    known = recorded_digest(_key(wanted))
+    part, known = download.part, download.known_digest()
     if not part.exists() or what_is_wrong(part):
         return None
     if known is not None and file_digests(part)["sha256"] != known.hex:
@@ -210,7 +195,7 @@ def _from_before(wanted: DataSet, part: Path, target: Path) -> dict[str, int] | 
     try:
         return _put(wanted, part, target, "")
     except DownloadError:
-        forget_digest(_key(wanted))
+        download.reject()
         return None
 
 

@@ -38,12 +38,8 @@ PAGED = frozenset({"TIFF"})  # formats that hold pages
 HEIF_HINT = 'pip install "cyclegan[heif]"'
 PAINTED = b"Painted by cyclegan"  # in the metadata of every picture and video that is written
 
-# The extension of a format, and what is written for one that cannot be, or that few can open.
-_EXTENSIONS = {
-    "JPEG": ".jpg", "MPO": ".jpg", "HEIF": ".heic", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif",
-    "TIFF": ".tif", "BMP": ".bmp", "AVIF": ".avif", "JPEG2000": ".jp2", "PPM": ".ppm",
-    "TGA": ".tga", "QOI": ".qoi", "PCX": ".pcx", "SGI": ".sgi",
-}  # fmt: skip
+# The first extension of a format, and what is written for one that cannot be, or that few can open.
+_EXTENSIONS = {name: ending for ending, name in reversed(_FORMATS.items())} | {"MPO": ".jpg"}
 _REPLACED = {".mpo": ".jpg", ".heic": ".jpg", ".heif": ".jpg", ".pgm": ".ppm", ".pbm": ".ppm"}
 
 # Cameras' raw files are TIFFs whose first picture is a preview the size of a stamp.

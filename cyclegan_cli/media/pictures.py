@@ -104,14 +104,14 @@ class Picture:
         return self.frames[-1].duration is not None
 
 
-def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_rgb(path: Path) -> NDArray[np.uint8]:
     """The (first) picture in ``path`` as H×W×3 sRGB in 0..255, as a viewer shows it on white.
 
     Its orientation and colour profile are applied; transparency is composited on white.
     Raises PictureError, naming the file and the reason, for anything that cannot be read: missing,
-    empty, cut short, not a picture, more than ``max_pixels`` pixels.
+    empty, cut short, not a picture, more than ``MAX_PIXELS`` pixels.
     """
-    return read_small(path, max_pixels=max_pixels)[0]
+    return read_small(path)[0]
 
 
 def read_small(

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_cli.media.colour import encode_srgb
-from cyclegan_cli.painting.memory import check_memory
 from cyclegan_cli.painting.pixels import (
     Enlarger,
     Pixels,
@@ -22,6 +21,7 @@ from cyclegan_cli.painting.pixels import (
     resized,
     to_planes,
 )
+from cyclegan_cli.painting.strips import check_memory
 from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from cyclegan_cli.engine.layers import reduction, source_channels
 from cyclegan_cli.engine.weights import Weights, load_weights
 from cyclegan_cli.errors import PictureError, UsageError, WeightsError, counted
 from cyclegan_cli.machine import may_have_accelerator, normal_gpu
-from cyclegan_cli.painting.evaluate import Band, evaluate
-from cyclegan_cli.painting.memory import choose
+from cyclegan_cli.painting.evaluate import Band, estimate, evaluate
 from cyclegan_cli.painting.pixels import Pixels, check, padded, padded_rows
 from cyclegan_cli.painting.statistics import (
     Array,
@@ -27,7 +27,7 @@ from cyclegan_cli.painting.statistics import (
     scene_code,
     thumbnail,
 )
-from cyclegan_cli.painting.strips import Plan, Rows
+from cyclegan_cli.painting.strips import Plan, Rows, choose
 from cyclegan_cli.settings import Precision
 
 _SCENE = -1  # the scene code's number for ``override_stats``; InstanceNorms count from 0
@@ -186,15 +186,10 @@ class Painter:
 
     def plans(self, backend: Any, shape: tuple[int, ...], extra: int) -> list[Plan]:
         """Plans for a picture of H×W×3, fastest first; ``extra``: further bytes that are used."""
-        return choose(
-            self.spec,
-            self.padded_size(shape),
-            device=self.device,
-            itemsize=backend.itemsize,
-            threads=backend.workspace_threads,
-            max_memory=self.max_memory,
-            extra=extra,
-        )
+        size, threads = self.padded_size(shape), backend.workspace_threads
+        costs = partial(estimate, self.spec, backend.itemsize, *size, threads=threads)
+        row = self.spec.width * size[1] * backend.itemsize
+        return choose(costs, size, row, self.device, max_memory=self.max_memory, extra=extra)
 
     def padded_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width that a picture of H×W×3 is padded to."""

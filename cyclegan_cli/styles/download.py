@@ -25,7 +25,7 @@ from cyclegan_cli.errors import (
 from cyclegan_cli.files import digest_of, remove_leftovers, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
 from cyclegan_cli.styles.catalogue import Digest, Entry, Row, Style, Way, entries, obtainable
-from cyclegan_cli.styles.fetch import Event, Patience, fetch, file_digests
+from cyclegan_cli.styles.fetch import Event, Patience, Transfer, file_digests
 from cyclegan_cli.styles.store import downloaded_style, list_styles, weights_file
 
 _LOCK_SECONDS = 3600.0
@@ -238,18 +238,12 @@ class Download:
     digest: Digest | None = None
 
     def fetch(self, tell: Tell, patience: Patience) -> str:
-        """``fetch.fetch``, from CYCLEGAN_MIRROR first; returns the address used."""
+        """Download it, from CYCLEGAN_MIRROR first; returns the address used."""
         known = self.known_digest()
         base = mirror()
         try:
-            return fetch(
-                *([*([f"{base}/{self.file}"] if base else []), *self.addresses], self.part),
-                digest=known,
-                size_limit=self.size_limit,
-                wrong=self.wrong,
-                tell=tell,
-                patience=patience,
-            )
+            transfer = Transfer(self.part, known, self.size_limit, self.wrong, tell, patience)
+            return transfer.run([*([f"{base}/{self.file}"] if base else []), *self.addresses])
         except NoNetworkError as error:
             message = f"{self.what} cannot be downloaded: {error}."
             raise NoNetworkError(message, hint=self.hints[1]) from error

@@ -210,7 +210,11 @@ def _encode_animation(
         options |= {"duration": shown if kind == "PNG" else whole_steps(shown, 1)}
         options |= {} if kind == "AVIF" else {"loop": picture.plays}
     if kind == "PNG":
-        disposals = apng_disposals(images[1:] if picture.poster else images)
+        # Before the next frame it stays (0), or what was before it comes back (2). For one that
+        # repeats the two are the same, and Pillow merges repeats of one disposal only.
+        disposals = [0]
+        for pair in pairwise(images[1:] if picture.poster else images):
+            disposals.append(2 if _look_alike(*pair) and disposals[-1] == 0 else 0)
         options |= {"default_image": picture.poster, "disposal": disposals, "blend": 0}
     buffer = io.BytesIO()
     images[0].save(buffer, kind, append_images=images[1:], **options)
@@ -287,17 +291,6 @@ def gif_frames(frames: Sequence[Frame]) -> tuple[list[Image.Image], list[int]]:
 
 def _look_alike(a: Image.Image, b: Image.Image) -> bool:
     return np.array_equal(np.asarray(a.convert("RGBA")), np.asarray(b.convert("RGBA")))
-
-
-def apng_disposals(images: Sequence[Image.Image]) -> list[int]:
-    """What happens to each frame before the next: 0, it stays, or 2, what was before it comes back.
-
-    For one that repeats the two are the same. Pillow merges repeats of one disposal only.
-    """
-    disposals = [0]
-    for pair in pairwise(images):
-        disposals.append(2 if _look_alike(*pair) and disposals[-1] == 0 else 0)
-    return disposals
 
 
 def _palette_frame(frame: Frame) -> tuple[Image.Image, NDArray[np.bool_]]:

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeAlias
 
@@ -115,10 +116,9 @@ def translate_pictures(
     raises.
     """
     stop = threading.Event()
-    before, behind = threading.Semaphore(2), threading.Semaphore(1)
+    before = threading.Semaphore(2)
     to_paint: queue.SimpleQueue[_Step | BaseException | None] = queue.SimpleQueue()
-    to_write: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
-    events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
+    writing: Future[Event] | None = None
 
     def read_ahead() -> None:
         try:
@@ -131,48 +131,29 @@ def translate_pictures(
         except BaseException as error:  # else the main thread would wait forever
             to_paint.put(error)
 
-    def write_behind() -> None:
-        while (step := to_write.get()) is not None:
-            try:
-                events.put(_write(step, settings, stdout))
-            except BaseException as error:
-                events.put(error)
-            del step
-            behind.release()
-
-    # No daemon: the writer finishes its file when the program ends.
+    # A daemon, since it may hang on a pipe; the writer finishes its file when the program ends.
     reader = threading.Thread(target=read_ahead, name="read-ahead", daemon=True)
-    writer = threading.Thread(target=write_behind, name="write-behind")
+    writer = ThreadPoolExecutor(1, "write-behind")
     try:
         reader.start()
-        writer.start()
         while (step := to_paint.get()) is not None:
             if isinstance(step, BaseException):
                 raise step
             step = _paint(step, paint)
             before.release()
-            behind.acquire()
-            to_write.put(step)
+            written = None if writing is None else writing.result()
+            writing = writer.submit(_write, step, settings, stdout)
             del step
-            yield from _ready(events)
-        behind.acquire()  # the last one is written
-        yield from _ready(events)
+            if written is not None:
+                yield written
+        if writing is not None:
+            yield writing.result()
     finally:
         stop.set()
         before.release()
-        to_write.put(None)
-        if writer.ident is not None:
-            writer.join()
+        writer.shutdown()
         if reader.ident is not None:
             reader.join(_PATIENCE)
-
-
-def _ready(events: queue.SimpleQueue[Event | BaseException]) -> Iterator[Event]:
-    while not events.empty():
-        event = events.get()
-        if isinstance(event, BaseException):
-            raise event
-        yield event
 
 
 @contextlib.contextmanager

@@ -241,27 +241,19 @@ def _put(wanted: DataSet, part: Path, target: Path, address: str) -> dict[str, i
 FOLDERS = tuple(f"{part}{domain}" for part in ("train", "test", "val") for domain in "AB")
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+_MOST_ENTRIES = 200_000
+_MOST_BYTES, _LARGEST = 16_000_000_000, 500_000_000  # of all files, of one
+_GROWTH = 100.0  # unpacked to packed size: deflate's own limit is 1032, pictures have 1
 _BLOCK = 1 << 18
 _LONGEST = 200  # bytes of a name
 _HEADER = 30  # bytes of a local header, before the entry's name
 
 
-@dataclass(frozen=True)
-class Limits:
-    """``count``: entries; ``total``: bytes of all files; ``file``: bytes of one file; ``ratio``:
-    unpacked to packed size (deflate's own limit is 1032, pictures have 1)."""
-
-    count: int = 200_000
-    total: int = 16_000_000_000
-    file: int = 500_000_000
-    ratio: float = 100.0
-
-
-def what_is_wrong(file: Path, limits: Limits | None = None) -> str:
+def what_is_wrong(file: Path) -> str:
     """Why ``file`` cannot be unpacked safely; empty if it can."""
     try:
         with zipfile.ZipFile(file) as archive:
-            _plan(archive, limits or Limits())
+            _plan(archive)
     except DownloadError as error:
         return str(error).rstrip(".")
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
@@ -272,24 +264,24 @@ def what_is_wrong(file: Path, limits: Limits | None = None) -> str:
 def archive_size(file: Path) -> int:
     """Bytes of all the pictures that ``unpack`` would write. Raises DownloadError."""
     with zipfile.ZipFile(file) as archive:
-        return sum(info.file_size for info in _plan(archive, Limits()).values())
+        return sum(info.file_size for info in _plan(archive).values())
 
 
-def _plan(archive: zipfile.ZipFile, limits: Limits) -> dict[tuple[str, str], zipfile.ZipInfo]:
+def _plan(archive: zipfile.ZipFile) -> dict[tuple[str, str], zipfile.ZipInfo]:
     """What to unpack, by (folder, name): the pictures of a data set; other files are ignored.
 
     Raises DownloadError, naming the entry, for anything suspicious.
     """
     infos = archive.infolist()
-    if len(infos) > limits.count:
-        raise DownloadError(f"The archive has {len(infos)} entries; {limits.count} are allowed.")
+    if len(infos) > _MOST_ENTRIES:
+        raise DownloadError(f"The archive has {len(infos)} entries; {_MOST_ENTRIES} are allowed.")
     entries: dict[tuple[str, str], zipfile.ZipInfo] = {}
     seen: set[tuple[str, str]] = set()
     for info in infos:
         parts = _parts(info)
         if info.is_dir() or not _is_picture(parts):
             continue
-        _check(info, limits)
+        _check(info)
         folder, name = parts[-2], _portable(info, parts[-1])
         key = (folder, unicodedata.normalize("NFC", name).casefold())
         if key in seen:
@@ -299,8 +291,8 @@ def _plan(archive: zipfile.ZipFile, limits: Limits) -> dict[tuple[str, str], zip
     if not entries:
         raise DownloadError(f"The archive has no pictures in {', '.join(FOLDERS[:4])}.")
     total = sum(info.file_size for info in entries.values())
-    if total > limits.total:
-        raise DownloadError(f"The archive holds {total} bytes; {limits.total} are allowed.")
+    if total > _MOST_BYTES:
+        raise DownloadError(f"The archive holds {total} bytes; {_MOST_BYTES} are allowed.")
     # No two may share packed bytes: a bomb that no ratio of one entry shows.
     for one, other in pairwise(sorted(entries.values(), key=lambda info: info.header_offset)):
         if one.header_offset + _HEADER + one.compress_size > other.header_offset:
@@ -338,18 +330,18 @@ def _portable(info: zipfile.ZipInfo, name: str) -> str:
     return f"_{safe}" if stem in RESERVED else safe
 
 
-def _check(info: zipfile.ZipInfo, limits: Limits) -> None:
+def _check(info: zipfile.ZipInfo) -> None:
     if info.flag_bits & 0x1:
         raise _bad(info, "is encrypted")
     if info.compress_type not in _METHODS:
         raise _bad(info, "is packed by a method that is not used here")
-    if info.file_size > limits.file:
+    if info.file_size > _LARGEST:
         raise _bad(info, f"would have {info.file_size} bytes")
-    if info.file_size > limits.ratio * max(info.compress_size, 1) and info.file_size > _BLOCK:
+    if info.file_size > _GROWTH * max(info.compress_size, 1) and info.file_size > _BLOCK:
         raise _bad(info, f"grows from {info.compress_size} to {info.file_size} bytes")
 
 
-def unpack(file: Path, folder: Path, limits: Limits | None = None) -> dict[str, int]:
+def unpack(file: Path, folder: Path) -> dict[str, int]:
     """Unpack ``file`` into ``folder``, which must exist.
 
     Returns the number of pictures in each of its folders. Raises DownloadError for what
@@ -357,7 +349,7 @@ def unpack(file: Path, folder: Path, limits: Limits | None = None) -> dict[str, 
     """
     counts: dict[str, int] = {}
     with zipfile.ZipFile(file) as archive:
-        for (part, name), info in _plan(archive, limits or Limits()).items():
+        for (part, name), info in _plan(archive).items():
             (folder / part).mkdir(exist_ok=True)
             _write(archive, info, folder / part / name)
             counts[part] = counts.get(part, 0) + 1

@@ -25,7 +25,6 @@ from cyclegan_cli.styles import datasets as module
 from cyclegan_cli.styles.datasets import (
     FOLDERS,
     Here,
-    Limits,
     datasets,
     download_dataset,
     here,
@@ -344,16 +343,17 @@ def test_a_hostile_archive_is_refused_before_a_byte_is_unpacked(
 
 
 @pytest.mark.parametrize(
-    ("limits", "reason"),
-    [(Limits(count=3), "entries; 3 are"), (Limits(total=1000), "1000 are allowed")],
+    ("limit", "number", "reason"),
+    [("_MOST_ENTRIES", 3, "entries; 3 are"), ("_MOST_BYTES", 1000, "1000 are allowed")],
 )
 def test_an_archive_has_no_more_than_so_many_and_so_much(
-    limits: Limits, reason: str, tmp_path: Path
+    limit: str, number: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a.zip"
     file.write_bytes(archive(GOOD))
     assert what_is_wrong(file) == ""
-    assert reason in what_is_wrong(file, limits)
+    monkeypatch.setattr(module, limit, number)
+    assert reason in what_is_wrong(file)
 
 
 @pytest.mark.parametrize("size", [-1, 1])

@@ -287,9 +287,7 @@ def _known_format(target: Path) -> str:
 
 
 def _checked(
-    jobs: list[Job],
-    existing: Existing,
-    share: Callable[[list[Job]], list[Job]] | None = None,
+    jobs: list[Job], existing: Existing, share: Callable[[list[Job]], list[Job]] | None = None
 ) -> Plan:
     keys = PlaceKeys()
     sources = {keys.key(job.source) for job in jobs if job.source is not None}

@@ -225,9 +225,7 @@ class Painter:
         source = self._source(backend, pixels, height, first, origin)
         with backend.session():
             evaluate(
-                *(self.spec, backend, source, plan, write),
-                override_stats=override_stats,
-                band=band,
+                *(self.spec, backend, source, plan, write), override_stats=override_stats, band=band
             )
         return painted
 

@@ -59,11 +59,7 @@ class Downloaded:
 
 
 def download_style(
-    name: str,
-    *,
-    force: bool = False,
-    tell: Tell | None = None,
-    patience: Patience | None = None,
+    name: str, *, force: bool = False, tell: Tell | None = None, patience: Patience | None = None
 ) -> Downloaded:
     """Download every direction of the catalogue's style ``name`` that can be had.
 

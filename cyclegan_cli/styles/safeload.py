@@ -117,8 +117,7 @@ def _refuse_other_zips(names: list[str]) -> None:
     """Raise _RefusedError, naming it, for a zip file of another kind that is well known."""
     if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
         raise _RefusedError(
-            "is a TorchScript program, not a state_dict",
-            state="torch.jit.load(FILE).state_dict()",
+            "is a TorchScript program, not a state_dict", state="torch.jit.load(FILE).state_dict()"
         )
     if any(name.endswith("archive_format") for name in names):
         raise _RefusedError("is a program of torch.export, not a state_dict")

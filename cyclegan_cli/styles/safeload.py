@@ -139,12 +139,12 @@ def _load_legacy(data: bytes) -> Any:
             raise _RefusedError("is cut short: its tensors are larger than the file")
         return torch.empty(count, dtype=dtype)
 
-    readers, place = list[_Reader](), 0
+    loaded, place = [], 0
     for _ in range(5):  # a magic number, the version, sizes of words; the content; keys of storages
-        readers.append(_Reader(data, place, storage))
-        readers[-1].content = readers[-1].load()
-        place += readers[-1].tell()
-    content, storages, keys = readers[3].content, readers[3].storages, readers[4].content
+        reader = _Reader(data, place, storage)
+        loaded.append((reader.load(), reader.storages))
+        place += reader.tell()
+    (content, storages), (keys, _) = loaded[3:]
     if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
         raise _RefusedError("is damaged: its list of tensors is not that of its contents")
     for values in (storages[str(key)] for key in keys):
@@ -182,7 +182,6 @@ class _Reader(pickle._Unpickler):
     ``storage(key, dtype, count)``: its values, 1-D; called once for each of ``storages``.
     """
 
-    content: Any
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
     read: Callable[[int], bytes]

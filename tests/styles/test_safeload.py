@@ -380,7 +380,7 @@ HASHED = {
     "a key": _nested(b"}", b"Ns"),
     "one of several keys": _nested(b"}(", b"Nu"),
     "a key of an ordered dictionary": _nested(ORDERED + b"](](", b"Neeb\x85R"),
-    "the state of a dictionary": _nested(b"}", b"\x85b"),
+    "the state of a dictionary": _nested(ORDERED + b")R", b"\x85b"),
     "the key of a storage": _nested(b"(X\x07\0\0\0storagectorch\nFloatStorage\n", b"NK\x01tQ"),
 }
 

@@ -41,9 +41,8 @@ TESTS = {
     "styles/catalogue": "styles/test_store.py styles/test_catalogue.py",
     "painting/effects": "painting/test_effects.py painting/test_color.py",
     "painting/steady": "painting/test_steady.py painting/test_follow.py",
-    "styles/convert": "styles/test_store.py styles/test_hostile.py",
+    "styles/convert": "styles/test_store.py styles/test_hostile.py styles/test_publicformat.py",
     "styles/fetch": "styles/test_download.py",
-    "styles/unpacking": "styles/test_datasets.py",
 }
 OPPOSITES: dict[type, type] = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt},

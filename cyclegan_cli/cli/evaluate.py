@@ -140,7 +140,7 @@ def _ways(style: Style, reverse: bool) -> list[Way]:
 
 
 def _shuffled(folder: Path, domain: str) -> list[Path]:
-    from cyclegan_cli.media.plan import find_pictures
+    from cyclegan_cli.media.folders import find_pictures
 
     require_folder(folder, "Two folders: cyclegan evaluate STYLE X_DIR Y_DIR")
     files = find_pictures(folder)

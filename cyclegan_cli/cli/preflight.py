@@ -142,7 +142,7 @@ def examine(
 
     ``exact``: ``hold_out`` is what was asked for, and no upper bound.
     """
-    from cyclegan_cli.media.plan import find_pictures
+    from cyclegan_cli.media.folders import find_pictures
     from cyclegan_cli.media.survey import survey
 
     found = {"x": find_pictures(x_dir), "y": find_pictures(y_dir)}

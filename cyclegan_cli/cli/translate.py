@@ -34,7 +34,8 @@ from cyclegan_cli.cli.options import (
 )
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.errors import CycleganError, UsageError, counted
-from cyclegan_cli.media.plan import Existing, Plan, make_plan, parse_list, read_list
+from cyclegan_cli.media.folders import parse_list, read_list
+from cyclegan_cli.media.plan import Existing, Plan, make_plan
 from cyclegan_cli.settings import TranslateSettings, fraction
 from cyclegan_cli.styles.catalogue import Style, obtainable
 from cyclegan_cli.styles.store import find_styles, list_styles, weights_file

@@ -12,19 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-__all__ = [
-    "Array",
-    "deep_grey",
-    "deep_to_srgb",
-    "eight_bits_to_srgb",
-    "is_deep_grey",
-    "sample_range",
-    "srgb_profile",
-    "to_8_bits",
-    "to_16_bits",
-    "to_srgb",
-]
-
 Array: TypeAlias = NDArray[Any]
 _STRIP = 256  # rows at a time, so that the float copies stay small
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
@@ -220,12 +207,12 @@ def _by_matrix(pixels: NDArray[np.uint16], profile: bytes) -> NDArray[np.uint16]
         else:
             linear = np.stack([c[strip[..., k]] for k, c in enumerate(parsed.curves)], axis=2)
             linear = linear @ parsed.matrix.T
-        result[top : top + _STRIP] = np.rint(_encode(linear) * 65535)
+        result[top : top + _STRIP] = np.rint(encode_srgb(linear) * 65535)
     return result
 
 
-def _encode(linear: Array) -> Array:
-    """Linear light to sRGB's encoding, in [0, 1]."""
+def encode_srgb(linear: Array) -> Array:
+    """Linear light as sRGB, both in [0, 1], in the precision of ``linear``."""
     linear = np.clip(linear, 0.0, 1.0)
     return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
@@ -240,7 +227,7 @@ def is_srgb(profile: bytes) -> bool:
     if parsed is None or parsed.matrix is None:
         return False
     codes = np.arange(65536) / 65535
-    curves = all(np.abs(_encode(curve) - codes).max() < 0.002 for curve in parsed.curves)
+    curves = all(np.abs(encode_srgb(curve) - codes).max() < 0.002 for curve in parsed.curves)
     return bool(curves and np.abs(parsed.matrix - np.eye(3)).max() < 0.002)
 
 

@@ -23,8 +23,6 @@ from cyclegan_cli.media.pictures import read_rgb
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import TrainSettings
 
-__all__ = ["UnpairedPictures", "to_float", "whole_views"]
-
 
 @dataclass
 class _Domain:

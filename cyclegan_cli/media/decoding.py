@@ -21,18 +21,6 @@ from cyclegan_cli.machine import MEMORY_MARGIN, available_memory
 from cyclegan_cli.media.deep import TiffImage, is_deep_png
 from cyclegan_cli.media.formats import HEIF_HINT, RAW_EXTENSIONS, riff_chunks, sniff
 
-__all__ = [
-    "FORMATS",
-    "MAX_PIXELS",
-    "check_memory",
-    "check_size",
-    "decoding",
-    "held_pillow",
-    "is_lossless_webp",
-    "known_formats",
-    "opened",
-]
-
 MAX_PIXELS = 1_000_000_000
 # Bytes a pixel that decoding takes at its most (measured: JPEG, TIFF and PNG 10 to 14; WebP 22, 16
 # bits with alpha 24).
@@ -146,7 +134,13 @@ def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.I
         if not head:
             raise PictureError(f"{name} is empty.")
         try:
-            image = _identified(file, head)
+            formats = _formats_of(head)
+            if formats == ["TIFF"]:
+                image: Image.Image = TiffImage(file)
+            elif len(formats) == 1:  # Image.open would not say why it cannot be opened
+                image = Image.OPEN[formats[0]][0](file, "")
+            else:
+                image = Image.open(file, formats=formats)
         except (UnidentifiedImageError, SyntaxError, IndexError, TypeError) as error:
             raise _not_a_picture(name, head, error, file) from error
         with image:
@@ -158,15 +152,6 @@ def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.I
                 if _is_unsupported(error, file):
                     raise NotImplementedError(str(error)) from error
                 raise
-
-
-def _identified(file: BinaryIO, head: bytes) -> Image.Image:
-    formats = _formats_of(head)
-    if formats == ["TIFF"]:
-        return TiffImage(file)
-    if len(formats) == 1:  # Image.open would not say why it cannot be opened
-        return Image.OPEN[formats[0]][0](file, "")
-    return Image.open(file, formats=formats)
 
 
 def _formats_of(head: bytes) -> list[str]:

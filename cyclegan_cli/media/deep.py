@@ -22,18 +22,6 @@ from cyclegan_cli.media.colour import Array, sample_range, to_8_bits, to_16_bits
 if TYPE_CHECKING:
     import tifffile
 
-__all__ = [
-    "TiffImage",
-    "file_bytes",
-    "is_deep_png",
-    "png_of",
-    "read_heif",
-    "read_jpeg2000",
-    "read_page",
-    "read_png",
-    "widen_tiff",
-]
-
 _HEADER = 8 + 25  # bytes of a PNG's signature and IHDR
 _SIZ = b"\xff\x4f\xff\x51"  # the beginning of a JPEG 2000 codestream
 _SYCC = re.compile(rb"colr\x01..\0\0\0\x12", re.DOTALL)  # the box that says so, in a JP2

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import io
+import struct
+from collections import deque
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from cyclegan_cli.errors import PictureError, counted
 from cyclegan_cli.files import atomic_path
-from cyclegan_cli.media.animation import (
-    apng_disposals,
-    gif_frames,
-    unmerged_webp,
-    whole_steps,
-)
-from cyclegan_cli.media.colour import srgb_profile, to_8_bits
+from cyclegan_cli.media.colour import Array, srgb_profile, to_8_bits
 from cyclegan_cli.media.decoding import held_pillow, known_formats
 from cyclegan_cli.media.deep import png_of, widen_tiff
-from cyclegan_cli.media.formats import ANIMATED, HEIF_HINT, PAGED, PAINTED
-from cyclegan_cli.media.pictures import Array, Frame, Metadata, Picture, on_white, tagged
-
-__all__ = ["DEFAULT_QUALITY", "write_picture"]
+from cyclegan_cli.media.formats import ANIMATED, HEIF_HINT, PAGED, PAINTED, riff_chunks
+from cyclegan_cli.media.pictures import Frame, Metadata, Picture, on_white, tagged
 
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90, "HEIF": 90}
 FULL_COLOUR = 90  # from this quality up, JPEG, AVIF and HEIF keep colour at full resolution
@@ -183,20 +180,18 @@ def _encode_tiff(frames: tuple[Frame, ...], options: dict[str, Any], file: Binar
     parts = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
     if not any(deep) and not any(options["exif"].get_ifd(part) for part in parts):
         options |= {"compression": "tiff_adobe_deflate"}
-    pages = [
-        _double_width(f) if d else _image(f, "TIFF") for f, d in zip(frames, deep, strict=True)
-    ]
+    pages = []
+    for frame in frames:
+        if _is_deep(frame):  # as the 8-bit image of the same bytes, twice as wide
+            values = _joined(frame).astype("<u2")
+            height, width, channels = values.shape
+            mode = "RGBA" if channels == 4 else "RGB"
+            pages.append(Image.frombytes(mode, (2 * width, height), values.tobytes()))
+        else:
+            pages.append(_image(frame, "TIFF"))
     pages[0].save(file, "TIFF", save_all=len(pages) > 1, append_images=pages[1:], **options)
     if any(deep):
         widen_tiff(file, deep)
-
-
-def _double_width(frame: Frame) -> Image.Image:
-    """A 16-bit frame as the 8-bit image of the same bytes."""
-    values = _joined(frame).astype("<u2")
-    height, width, channels = values.shape
-    mode = "RGBA" if channels == 4 else "RGB"
-    return Image.frombytes(mode, (2 * width, height), values.tobytes())
 
 
 def _encode_animation(
@@ -215,7 +210,11 @@ def _encode_animation(
         options |= {"duration": shown if kind == "PNG" else whole_steps(shown, 1)}
         options |= {} if kind == "AVIF" else {"loop": picture.plays}
     if kind == "PNG":
-        disposals = apng_disposals(images[1:] if picture.poster else images)
+        # Before the next frame it stays (0), or what was before it comes back (2). For one that
+        # repeats the two are the same, and Pillow merges repeats of one disposal only.
+        disposals = [0]
+        for pair in pairwise(images[1:] if picture.poster else images):
+            disposals.append(2 if _look_alike(*pair) and disposals[-1] == 0 else 0)
         options |= {"default_image": picture.poster, "disposal": disposals, "blend": 0}
     buffer = io.BytesIO()
     images[0].save(buffer, kind, append_images=images[1:], **options)
@@ -241,3 +240,135 @@ def _image(frame: Frame, kind: str, *, force_alpha: bool = False) -> Image.Image
     image = Image.fromarray(to_8_bits(frame.pixels))
     image.putalpha(255 if frame.alpha is None else Image.fromarray(to_8_bits(frame.alpha)))
     return image
+
+
+# -- animations --------------------------------------------------------------------------------
+#
+# Pillow and libwebp merge a frame with one before it that looks the same. Here each stays a frame.
+
+_CLEAR = 255  # the palette's last entry, where a frame has transparent pixels
+
+
+def whole_steps(durations: Sequence[float], step: int) -> list[int]:
+    """Milliseconds as multiples of ``step``; what is rounded off one frame goes to the next.
+
+    So the sum, and each frame's start, is off by half a step at most. A frame that was shown at
+    all is shown for one step or more.
+    """
+    result: list[int] = []
+    exact = given = 0.0
+    for duration in durations:
+        exact += duration
+        shown = max(step if duration > 0 else 0, round((exact - given) / step) * step)
+        result.append(shown)
+        given += shown
+    return result
+
+
+def gif_frames(frames: Sequence[Frame]) -> tuple[list[Image.Image], list[int]]:
+    """Each frame with its own palette of 256 colours, or of 255 and one that is transparent; and
+    what happens to it before the next (1: it stays, 2: it is cleared).
+
+    Median cut without dithering: exact where a frame has no more colours than that, and without
+    noise that would differ from frame to frame. One that repeats is transparent, over that before.
+    """
+    made = [_palette_frame(frame) for frame in frames]
+    repeats = [False]
+    for (image, clear), (following, clear_then) in pairwise(made):
+        alike = _look_alike(image, following) and np.array_equal(clear, clear_then)
+        repeats.append(alike)
+    # What is transparent must not show the frame before: clear the canvas between the two.
+    after = 2 if any(clear.any() for _, clear in made) else 1
+    images = []
+    for index, (image, clear) in enumerate(made):
+        images.append(Image.new("P", image.size, _CLEAR) if repeats[index] else image)
+        if repeats[index]:  # in a colour that the transparent image before it has not
+            images[-1].putpalette([0] * 3 * _CLEAR + [1 + index % 2] * 3)
+        if repeats[index] or clear.any():
+            images[-1].info["transparency"] = _CLEAR
+    return images, [1 if stays else after for stays in [*repeats[1:], False]]
+
+
+def _look_alike(a: Image.Image, b: Image.Image) -> bool:
+    return np.array_equal(np.asarray(a.convert("RGBA")), np.asarray(b.convert("RGBA")))
+
+
+def _palette_frame(frame: Frame) -> tuple[Image.Image, NDArray[np.bool_]]:
+    """A palette image, and H×W: where it is to be transparent, by the palette's last entry."""
+    pixels = Image.fromarray(to_8_bits(frame.pixels))
+    clear = np.zeros(frame.pixels.shape[:2], bool)
+    if frame.alpha is not None:
+        clear = to_8_bits(frame.alpha) < 128
+    if not clear.any():
+        return pixels.quantize(256, Image.Quantize.MEDIANCUT), clear
+    quantized = pixels.quantize(_CLEAR, Image.Quantize.MEDIANCUT)
+    indices = np.where(clear, np.uint8(_CLEAR), np.asarray(quantized))
+    image = Image.fromarray(indices).convert("L")
+    colours = (quantized.getpalette() or [])[: 3 * _CLEAR]
+    image.putpalette(colours + [0] * (768 - len(colours)))
+    return image, clear
+
+
+# -- WebP, by its container specification ------------------------------------------------------
+
+_IMAGE_DATA = (b"ALPH", b"VP8 ", b"VP8L")
+_ANIMATED, _HAS_ALPHA = 0x02, 0x10  # flags of VP8X
+_CLEARED = 0x01  # flag of ANMF: its rectangle is cleared after it. Without 0x02 it is blended
+
+
+def unmerged_webp(data: bytes, durations: Sequence[int], plays: int) -> bytes:
+    """A WebP with ICC profile that Pillow wrote of frames of ``durations`` (milliseconds), where
+    libwebp has merged some, or all into a still picture: with a frame for each.
+
+    One that was merged is shown for its own time, then transparent frames over it for the rest.
+    """
+    chunks = _chunks(data)
+    header = bytearray(chunks[0][1])  # VP8X: flags, and from 4 the canvas less 1
+    if not any(kind == b"ANMF" for kind, _ in chunks):
+        frame = bytes(6) + header[4:10] + sum(durations).to_bytes(3, "little") + b"\2"
+        frame += _image_data(chunks)
+        first = next(index for index, chunk in enumerate(chunks) if chunk[0] in _IMAGE_DATA)
+        chunks = [chunk for chunk in chunks if chunk[0] not in _IMAGE_DATA]
+        chunks[first:first] = [(b"ANIM", bytes(4) + struct.pack("<H", plays)), (b"ANMF", frame)]
+        header[0] |= _ANIMATED
+    left, body, merged = deque(durations), b"", sum(kind == b"ANMF" for kind, _ in chunks)
+    for kind, payload in chunks[1:]:
+        times = [0]
+        if kind == b"ANMF":
+            merged -= 1
+            shown = int.from_bytes(payload[12:15], "little")
+            times = [left.popleft()]
+            while left and (sum(times) < shown or not merged):
+                times.append(left.popleft())
+        if len(times) == 1:
+            body += _chunk(kind, payload)
+            continue
+        header[0] |= _HAS_ALPHA
+        stays = payload[15] & ~_CLEARED
+        body += _timed(payload[:12], times[0], stays, payload[16:])
+        width, height = (int.from_bytes(payload[at : at + 3], "little") + 1 for at in (6, 9))
+        buffer = io.BytesIO()
+        Image.new("RGBA", (width, height)).save(buffer, "WEBP", lossless=True)
+        nothing = _image_data(_chunks(buffer.getvalue()))
+        for time in times[1:-1]:
+            body += _timed(payload[:12], time, 0, nothing)
+        body += _timed(payload[:12], times[-1], payload[15] & _CLEARED, nothing)
+    body = b"WEBP" + _chunk(b"VP8X", bytes(header)) + body
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _timed(place: bytes, time: int, flags: int, image: bytes) -> bytes:
+    return _chunk(b"ANMF", place + time.to_bytes(3, "little") + bytes([flags]) + image)
+
+
+def _image_data(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(_chunk(*chunk) for chunk in chunks if chunk[0] in _IMAGE_DATA)
+
+
+def _chunk(kind: bytes, payload: bytes) -> bytes:
+    return kind + struct.pack("<I", len(payload)) + payload + bytes(len(payload) % 2)
+
+
+def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    file = io.BytesIO(data)
+    return [(kind, file.read(length)) for kind, length in riff_chunks(file)]

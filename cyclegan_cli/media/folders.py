@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -15,22 +16,6 @@ from pathlib import Path
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.files import is_special
 from cyclegan_cli.media.formats import PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
-
-__all__ = [
-    "Input",
-    "PlaceKeys",
-    "Verbatim",
-    "check_place",
-    "exists",
-    "find_inputs",
-    "find_pictures",
-    "fitting",
-    "is_folder",
-    "listed_names",
-    "natural_key",
-    "parse_list",
-    "read_list",
-]
 
 _READ = PICTURE_EXTENSIONS | VIDEO_EXTENSIONS
 _NAME_LIMIT = 255  # bytes of a file name, on nearly every file system
@@ -175,16 +160,17 @@ def walk(
     """
     found: list[Path] = []
     skipped = 0
-    seen = {_identity(without)} - {_identity(folder)} if without else set()
+    seen = set[tuple[int, int]]()
+    with contextlib.suppress(OSError):
+        seen = {_identity(without)} - {_identity(folder)} if without else seen
     folders, links = deque([folder]), deque[Path]()
     while folders or links:
         # Links last, so that a folder is found under its own name where it has one here.
         current = folders.popleft() if folders else links.popleft()
         try:
-            about = current.stat()
-            if (about.st_dev, about.st_ino) in seen:
+            if (identity := _identity(current)) in seen:
                 continue
-            seen.add((about.st_dev, about.st_ino))
+            seen.add(identity)
             with os.scandir(current) as scan:
                 entries = list(scan)
         except OSError as error:
@@ -207,11 +193,8 @@ def walk(
     return found, skipped
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        about = folder.stat()
-    except OSError:
-        return None
+def _identity(folder: Path) -> tuple[int, int]:
+    about = folder.stat()
     return about.st_dev, about.st_ino
 
 

@@ -15,26 +15,6 @@ from typing import BinaryIO
 
 from cyclegan_cli.errors import UsageError, pip_extra
 
-__all__ = [
-    "ANIMATED",
-    "HEIF_HINT",
-    "PAGED",
-    "PAINTED",
-    "PICTURE_EXTENSIONS",
-    "RAW_EXTENSIONS",
-    "VIDEO_EXTENSIONS",
-    "default_extension",
-    "extension_of",
-    "format_by_name",
-    "format_of",
-    "is_painting",
-    "is_video",
-    "may_be_read",
-    "riff_chunks",
-    "sniff",
-    "sniff_file",
-]
-
 # fmt: off
 _FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "MPO",
@@ -58,12 +38,8 @@ PAGED = frozenset({"TIFF"})  # formats that hold pages
 HEIF_HINT = pip_extra("heif")
 PAINTED = b"Painted by cyclegan"  # in the metadata of every picture and video that is written
 
-# The extension of a format, and what is written for one that cannot be, or that few can open.
-_EXTENSIONS = {
-    "JPEG": ".jpg", "MPO": ".jpg", "HEIF": ".heic", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif",
-    "TIFF": ".tif", "BMP": ".bmp", "AVIF": ".avif", "JPEG2000": ".jp2", "PPM": ".ppm",
-    "TGA": ".tga", "QOI": ".qoi", "PCX": ".pcx", "SGI": ".sgi",
-}  # fmt: skip
+# The first extension of a format, and what is written for one that cannot be, or that few can open.
+_EXTENSIONS = {name: ending for ending, name in reversed(_FORMATS.items())} | {"MPO": ".jpg"}
 _REPLACED = {".mpo": ".jpg", ".heic": ".jpg", ".heif": ".jpg", ".pgm": ".ppm", ".pbm": ".ppm"}
 
 # Cameras' raw files are TIFFs whose first picture is a preview the size of a stamp.

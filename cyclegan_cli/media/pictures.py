@@ -39,18 +39,6 @@ from cyclegan_cli.media.deep import (
 )
 from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED
 
-__all__ = [
-    "Array",
-    "Frame",
-    "Metadata",
-    "Picture",
-    "on_white",
-    "read_picture",
-    "read_rgb",
-    "read_small",
-    "tagged",
-]
-
 # What says who made a picture, when and how: text, ratings, and the numbers of the exposure. Other
 # tags say how pixels are stored, here or by some program, and could make another file unreadable.
 _TEXT = frozenset({11, 269, 270, 271, 272, 285, 305, 306, 315, 316, 33432})
@@ -116,14 +104,14 @@ class Picture:
         return self.frames[-1].duration is not None
 
 
-def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_rgb(path: Path) -> NDArray[np.uint8]:
     """The (first) picture in ``path`` as H×W×3 sRGB in 0..255, as a viewer shows it on white.
 
     Its orientation and colour profile are applied; transparency is composited on white.
     Raises PictureError, naming the file and the reason, for anything that cannot be read: missing,
-    empty, cut short, not a picture, more than ``max_pixels`` pixels.
+    empty, cut short, not a picture, more than ``MAX_PIXELS`` pixels.
     """
-    return read_small(path, max_pixels=max_pixels)[0]
+    return read_small(path)[0]
 
 
 def read_small(
@@ -176,9 +164,13 @@ def read_picture(
             check_memory(image, called, total)
             total += image.width * image.height
             pixels, alpha = _decode(image)
-            if index == 0:
-                metadata = _metadata(image)
-            frames.append(Frame(pixels, alpha, _duration(image, count, poster and index == 0)))
+            if index == 0:  # a block that cannot be parsed is left out: no reader could use it
+                xmp = _XMP_ORIENTATION.sub(b"", _packet(image))
+                metadata = Metadata(_exif(image), xmp, _dpi(image))
+            shown = None
+            if count > 1 and image.format in ANIMATED and not (poster and index == 0):
+                shown = float(image.info.get("duration") or 0)
+            frames.append(Frame(pixels, alpha, shown))
         return Picture(
             tuple(frames),
             mode,
@@ -188,12 +180,6 @@ def read_picture(
             name_of_format == "WEBP" and is_lossless_webp(source),
             metadata,
         )
-
-
-def _duration(image: Image.Image, count: int, poster: bool) -> float | None:
-    if count == 1 or poster or image.format not in ANIMATED:
-        return None
-    return float(image.info.get("duration") or 0)
 
 
 def _plays(image: Image.Image) -> int:
@@ -275,7 +261,8 @@ def on_white(pixels: Array, alpha: Array | None) -> NDArray[np.uint8]:
 
 def _orientation(image: Image.Image) -> int:
     """By EXIF, or by XMP where the EXIF says nothing."""
-    return _exif_orientation(image) or _xmp_orientation(image) or 1
+    found = _XMP_ORIENTATION.search(_packet(image))
+    return _exif_orientation(image) or (int(found[1] or found[2]) if found else 1) or 1
 
 
 def _turned(pixels: Array, orientation: int) -> Array:
@@ -292,26 +279,12 @@ def _turned(pixels: Array, orientation: int) -> Array:
 # -- what travels with a picture: EXIF, XMP, resolution; orientation and thumbnail do not ---------
 
 
-def _metadata(image: Image.Image) -> Metadata:
-    """What ``image`` carries, with the orientation reset and without thumbnail.
-
-    A block that cannot be parsed is left out: it would be no use to a reader either.
-    """
-    return Metadata(_exif(image), _XMP_ORIENTATION.sub(b"", _packet(image)), _dpi(image))
-
-
 def _exif_orientation(image: Image.Image) -> int | None:
     """The orientation in the EXIF, or None. Pillow adds that of XMP in its usual spelling."""
     try:
         return int(image.getexif()[ExifTags.Base.Orientation])
     except Exception:
         return None  # EXIF that cannot be parsed has no say; parsers of it fail in many ways
-
-
-def _xmp_orientation(image: Image.Image) -> int | None:
-    """The orientation in the XMP, or None."""
-    found = _XMP_ORIENTATION.search(_packet(image))
-    return int(found[1] or found[2]) if found else None
 
 
 def tagged(exif: bytes, dpi: tuple[float, float] | None = None) -> bytes:
@@ -361,13 +334,12 @@ def _packet(image: Image.Image) -> bytes:
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
     try:
-        x, y = (float(value) for value in image.info.get("dpi") or _exif_dpi(image.getexif()))
+        said, exif = image.info.get("dpi"), image.getexif()
+        if not said:
+            scale = {_INCH: 1.0, _CENTIMETRE: 2.54}[exif.get(_RESOLUTION_UNIT, _INCH)]
+            said = [float(exif[tag]) * scale for tag in _RESOLUTION]
+        x, y = (float(value) for value in said)
     except Exception:
         return None  # as for EXIF
     # 1 is what Pillow says of a TIFF that says nothing; JFIF fields end at 65535.
     return (x, y) if 1 < x < 65535 and 1 < y < 65535 else None
-
-
-def _exif_dpi(exif: Image.Exif) -> list[float]:
-    scale = {_INCH: 1.0, _CENTIMETRE: 2.54}[exif.get(_RESOLUTION_UNIT, _INCH)]
-    return [float(exif[tag]) * scale for tag in _RESOLUTION]

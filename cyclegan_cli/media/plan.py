@@ -18,13 +18,10 @@ from cyclegan_cli.media.folders import (
     check_place,
     exists,
     find_inputs,
-    find_pictures,
     fitting,
     is_folder,
     listed_names,
     natural_key,
-    parse_list,
-    read_list,
 )
 from cyclegan_cli.media.formats import (
     default_extension,
@@ -35,17 +32,6 @@ from cyclegan_cli.media.formats import (
     is_video,
     may_be_read,
 )
-
-__all__ = [
-    "Existing",
-    "Job",
-    "Plan",
-    "find_pictures",
-    "make_plan",
-    "parse_list",
-    "read_list",
-    "share_of_jobs",
-]
 
 Existing = Literal["refuse", "overwrite", "skip"]
 _REVERSE = "-reverse"  # what the name of an output in the direction Y -> X has after the style's
@@ -200,7 +186,11 @@ def _targets(
         raise UsageError(f"-o {output} is a file: several styles need a folder.", hint="-o FOLDER")
     if output is not None and not many and not _means_folder(output):
         source, target = found[0].path, Path(output)
-        _refuse_other_kind(source, target)
+        if is_video(source) and not is_video(target):
+            hint = "-o FILE.mp4, .mov, .mkv, .webm, .avi"
+            raise UsageError(f"{target} holds no video.", hint=hint)
+        if is_video(target) and not is_video(source):
+            raise UsageError(f"{source} is no video, and {target} is one.", hint="-o FILE.png")
         if is_video(source):
             file_format = format_of(target)
         return [Job(source, target, file_format or _known_format(target))]
@@ -211,7 +201,10 @@ def _targets(
         )
 
     def place(item: Input, stem: str) -> Path:
-        ending = _extension(item.path, file_format)
+        ending = default_extension(item.path)
+        if file_format is not None and not is_video(item.path):
+            same = format_of(item.path) == file_format
+            ending = item.path.suffix if same else extension_of(file_format)
         if output is None or several:
             ending = f"_{label}{ending}"
         path = item.path if output is None else Path(output) / (item.below or item.path.name)
@@ -273,14 +266,6 @@ def _distinct(found: list[Input], place: Callable[[Input, str], Path]) -> list[P
     return [chosen[index] for index in range(len(found))]
 
 
-def _refuse_other_kind(source: Path, target: Path) -> None:
-    """Raise UsageError where a video would become a picture, or a picture a video."""
-    if is_video(source) and not is_video(target):
-        raise UsageError(f"{target} holds no video.", hint="-o FILE.mp4, .mov, .mkv, .webm, .avi")
-    if is_video(target) and not is_video(source):
-        raise UsageError(f"{source} is no video, and {target} is one.", hint="-o FILE.png")
-
-
 def _means_folder(output: str) -> bool:
     """An existing folder, a name that ends in a separator, or one without an extension."""
     separators = tuple(s for s in (os.sep, os.altsep) if s)
@@ -298,19 +283,11 @@ def _known_format(target: Path) -> str:
     return format_by_name(known)
 
 
-def _extension(path: Path, file_format: str | None) -> str:
-    if file_format is None or is_video(path):
-        return default_extension(path)
-    return path.suffix if format_of(path) == file_format else extension_of(file_format)
-
-
 # -- refusals --------------------------------------------------------------------------------
 
 
 def _checked(
-    jobs: list[Job],
-    existing: Existing,
-    share: Callable[[list[Job]], list[Job]] | None = None,
+    jobs: list[Job], existing: Existing, share: Callable[[list[Job]], list[Job]] | None = None
 ) -> Plan:
     keys = PlaceKeys()
     sources = {keys.key(job.source) for job in jobs if job.source is not None}

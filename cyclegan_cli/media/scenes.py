@@ -8,8 +8,6 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from cyclegan_cli.randomness import choices
 
-__all__ = ["painting", "photograph"]
-
 Colour = tuple[int, int, int]
 
 

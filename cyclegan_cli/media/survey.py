@@ -21,19 +21,6 @@ from cyclegan_cli.errors import PictureError, counted
 from cyclegan_cli.files import digest_of
 from cyclegan_cli.media.pictures import read_small
 
-__all__ = [
-    "Domain",
-    "Look",
-    "Survey",
-    "Symptom",
-    "diagnose",
-    "domain_distance",
-    "look",
-    "same_picture",
-    "sizes",
-    "survey",
-]
-
 THUMBNAIL = 16  # side of what pictures are compared by
 _SIDE = 64  # side of what they are measured by
 _GREY = 8  # levels of 255 by which the channels of a grey picture may differ

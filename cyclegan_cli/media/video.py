@@ -27,8 +27,6 @@ from cyclegan_cli.errors import PictureError, counted
 from cyclegan_cli.files import atomic_path
 from cyclegan_cli.media.formats import PAINTED, sniff_file
 
-__all__ = ["Motion", "probe", "read_frames", "transcoded", "write_frames"]
-
 Frames: TypeAlias = NDArray[np.uint8]  # H×W×3
 
 _NO_TIME = -(2**62)  # ffmpeg's "no value" is the smallest integer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,8 +21,6 @@ from cyclegan_cli.painting.painter import Painter
 from cyclegan_cli.painting.pixels import Pixels, check
 from cyclegan_cli.painting.statistics import Array, Moments, OverrideStats
 from cyclegan_cli.painting.strips import Plan
-
-__all__ = ["BandPainter", "help_paint"]
 
 HALO = 4  # rows of a neighbour: more than the layers between two kept tensors need
 _MARGIN = 32  # rows of the picture around a band: more than the encoder needs
@@ -50,15 +48,16 @@ class _Task:
 class _Band:
     """The rows of one process: at every resolution, the same part of the height."""
 
-    def __init__(self, group: Group, height: int, unit: int) -> None:
-        self._group = group
+    def __init__(self, painter: Painter, group: Group, task: _Task) -> None:
+        self._painter, self._group, self._task = painter, group, task
+        height, unit = task.size[0], painter.unit
         self._units = units = height // unit  # rows of the smallest layer: a band has whole ones
         busy = min(group.size, max(1, height // _LEAST))
         self._bounds = [part.start for part in shares(units, busy)] + [units]
         self._bounds += [units] * (group.size - busy)
-        self.busy = busy  # small pictures want fewer processes
+        self._busy = busy  # small pictures want fewer processes
 
-    def of(self, rank: int, height: int) -> tuple[int, int]:
+    def _of(self, rank: int, height: int) -> tuple[int, int]:
         """[start, stop) of the rows of process ``rank``, of an array ``height`` rows high."""
         scale = height // self._units
         low, high = self._bounds[rank], self._bounds[rank + 1]
@@ -66,7 +65,56 @@ class _Band:
 
     def rows(self, height: int) -> tuple[int, int]:
         """Of this process."""
-        return self.of(self._group.rank, height)
+        return self._of(self._group.rank, height)
+
+    def needed(self, rank: int) -> tuple[int, int]:
+        """The picture's own rows that process ``rank`` paints from."""
+        (low, high), height = self._of(rank, self._task.size[0]), self._task.shape[0]
+        return max(0, min(low, height) - _MARGIN), min(height, high + _MARGIN)
+
+    def shown(self, rank: int) -> tuple[int, int]:
+        """The picture's own rows that process ``rank`` paints: without the padding."""
+        (low, high), height = self._of(rank, self._task.size[0]), self._task.shape[0]
+        return min(low, height), min(high, height)
+
+    def send(self, pixels: Pixels, rank: int) -> None:
+        """Send rows of the picture or of the painting."""
+        values = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
+        self._group.send(torch.from_numpy(values), rank)
+
+    def receive(self, rows: tuple[int, int], rank: int) -> Pixels:
+        """Rows [start, stop) that process ``rank`` sends."""
+        shape, dtype = (rows[1] - rows[0], *self._task.shape[1:]), np.dtype(self._task.dtype)
+        data = torch.empty(int(np.prod(shape)) * dtype.itemsize, dtype=torch.uint8)
+        self._group.receive(data, rank)
+        return data.numpy().view(dtype).reshape(shape)
+
+    def paint(self, pixels: Pixels, override: OverrideStats | None = None) -> Pixels:
+        """This process's rows of the result. ``pixels``: those that ``needed`` gives."""
+        task, rank = self._task, self._group.rank
+        backend = self._painter.backend_for(pixels, task.deep, task.code)
+        return self._painter.paint_rows(
+            *(backend, pixels, task.shape[0], self._agreed(backend), self.shown(rank)),
+            first=self.needed(rank)[0],
+            override_stats=self._pooled(override),
+            origin=task.origin,
+            band=self,
+        )
+
+    def _agreed(self, backend: Any) -> Plan:
+        """The first plan that all processes have the memory for."""
+        task, plans = self._task, list[Plan]()
+        with contextlib.suppress(PictureError):
+            plans = self._painter.plans(backend, task.shape, task.nbytes)
+        # The largest of each process's first possible plan is possible for all, if any is.
+        fits = [plan in plans for plan in task.plans]
+        vote = self._group.check_in(fits.index(True) if any(fits) else len(fits))
+        if self._group.check_in(int(vote == len(fits) or not fits[vote])):
+            raise PictureError(
+                "One of the processes has too little memory for its part of the picture.",
+                hint="Raise --max-memory, or paint it smaller: --resolution 2048.",
+            )
+        return task.plans[vote]
 
     def exchange(self, buffer: Any) -> None:
         """Fill the neighbours' rows into ``buffer``, …×h×w, beside this process's own."""
@@ -76,7 +124,7 @@ class _Band:
         # Even ranks send first, so that one of two neighbours always receives.
         for turn in (0, 1):
             for other in (rank - 1, rank + 1):
-                if not 0 <= other < self.busy or rank >= self.busy:
+                if not 0 <= other < self._busy or rank >= self._busy:
                     continue
                 if (rank % 2 == 0) == (turn == 0):
                     own = slice(low, low + HALO) if other < rank else slice(high - HALO, high)
@@ -87,7 +135,7 @@ class _Band:
                     self._group.receive(halo, other)
                     tensor[..., theirs, :] = halo
 
-    def pooled(self, override: OverrideStats | None, overridden: bool) -> OverrideStats:
+    def _pooled(self, override: OverrideStats | None) -> OverrideStats:
         """Gives the statistics of the whole picture, as the first process overrides them."""
 
         def pool(number: int, own: Moments) -> Moments:
@@ -99,7 +147,7 @@ class _Band:
             m2 = own_m2 + own.count * (own_mean - mean) ** 2
             self._group.sum_([m2])
             moments = Moments(int(count), mean.numpy(), m2.numpy())
-            if not overridden:
+            if not self._task.overridden:
                 return moments
             if override is not None:
                 moments = override(number, moments)
@@ -147,19 +195,17 @@ class BandPainter:
             raise
 
     def _paint_all(self, task: _Task, pixels: Pixels, override: OverrideStats | None) -> Pixels:
-        group, band = self._group, _Band(self._group, task.size[0], self._painter.unit)
+        group, band = self._group, _Band(self._painter, self._group, task)
         group.first(task)
         for rank in range(1, group.size):
-            low, high = _needed(band, rank, task)
-            group.send(_tensor(pixels[low:high]), rank)
+            low, high = band.needed(rank)
+            band.send(pixels[low:high], rank)
         painted = np.empty_like(pixels, order="C")
-        own = _paint_band(self._painter, group, task, band, pixels, override)
+        own = band.paint(pixels, override)
         painted[: len(own)] = own
         for rank in range(1, group.size):
-            low, high = _shown(band, rank, task)
-            part = torch.empty(painted[low:high].nbytes, dtype=torch.uint8)
-            group.receive(part, rank)
-            painted[low:high] = part.numpy().view(pixels.dtype).reshape(painted[low:high].shape)
+            low, high = band.shown(rank)
+            painted[low:high] = band.receive((low, high), rank)
         return painted
 
     def finish(self) -> None:
@@ -171,70 +217,8 @@ class BandPainter:
 
 def help_paint(painter: Painter, group: Group) -> None:
     """Paint this process's bands of the first process's pictures, until it finishes."""
-    while (task := group.first(_none())) is not None:
-        band = _Band(group, task.size[0], painter.unit)
-        low, high = _needed(band, group.rank, task)
-        width, channels = task.shape[1:]
-        dtype = np.dtype(task.dtype)
-        data = torch.empty((high - low) * width * channels * dtype.itemsize, dtype=torch.uint8)
-        group.receive(data, 0)
-        pixels = data.numpy().view(dtype).reshape(high - low, width, channels)
+    while (task := group.first(cast("_Task | None", None))) is not None:
+        band = _Band(painter, group, task)
+        pixels = band.receive(band.needed(group.rank), 0)
         with contextlib.suppress(PictureError):
-            own = _paint_band(painter, group, task, band, pixels, None)
-            group.send(_tensor(own), 0)
-
-
-def _none() -> _Task | None:
-    return None
-
-
-def _paint_band(
-    painter: Painter,
-    group: Group,
-    task: _Task,
-    band: _Band,
-    pixels: Pixels,
-    override: OverrideStats | None,
-) -> Pixels:
-    """This process's rows of the result. ``pixels``: the rows that ``_needed`` gives."""
-    backend = painter.backend_for(pixels, task.deep, task.code)
-    plan = _agreed(painter, backend, group, task)
-    return painter.paint_rows(
-        *(backend, pixels, task.shape[0], plan, _shown(band, group.rank, task)),
-        first=_needed(band, group.rank, task)[0],
-        override_stats=band.pooled(override, task.overridden),
-        origin=task.origin,
-        band=band,
-    )
-
-
-def _agreed(painter: Painter, backend: Any, group: Group, task: _Task) -> Plan:
-    """The first plan that all processes have the memory for."""
-    plans: list[Plan] = []
-    with contextlib.suppress(PictureError):
-        plans = painter.plans(backend, task.shape, task.nbytes)
-    # The largest of each process's first possible plan is possible for all, if any is.
-    fits = [plan in plans for plan in task.plans]
-    vote = group.check_in(fits.index(True) if any(fits) else len(fits))
-    if group.check_in(int(vote == len(fits) or not fits[vote])):
-        raise PictureError(
-            "One of the processes has too little memory for its part of the picture.",
-            hint="Raise --max-memory, or paint it smaller: --resolution 2048.",
-        )
-    return task.plans[vote]
-
-
-def _needed(band: _Band, rank: int, task: _Task) -> tuple[int, int]:
-    """The picture's own rows that process ``rank`` paints from."""
-    low, high = band.of(rank, task.size[0])
-    return max(0, min(low, task.shape[0]) - _MARGIN), min(task.shape[0], high + _MARGIN)
-
-
-def _shown(band: _Band, rank: int, task: _Task) -> tuple[int, int]:
-    """The picture's own rows that process ``rank`` paints: without the padding."""
-    low, high = band.of(rank, task.size[0])
-    return min(low, task.shape[0]), min(high, task.shape[0])
-
-
-def _tensor(pixels: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8))
+            band.send(band.paint(pixels), 0)

@@ -13,34 +13,22 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
 from cyclegan_cli.errors import CycleganError, PictureError
+from cyclegan_cli.media.colour import Array
 from cyclegan_cli.media.encoding import write_picture
 from cyclegan_cli.media.formats import is_video
-from cyclegan_cli.media.pictures import Array, Frame, Picture, read_picture
+from cyclegan_cli.media.pictures import Frame, Picture, read_picture
 from cyclegan_cli.media.plan import Job
 from cyclegan_cli.media.video import Motion, probe, read_frames, transcoded, write_frames
 from cyclegan_cli.painting.statistics import OverrideStats
 from cyclegan_cli.painting.steady import Steady
 from cyclegan_cli.settings import TranslateSettings
-
-__all__ = [
-    "Done",
-    "Event",
-    "Failed",
-    "FramePainted",
-    "MediaEvent",
-    "Paint",
-    "PaintFrame",
-    "Sounds",
-    "translate_media",
-    "translate_pictures",
-]
 
 Paint: TypeAlias = Callable[[Array], Array]  # H×W×3 uint8 or uint16 in, the same (or wider) out
 _PATIENCE = 10.0  # seconds to wait, when stopped, for a reader that may hang on a pipe
@@ -128,10 +116,9 @@ def translate_pictures(
     raises.
     """
     stop = threading.Event()
-    before, behind = threading.Semaphore(2), threading.Semaphore(1)
+    before = threading.Semaphore(2)
     to_paint: queue.SimpleQueue[_Step | BaseException | None] = queue.SimpleQueue()
-    to_write: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
-    events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
+    writing: Future[Event] | None = None
 
     def read_ahead() -> None:
         try:
@@ -144,83 +131,70 @@ def translate_pictures(
         except BaseException as error:  # else the main thread would wait forever
             to_paint.put(error)
 
-    def write_behind() -> None:
-        while (step := to_write.get()) is not None:
-            try:
-                events.put(_write(step, settings, stdout))
-            except BaseException as error:
-                events.put(error)
-            del step
-            behind.release()
-
-    # No daemon: the writer finishes its file when the program ends.
+    # A daemon, since it may hang on a pipe; the writer finishes its file when the program ends.
     reader = threading.Thread(target=read_ahead, name="read-ahead", daemon=True)
-    writer = threading.Thread(target=write_behind, name="write-behind")
+    writer = ThreadPoolExecutor(1, "write-behind")
     try:
         reader.start()
-        writer.start()
         while (step := to_paint.get()) is not None:
             if isinstance(step, BaseException):
                 raise step
             step = _paint(step, paint)
             before.release()
-            behind.acquire()
-            to_write.put(step)
+            written = None if writing is None else writing.result()
+            writing = writer.submit(_write, step, settings, stdout)
             del step
-            yield from _ready(events)
-        behind.acquire()  # the last one is written
-        yield from _ready(events)
+            if written is not None:
+                yield written
+        if writing is not None:
+            yield writing.result()
     finally:
         stop.set()
         before.release()
-        to_write.put(None)
-        if writer.ident is not None:
-            writer.join()
+        writer.shutdown()
         if reader.ident is not None:
             reader.join(_PATIENCE)
 
 
-def _ready(events: queue.SimpleQueue[Event | BaseException]) -> Iterator[Event]:
-    while not events.empty():
-        event = events.get()
-        if isinstance(event, BaseException):
-            raise event
-        yield event
+@contextlib.contextmanager
+def _unforeseen(name: object, verb: str) -> Iterator[None]:
+    """An error that no one raises on purpose becomes a PictureError of the file ``name``."""
+    try:
+        yield
+    except (CycleganError, BrokenPipeError):
+        raise
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        message = f"{name} could not be {verb}: {reason or type(error).__name__}."
+        raise PictureError(message) from error
 
 
 def _read(job: Job, stdin: bytes, settings: TranslateSettings) -> _Step:
     start = time.perf_counter()
     outcome: Picture | CycleganError
     try:
-        outcome = read_picture(stdin if job.source is None else job.source, settings.max_pixels)
+        with _unforeseen(job.source or "stdin", "read"):
+            source = stdin if job.source is None else job.source
+            outcome = read_picture(source, settings.max_pixels)
     except CycleganError as error:
         outcome = error
-    except Exception as error:
-        outcome = _failure(job.source or "stdin", "read", error)
     return _Step(job, outcome, time.perf_counter() - start)
 
 
-def _failure(name: Path | str, verb: str, error: Exception) -> PictureError:
-    """An unexpected error as one of a file."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    failure = PictureError(f"{name} could not be {verb}: {reason or type(error).__name__}.")
-    failure.__cause__ = error
-    return failure
-
-
 def _paint(step: _Step, paint: Paint) -> _Step:
-    if not isinstance(step.outcome, Picture):
+    picture, name, start = step.outcome, step.job.source or "stdin", time.perf_counter()
+    if not isinstance(picture, Picture):
         return step
-    start = time.perf_counter()
     outcome: Picture | CycleganError
     try:
-        frames = tuple(_paint_frame(frame, paint) for frame in step.outcome.frames)
-        outcome = dataclasses.replace(step.outcome, frames=frames)
+        with _unforeseen(name, "painted"):
+            try:
+                frames = tuple(_paint_frame(frame, paint) for frame in picture.frames)
+            except CycleganError as error:
+                raise PictureError(f"{name}: {error}", hint=error.hint) from error
+            outcome = dataclasses.replace(picture, frames=frames)
     except CycleganError as error:
-        outcome = PictureError(f"{step.job.source or 'stdin'}: {error}", hint=error.hint)
-        outcome.__cause__ = error
-    except Exception as error:
-        outcome = _failure(step.job.source or "stdin", "painted", error)
+        outcome = error
     return _Step(step.job, outcome, step.seconds + time.perf_counter() - start)
 
 
@@ -233,30 +207,22 @@ def _paint_frame(frame: Frame, paint: Paint) -> Frame:
 
 
 def _write(step: _Step, settings: TranslateSettings, stdout: BinaryIO | None) -> Event:
-    job, picture = step.job, step.outcome
+    job, picture, start = step.job, step.outcome, time.perf_counter()
     if not isinstance(picture, Picture):
         return Failed(job, picture)
-    start = time.perf_counter()
-    destination = job.target or stdout
-    if destination is None:
-        return Failed(job, PictureError("There is no stdout to write to."))
     try:
-        count = write_picture(
-            picture,
-            destination,
-            job.format,
-            quality=settings.quality,
-            strip_metadata=settings.strip_metadata,
-        )
-    except BrokenPipeError:
-        raise
-    except PictureError as error:
+        with _unforeseen(job.target or "stdout", "written"):
+            if (destination := job.target or stdout) is None:
+                raise PictureError("There is no stdout to write to.")
+            count = write_picture(
+                *(picture, destination, job.format),
+                quality=settings.quality,
+                strip_metadata=settings.strip_metadata,
+            )
+    except CycleganError as error:
         return Failed(job, error)
-    except Exception as error:
-        return Failed(job, _failure(job.target or "stdout", "written", error))
     height, width = picture.frames[0].pixels.shape[:2]
-    seconds = step.seconds + time.perf_counter() - start
-    return Done(job, (width, height), count, seconds)
+    return Done(job, (width, height), count, step.seconds + time.perf_counter() - start)
 
 
 # -- videos ---------------------------------------------------------------------------------------
@@ -291,21 +257,18 @@ def _translate_video(
 ) -> Generator[MediaEvent, None, None]:
     start = time.perf_counter()
     try:
-        assert job.source is not None
-        motion = probe(job.source)
-        pixels = motion.width * motion.height
-        if pixels > settings.max_pixels:
-            raise PictureError(
-                f"{job.source} has {pixels} pixels a frame, more than --max-pixels.",
-                hint=f"--max-pixels {pixels}",
-            )
-        count, size = yield from _frames(job, motion, paint, settings)
+        with _unforeseen(job.source, "painted"):
+            assert job.source is not None
+            motion = probe(job.source)
+            pixels = motion.width * motion.height
+            if pixels > settings.max_pixels:
+                raise PictureError(
+                    f"{job.source} has {pixels} pixels a frame, more than --max-pixels.",
+                    hint=f"--max-pixels {pixels}",
+                )
+            count, size = yield from _frames(job, motion, paint, settings)
     except CycleganError as error:
         yield Failed(job, error)
-    except (Exception, RecursionError) as error:
-        failure = PictureError(f"{job.source} could not be painted: {error}.")
-        failure.__cause__ = error
-        yield Failed(job, failure)
     else:
         yield Done(job, size, count, time.perf_counter() - start)
 

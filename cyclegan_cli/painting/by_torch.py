@@ -20,195 +20,11 @@ from cyclegan_cli.engine.layers import EPS, Layer
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
 from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, varies
-from cyclegan_cli.painting.strips import Place, Rows, Scratch
+from cyclegan_cli.painting.strips import Place, Rows, Scratch, needed
 from cyclegan_cli.settings import Precision
-
-__all__ = ["TorchBackend", "is_out_of_memory", "measure", "normalise", "paints_tensors"]
 
 Read = Callable[[int, int], Tensor]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class TorchBackend:
-    """``evaluate.Backend`` on tensors, 1×C×h×W.
-
-    ``precision``: what convolutions compute in; the picture, the sum with it and all statistics are
-    float32.
-    """
-
-    workspace_threads = 0
-
-    def __init__(self, weights: Weights, device: str, precision: Precision) -> None:
-        self.device, self.dtype = torch.device(device), _DTYPES[precision]
-        self.itemsize = self.dtype.itemsize
-        self._tensors = {
-            name: torch.from_numpy(array).to(self.device, self.dtype)
-            for name, array in weights.tensors.items()
-        }
-        matrix = weights.tensors.get(RECOLOUR)
-        self._recolour = None if matrix is None else torch.from_numpy(matrix).to(self.device)
-
-    @staticmethod
-    def session() -> AbstractContextManager[object]:
-        """Entered while a picture is painted."""
-        return torch.inference_mode()
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        return is_out_of_memory(error)
-
-    def release(self) -> None:
-        """Free what is kept for later pictures."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    # -- pictures ----------------------------------------------------------------------------------
-
-    def from_pixels(self, pixels: Pixels, channels: int) -> Tensor:
-        return to_tensor(pixels, channels, self.device)
-
-    def with_grain(self, values: Tensor, grain: Any) -> Tensor:
-        return values + torch.from_numpy(grain).to(self.device)
-
-    def with_channel(self, values: Tensor, grain: Any) -> Tensor:
-        return torch.cat([values, torch.from_numpy(grain[None]).to(self.device)], dim=1)
-
-    def to_pixels(self, strip: Tensor, dtype: np.dtype[Any]) -> Pixels:
-        return to_pixels(strip, dtype)
-
-    # -- layers ------------------------------------------------------------------------------------
-
-    def apply(self, layer: Layer, source: Rows[Tensor]) -> Rows[Tensor]:
-        read: Read
-        if layer.kind == "reflect":
-            read = _reflect(layer.padding, source)
-        elif layer.kind == "conv":
-            read = self._conv(layer, source)
-        elif layer.kind == "conv_transpose":
-            read = self._conv_transpose(layer, source)
-        elif layer.kind == "upsample":
-            read = _upsample(source)
-        elif layer.kind == "relu":
-            read = _each(torch.relu_ if source.fresh else torch.relu, source)
-        elif layer.kind == "tanh":
-            read = _each(torch.tanh_ if source.fresh else torch.tanh, source)
-        elif layer.kind == "leaky_relu":
-            read = _each(lambda x: functional.leaky_relu(x, layer.slope), source)
-        else:
-            raise TypeError(f"rows of a layer of kind {layer.kind} cannot be computed")
-        return dataclasses.replace(source.output_of(layer), read=read)
-
-    def _weights(self, layer: Layer) -> tuple[Tensor, Tensor]:
-        return self._tensors[f"{layer.name}.weight"], self._tensors[f"{layer.name}.bias"]
-
-    def _conv(self, layer: Layer, source: Rows[Tensor]) -> Read:
-        kernel, stride, pad = layer.kernel, layer.stride, layer.padding
-
-        def read(start: int, stop: int) -> Tensor:
-            first, end = start * stride - pad, (stop - 1) * stride - pad + kernel
-            low, high = max(first, 0), min(end, source.height)
-            rows = source.read(low, high).to(self.dtype)
-            if (low, high) != (first, end):
-                rows = functional.pad(rows, (0, 0, low - first, end - high))
-            weights = self._weights(layer)
-            return functional.conv2d(rows, *weights, stride, (0, pad), groups=layer.groups)
-
-        return read
-
-    def _conv_transpose(self, layer: Layer, source: Rows[Tensor]) -> Read:
-        kernel, stride, pad = layer.kernel, layer.stride, layer.padding
-
-        def read(start: int, stop: int) -> Tensor:
-            # Row i of the source adds to the rows i·stride − pad … i·stride − pad + kernel − 1.
-            low = max(0, -((kernel - 1 - start - pad) // stride))
-            high = min(source.height, (stop - 1 + pad) // stride + 1)
-            rows = functional.conv_transpose2d(
-                *(source.read(low, high), *self._weights(layer), stride),
-                padding=(0, pad),
-                output_padding=(0, 1),
-            )
-            skip = start + pad - low * stride
-            return rows[:, :, skip : skip + stop - start]
-
-        return read
-
-    # -- statistics --------------------------------------------------------------------------------
-
-    def measure(self, strip: Tensor) -> Moments:
-        return measure(strip)
-
-    def normalised(self, source: Rows[Tensor], moments: Moments) -> Rows[Tensor]:
-        def read(start: int, stop: int) -> Tensor:
-            return normalise(source.read(start, stop), moments, in_place=source.fresh)
-
-        return dataclasses.replace(source.derived(*source.shape), read=read)
-
-    # -- what is kept ------------------------------------------------------------------------------
-
-    def in_memory(self, values: Tensor) -> Rows[Tensor]:
-        def read(start: int, stop: int) -> Tensor:
-            return values[:, :, start:stop].to(self.device)
-
-        channels, height, width = values.shape[1:]
-        cost = channels * width * self.itemsize
-        return Rows(channels, height, width, self.itemsize, cost, read=read)
-
-    def added(self, source: Rows[Tensor], other: Rows[Tensor]) -> Rows[Tensor]:
-        def read(start: int, stop: int) -> Tensor:
-            return source.read(start, stop).add_(other.read(start, stop))
-
-        return dataclasses.replace(source.derived(*source.shape), read=read)
-
-    def accumulate(self, total: Tensor, source: Rows[Tensor], start: int) -> None:
-        part = source.read(start, start + total.shape[2])
-        total.copy_(part.add_(total)) if total.device != part.device else total.add_(part)
-
-    def whole(self, rows: Rows[Tensor]) -> Tensor:
-        return rows.read(0, rows.height).contiguous()
-
-    def empty(self, rows: Rows[Tensor], place: Place, scratch: Scratch) -> Tensor:
-        shape = (1, *rows.shape)
-        if place == "disk":
-            return torch.frombuffer(scratch.buffer(rows.bytes), dtype=self.dtype).view(shape)
-        device = self.device if place == "device" else "cpu"
-        return torch.empty(shape, dtype=self.dtype, device=device)
-
-    def write(self, buffer: Tensor, start: int, strip: Tensor) -> None:
-        buffer[:, :, start : start + strip.shape[2]].copy_(strip)
-
-    def finish(self, strip: Tensor, source: Tensor | None) -> Tensor:
-        strip = strip.float()
-        if source is None or self._recolour is None:
-            return strip if source is None else strip.add_(source)
-        inputs = self._recolour.shape[1] - 1
-        colours = torch.tensordot(self._recolour[:, :inputs], source[0, :inputs], dims=1)
-        return strip.add_(colours).add_(self._recolour[:, inputs, None, None])
-
-
-def _each(function: Callable[[Tensor], Tensor], source: Rows[Tensor]) -> Read:
-    return lambda start, stop: function(source.read(start, stop))
-
-
-def _reflect(pad: int, source: Rows[Tensor]) -> Read:
-    def read(start: int, stop: int) -> Tensor:
-        first, end = start - pad, stop - pad  # in the source's rows; beyond it: mirrored
-        top, bottom = max(0, -first), max(0, end - source.height)
-        low = min(max(first, 0), source.height - 1 - bottom) if bottom else max(first, 0)
-        high = max(min(end, source.height), top + 1) if top else min(end, source.height)
-        rows = functional.pad(source.read(low, high), (pad, pad, top, bottom), mode="reflect")
-        skip = first - (low - top)
-        return rows[:, :, skip : skip + stop - start]
-
-    return read
-
-
-def _upsample(source: Rows[Tensor]) -> Read:
-    def read(start: int, stop: int) -> Tensor:
-        low = start // 2
-        rows = source.read(low, -(-stop // 2))
-        rows = functional.interpolate(rows, scale_factor=2, mode="nearest")
-        return rows[:, :, start - low * 2 : stop - low * 2]
-
-    return read
 
 
 def measure(x: Tensor) -> Moments:
@@ -291,3 +107,175 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         word in str(error) for word in words
     )
+
+
+class TorchBackend:
+    """``evaluate.Backend`` on tensors, 1×C×h×W.
+
+    ``precision``: what convolutions compute in; the picture, the sum with it and all statistics are
+    float32.
+    """
+
+    workspace_threads = 0
+    is_out_of_memory = staticmethod(is_out_of_memory)
+    to_pixels = staticmethod(to_pixels)
+    measure = staticmethod(measure)
+
+    def __init__(self, weights: Weights, device: str, precision: Precision) -> None:
+        self.device, self.dtype = torch.device(device), _DTYPES[precision]
+        self.itemsize = self.dtype.itemsize
+        self._tensors = {
+            name: torch.from_numpy(array).to(self.device, self.dtype)
+            for name, array in weights.tensors.items()
+        }
+        matrix = weights.tensors.get(RECOLOUR)
+        self._recolour = None if matrix is None else torch.from_numpy(matrix).to(self.device)
+
+    @staticmethod
+    def session() -> AbstractContextManager[object]:
+        """Entered while a picture is painted."""
+        return torch.inference_mode()
+
+    def release(self) -> None:
+        """Free what is kept for later pictures."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    # -- pictures ----------------------------------------------------------------------------------
+
+    def from_pixels(self, pixels: Pixels, channels: int) -> Tensor:
+        return to_tensor(pixels, channels, self.device)
+
+    def with_grain(self, values: Tensor, grain: Any) -> Tensor:
+        return values + torch.from_numpy(grain).to(self.device)
+
+    def with_channel(self, values: Tensor, grain: Any) -> Tensor:
+        return torch.cat([values, torch.from_numpy(grain[None]).to(self.device)], dim=1)
+
+    # -- layers ------------------------------------------------------------------------------------
+
+    def apply(self, layer: Layer, source: Rows[Tensor]) -> Rows[Tensor]:
+        read: Read
+        if layer.kind == "reflect":
+            read = _reflect(layer.padding, source)
+        elif layer.kind == "conv":
+            read = self._conv(layer, source)
+        elif layer.kind == "conv_transpose":
+            read = self._conv_transpose(layer, source)
+        elif layer.kind == "upsample":
+            read = _upsample(source)
+        elif layer.kind == "relu":
+            read = _each(torch.relu_ if source.fresh else torch.relu, source)
+        elif layer.kind == "tanh":
+            read = _each(torch.tanh_ if source.fresh else torch.tanh, source)
+        elif layer.kind == "leaky_relu":
+            read = _each(lambda x: functional.leaky_relu(x, layer.slope), source)
+        else:
+            raise TypeError(f"rows of a layer of kind {layer.kind} cannot be computed")
+        return dataclasses.replace(source.output_of(layer), read=read)
+
+    def _weights(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        return self._tensors[f"{layer.name}.weight"], self._tensors[f"{layer.name}.bias"]
+
+    def _conv(self, layer: Layer, source: Rows[Tensor]) -> Read:
+        kernel, stride, pad = layer.kernel, layer.stride, layer.padding
+
+        def read(start: int, stop: int) -> Tensor:
+            first, end = start * stride - pad, (stop - 1) * stride - pad + kernel
+            low, high = max(first, 0), min(end, source.height)
+            rows = source.read(low, high).to(self.dtype)
+            if (low, high) != (first, end):
+                rows = functional.pad(rows, (0, 0, low - first, end - high))
+            weights = self._weights(layer)
+            return functional.conv2d(rows, *weights, stride, (0, pad), groups=layer.groups)
+
+        return read
+
+    def _conv_transpose(self, layer: Layer, source: Rows[Tensor]) -> Read:
+        kernel, stride, pad = layer.kernel, layer.stride, layer.padding
+
+        def read(start: int, stop: int) -> Tensor:
+            # Row i of the source adds to the rows i·stride − pad … i·stride − pad + kernel − 1.
+            low = max(0, -((kernel - 1 - start - pad) // stride))
+            high = min(source.height, (stop - 1 + pad) // stride + 1)
+            rows = functional.conv_transpose2d(
+                *(source.read(low, high), *self._weights(layer), stride),
+                padding=(0, pad),
+                output_padding=(0, 1),
+            )
+            skip = start + pad - low * stride
+            return rows[:, :, skip : skip + stop - start]
+
+        return read
+
+    def normalised(self, source: Rows[Tensor], moments: Moments) -> Rows[Tensor]:
+        def read(start: int, stop: int) -> Tensor:
+            return normalise(source.read(start, stop), moments, in_place=source.fresh)
+
+        return dataclasses.replace(source.derived(*source.shape), read=read)
+
+    # -- what is kept ------------------------------------------------------------------------------
+
+    def in_memory(self, values: Tensor) -> Rows[Tensor]:
+        def read(start: int, stop: int) -> Tensor:
+            return values[:, :, start:stop].to(self.device)
+
+        channels, height, width = values.shape[1:]
+        cost = channels * width * self.itemsize
+        return Rows(channels, height, width, self.itemsize, cost, read=read)
+
+    def added(self, source: Rows[Tensor], other: Rows[Tensor]) -> Rows[Tensor]:
+        def read(start: int, stop: int) -> Tensor:
+            return source.read(start, stop).add_(other.read(start, stop))
+
+        return dataclasses.replace(source.derived(*source.shape), read=read)
+
+    def accumulate(self, total: Tensor, source: Rows[Tensor], start: int) -> None:
+        part = source.read(start, start + total.shape[2])
+        total.copy_(part.add_(total)) if total.device != part.device else total.add_(part)
+
+    def whole(self, rows: Rows[Tensor]) -> Tensor:
+        return rows.read(0, rows.height).contiguous()
+
+    def empty(self, rows: Rows[Tensor], place: Place, scratch: Scratch) -> Tensor:
+        shape = (1, *rows.shape)
+        if place == "disk":
+            return torch.frombuffer(scratch.buffer(rows.bytes), dtype=self.dtype).view(shape)
+        device = self.device if place == "device" else "cpu"
+        return torch.empty(shape, dtype=self.dtype, device=device)
+
+    def write(self, buffer: Tensor, start: int, strip: Tensor) -> None:
+        buffer[:, :, start : start + strip.shape[2]].copy_(strip)
+
+    def finish(self, strip: Tensor, source: Tensor | None) -> Tensor:
+        strip = strip.float()
+        if source is None or self._recolour is None:
+            return strip if source is None else strip.add_(source)
+        inputs = self._recolour.shape[1] - 1
+        colours = torch.tensordot(self._recolour[:, :inputs], source[0, :inputs], dims=1)
+        return strip.add_(colours).add_(self._recolour[:, inputs, None, None])
+
+
+def _each(function: Callable[[Tensor], Tensor], source: Rows[Tensor]) -> Read:
+    return lambda start, stop: function(source.read(start, stop))
+
+
+def _reflect(pad: int, source: Rows[Tensor]) -> Read:
+    def read(start: int, stop: int) -> Tensor:
+        low, high = needed((start, stop), source.height, pad, mirror=True, enlarge=False)
+        top, bottom = max(0, pad - start), max(0, stop - pad - source.height)
+        rows = functional.pad(source.read(low, high), (pad, pad, top, bottom), mode="reflect")
+        skip = start - pad - (low - top)
+        return rows[:, :, skip : skip + stop - start]
+
+    return read
+
+
+def _upsample(source: Rows[Tensor]) -> Read:
+    def read(start: int, stop: int) -> Tensor:
+        low = start // 2
+        rows = source.read(low, -(-stop // 2))
+        rows = functional.interpolate(rows, scale_factor=2, mode="nearest")
+        return rows[:, :, start - low * 2 : stop - low * 2]
+
+    return read

@@ -5,21 +5,29 @@ Colours are combined in OKLab (Ottosson, "A perceptual color space for image pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan_cli.painting.memory import check_memory
-from cyclegan_cli.painting.pixels import Pixels, Planes, check, from_planes, to_planes
-from cyclegan_cli.painting.resample import Enlarger, matmul_left, resized
+from cyclegan_cli.media.colour import encode_srgb
+from cyclegan_cli.painting.pixels import (
+    Enlarger,
+    Pixels,
+    Planes,
+    check,
+    from_planes,
+    matmul_left,
+    resized,
+    to_planes,
+)
+from cyclegan_cli.painting.strips import check_memory
 from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
+    from cyclegan_cli.painting.bands import BandPainter
+    from cyclegan_cli.painting.painter import Painter
     from cyclegan_cli.painting.statistics import OverrideStats
-
-__all__ = ["Paints", "paint_picture", "with_colors_of"]
 
 _STRIP = 2**17  # pixels of a strip: they stay in the processor's caches
 # Bytes a pixel of the painting: photo, painting as pixels and as planes, the Enlarger's maps.
@@ -44,21 +52,8 @@ _BACK = (np.linalg.inv(_LAB).astype(np.float32), np.linalg.inv(_LMS).astype(np.f
 _LUMINANCE = np.array([[0.2126, 0.7152, 0.0722]], np.float32)  # of linear sRGB
 
 
-class Paints(Protocol):
-    """Paints H×W×3 pixels at their size: ``painter.Painter``, or several processes together."""
-
-    def paint(
-        self,
-        pixels: Pixels,
-        *,
-        override_stats: OverrideStats | None = None,
-        origin: tuple[int, int] = (0, 0),
-        deep: bool | None = None,
-    ) -> Pixels: ...
-
-
 def paint_picture(
-    painter: Paints,
+    painter: Painter | BandPainter,
     pixels: Pixels,
     settings: TranslateSettings,
     *,
@@ -73,8 +68,7 @@ def paint_picture(
     PictureError for arrays of another shape or type, and if memory is short.
     """
     check(pixels)
-    strength = settings.strength
-    if strength == 0:
+    if settings.strength == 0:
         painted = pixels.copy()
     else:
         painted = _painted(painter, pixels, settings, override_stats, origin)
@@ -82,7 +76,7 @@ def paint_picture(
 
 
 def _painted(
-    painter: Paints,
+    painter: Painter | BandPainter,
     pixels: Pixels,
     settings: TranslateSettings,
     override_stats: OverrideStats | None,
@@ -96,7 +90,9 @@ def _painted(
             return result
     else:
         result = np.empty_like(pixels, order="C")
-    for start, stop in _strips(height, width):
+    step = max(1, _STRIP // width)
+    for start in range(0, height, step):
+        stop = min(start + step, height)
         photo = to_planes(pixels[start:stop], 3)
         if enlarger is None:
             painting = to_planes(result[start:stop], 3)
@@ -105,13 +101,15 @@ def _painted(
         if settings.keep_color:
             painting = with_colors_of(photo, painting)
         if settings.strength < 1.0:
-            painting = _blended(photo, painting, settings.strength)
+            painting -= photo
+            painting *= np.float32(settings.strength)
+            painting += photo
         result[start:stop] = from_planes(painting, pixels.dtype)
     return result
 
 
 def _at_resolution(
-    painter: Paints,
+    painter: Painter | BandPainter,
     pixels: Pixels,
     settings: TranslateSettings,
     override_stats: OverrideStats | None,
@@ -141,20 +139,6 @@ def _at_resolution(
     return Enlarger(photo, to_planes(painted, 3), (height, width))
 
 
-def _blended(photo: Planes, painting: Planes, share: float) -> Planes:
-    """``share`` of the painting and the rest of the photo; changes ``painting``."""
-    painting -= photo
-    painting *= np.float32(share)
-    painting += photo
-    return painting
-
-
-def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
-    step = max(1, _STRIP // width)
-    for start in range(0, height, step):
-        yield start, min(start + step, height)
-
-
 # -- colours --------------------------------------------------------------------------------------
 
 
@@ -167,7 +151,8 @@ def with_colors_of(photo: Planes, painting: Planes) -> Planes:
     lab, light = _to_lab(photo), _to_lab(painting)[0]
     lab[1:] *= np.minimum(light / np.maximum(lab[0], np.float32(1e-3)), np.float32(1.5))
     lab[0] = light
-    coded = _encode(_into_gamut(_from_lab(lab)))
+    roots = _mix(_BACK[0], lab)
+    coded = encode_srgb(_into_gamut(_mix(_BACK[1], roots * roots * roots)))
     coded *= np.float32(2.0)
     coded -= np.float32(1.0)
     return np.clip(coded, -1.0, 1.0, out=coded)
@@ -180,12 +165,6 @@ def _to_lab(picture: Planes) -> Planes:
     linear = np.where(coded <= np.float32(0.04045), coded / np.float32(12.92), curve)
     cones = _mix(_FORTH[0], linear)
     return _mix(_FORTH[1], cones.clip(0.0, None) ** np.float32(1 / 3))
-
-
-def _from_lab(lab: Planes) -> Planes:
-    """OKLab, 3×h×w, as linear sRGB, which may leave 0..1."""
-    roots = _mix(_BACK[0], lab)
-    return _mix(_BACK[1], roots * roots * roots)
 
 
 def _mix(matrix: NDArray[np.float32], planes: Planes) -> Planes:
@@ -202,11 +181,3 @@ def _into_gamut(rgb: Planes) -> Planes:
     share = (limit / np.maximum(np.abs(away), np.float32(1e-6))).min(0)
     inside: Planes = grey + away * np.minimum(share, np.float32(1.0))
     return inside
-
-
-def _encode(linear: Planes) -> Planes:
-    """Linear sRGB in 0..1 as coded sRGB in 0..1."""
-    linear = linear.clip(0.0, 1.0)
-    curve = np.float32(1.055) * linear ** np.float32(1 / 2.4) - np.float32(0.055)
-    coded: Planes = np.where(linear <= np.float32(0.0031308), linear * np.float32(12.92), curve)
-    return coded

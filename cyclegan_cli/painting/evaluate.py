@@ -20,8 +20,6 @@ from cyclegan_cli.painting.statistics import Moments, OverrideStats
 from cyclegan_cli.painting.strips import WORKSPACE, Cost, Place, Plan, Rows, Scratch
 from cyclegan_cli.settings import GeneratorSpec
 
-__all__ = ["Backend", "Band", "estimate", "evaluate"]
-
 T = TypeVar("T", bound=Any)  # NumPy arrays, C×h×W, or tensors, 1×C×h×W
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,9 @@ from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.layers import reduction, source_channels
 from cyclegan_cli.engine.weights import Weights, load_weights
-from cyclegan_cli.errors import UsageError, WeightsError, counted
+from cyclegan_cli.errors import PictureError, UsageError, WeightsError, counted
 from cyclegan_cli.machine import may_have_accelerator, normal_gpu
-from cyclegan_cli.painting.evaluate import Band, evaluate
-from cyclegan_cli.painting.memory import SHORT, choose, too_small
+from cyclegan_cli.painting.evaluate import Band, estimate, evaluate
 from cyclegan_cli.painting.pixels import Pixels, check, padded, padded_rows
 from cyclegan_cli.painting.statistics import (
     Array,
@@ -27,10 +27,8 @@ from cyclegan_cli.painting.statistics import (
     scene_code,
     thumbnail,
 )
-from cyclegan_cli.painting.strips import Plan, Rows
+from cyclegan_cli.painting.strips import Plan, Rows, choose
 from cyclegan_cli.settings import Precision
-
-__all__ = ["Painter", "open_painter"]
 
 _SCENE = -1  # the scene code's number for ``override_stats``; InstanceNorms count from 0
 
@@ -159,8 +157,12 @@ class Painter:
                 if not backend.is_out_of_memory(error):
                     raise
             backend.release()
-            self.notes = [SHORT]
-        raise too_small(self.device, pixels)
+            self.notes = ["The memory was short: painted again in smaller parts."]
+        raise PictureError(
+            f"The memory of {self.device} is too small for a picture of "
+            f"{pixels.shape[1]}×{pixels.shape[0]} pixels.",
+            hint="Paint it smaller: --resolution 2048.",
+        )
 
     def backend_for(
         self, pixels: Pixels, deep: bool | None = None, code: Array | None = None
@@ -184,15 +186,10 @@ class Painter:
 
     def plans(self, backend: Any, shape: tuple[int, ...], extra: int) -> list[Plan]:
         """Plans for a picture of H×W×3, fastest first; ``extra``: further bytes that are used."""
-        return choose(
-            self.spec,
-            self.padded_size(shape),
-            device=self.device,
-            itemsize=backend.itemsize,
-            threads=backend.workspace_threads,
-            max_memory=self.max_memory,
-            extra=extra,
-        )
+        size, threads = self.padded_size(shape), backend.workspace_threads
+        costs = partial(estimate, self.spec, backend.itemsize, *size, threads=threads)
+        row = self.spec.width * size[1] * backend.itemsize
+        return choose(costs, size, row, self.device, max_memory=self.max_memory, extra=extra)
 
     def padded_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width that a picture of H×W×3 is padded to."""
@@ -228,9 +225,7 @@ class Painter:
         source = self._source(backend, pixels, height, first, origin)
         with backend.session():
             evaluate(
-                *(self.spec, backend, source, plan, write),
-                override_stats=override_stats,
-                band=band,
+                *(self.spec, backend, source, plan, write), override_stats=override_stats, band=band
             )
         return painted
 

@@ -21,19 +21,6 @@ from cyclegan_cli.engine.layers import EPS, SCENE_WIDTHS, THUMBNAIL, Trunk, film
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, Planes, to_planes
 
-__all__ = [
-    "RECOLOUR",
-    "Array",
-    "Moments",
-    "OverrideStats",
-    "conditioned",
-    "factors",
-    "recoloured",
-    "scene_code",
-    "thumbnail",
-    "varies",
-]
-
 Array = NDArray[np.float32]
 
 RECOLOUR = "recolour"  # name of one picture's colour matrix and offset: out×(in + 1)

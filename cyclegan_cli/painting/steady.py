@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from cyclegan_cli.painting.pixels import LUMA, Pixels
 from cyclegan_cli.painting.statistics import Moments
 
-__all__ = ["Follower", "Steady", "movement"]
-
 _SECONDS = 1.0  # the time constant of the average
 _GRID = 12  # a frame is compared with the one before by the means of 12×12 fields
 _CUT = 0.09  # of the range of values: by how much fields change, on average, at a cut

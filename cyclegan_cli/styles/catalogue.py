@@ -20,32 +20,6 @@ from cyclegan_cli.files import digest_of, read_toml
 from cyclegan_cli.places import check_name, home_dir
 from cyclegan_cli.settings import GeneratorSpec
 
-__all__ = [
-    "DOWNLOAD_AGAIN",
-    "STYLE_FORMAT",
-    "WAYS",
-    "Digest",
-    "Direction",
-    "Entry",
-    "Origin",
-    "Row",
-    "Style",
-    "Way",
-    "available_styles",
-    "damaged",
-    "entries",
-    "filled",
-    "foreign",
-    "is_name",
-    "obtainable",
-    "plain",
-    "read_generator_header",
-    "read_style",
-    "row_errors",
-    "style_of_file",
-    "user_catalogue",
-]
-
 Origin = Literal["trained", "imported", "bundled", "downloaded", "available"]
 Way = Literal["xy", "yx"]
 WAYS: tuple[Way, Way] = ("xy", "yx")
@@ -139,9 +113,9 @@ def read_style(folder: Path, origin: Origin | None, *, name: str | None) -> Styl
     try:
         with (folder / "style.json").open("rb") as file:
             text = file.read(_CARD_LIMIT + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        raise
     except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise
         raise StoreError(f"{folder / 'style.json'} cannot be read: {error.strerror}.") from error
     try:
         card = json.loads(text) if len(text) <= _CARD_LIMIT else None

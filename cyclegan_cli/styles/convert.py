@@ -1,4 +1,11 @@
-"""Styles from and to other files: import, export, and the test translation of both."""
+"""Styles from and to other files: import, export, and the test translation of both.
+
+The public PyTorch CycleGAN's files hold one plain state_dict and say nothing of the network, so the
+architecture is read from the tensors' names and shapes. What matters of the layout, for n residual
+blocks: convolutions at ``model.1``, ``model.4``, ``model.7``; block i at
+``model.{10+i}.conv_block``, its convolutions at 1 and 5 (6 where there was dropout); transposed
+convolutions at ``model.{10+n}`` and ``model.{13+n}``; the last convolution at ``model.{17+n}``.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +13,32 @@ import functools
 import re
 import shlex
 import shutil
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cyclegan_cli.engine.weights import load_generator, load_weights, save_generator
+import safetensors
+
+from cyclegan_cli.engine.weights import FORMAT, load_generator, load_weights, save_generator
 from cyclegan_cli.errors import StoreError, UsageError, WeightsError
-from cyclegan_cli.files import atomic_path, digest_of
+from cyclegan_cli.files import atomic_path, digest_of, read_safetensors_header
+from cyclegan_cli.settings import GeneratorSpec
 from cyclegan_cli.styles.catalogue import Direction, Origin, Style, Way
 from cyclegan_cli.styles.store import Write, add_style, find_style
 
-__all__ = [
-    "check_generator",
-    "check_target",
-    "convert",
-    "export_style",
-    "import_style",
-    "other_direction",
-    "verify_style",
-]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cyclegan_cli.engine.networks import Generator
 
 _FORMATS = (".safetensors", ".pth", ".onnx")
 _TEST_SIZE = 32  # pixels along each side of the test picture
 _FLAT = 1e-4  # standard deviation below which a translation counts as a single colour
+_WRAPPERS = ("module", "_orig_mod")  # DataParallel's, torch.compile's
+_LAYER = re.compile(r"((?:.*?\.)??)model\.\d+(\.conv_block)?\.")  # what lies before it, of a block
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_BLOCK = re.compile(r"model\.(\d+)\.conv_block\.(\d+)\.weight")
 
 
 def import_style(
@@ -62,8 +73,6 @@ def convert(source: Path, target: Path, *, about: dict[str, object]) -> None:
 
     Raises WeightsError, OSError; then ``target`` does not exist.
     """
-    from cyclegan_cli.styles.publicformat import read_generator
-
     save_generator(target, read_generator(source), about)
     try:
         check_generator(target)
@@ -111,8 +120,6 @@ def export_style(style: Style, source: Path, file: Path, *, reverse: bool = Fals
             shutil.copyfile(source, temporary)
         return
     if file.suffix.lower() == ".pth":
-        from cyclegan_cli.styles.publicformat import export_public
-
         export_public(load_generator(source), file)
         return
     from cyclegan_cli.styles.onnxformat import export_onnx
@@ -183,3 +190,205 @@ def check_generator(path: Path) -> None:
         raise WeightsError(f"{path} translates a test picture into numbers that are not finite.")
     if float(result.std(dim=(2, 3)).max()) < _FLAT:
         raise WeightsError(f"{path} translates a test picture into a single colour.")
+
+
+# -- the public layout ------------------------------------------------------------------------
+
+
+def read_generator(path: Path) -> Generator:
+    """The generator in ``path``: float32, in eval mode, on the CPU.
+
+    ``path``: a file of this program, or of the public PyTorch CycleGAN (``.pth`` of any version, or
+    its tensors as ``.safetensors``). No byte of it is executed. Raises WeightsError, saying what is
+    wrong with it, or OSError.
+    """
+    from safetensors.torch import load_file
+
+    from cyclegan_cli.styles.safeload import SIZE_LIMIT, load_state_dict
+
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:9] != b"{" or head[:1] == b"{":  # JSON begins so, too
+        return _paintable(from_public(load_state_dict(path), path), path)
+    if path.stat().st_size > SIZE_LIMIT:
+        raise WeightsError(f"{path} is larger than {SIZE_LIMIT >> 20} MiB.")
+    try:
+        metadata, _ = read_safetensors_header(path)
+        said = metadata.get("format", "")
+        if said.startswith("cyclegan-checkpoint"):
+            raise WeightsError(
+                f"{path} is a checkpoint of a training, which holds more than one generator.",
+                hint="cyclegan pretrained import --run RUN, or with --checkpoint FILE of that run",
+            )
+        own = said == FORMAT
+        return _paintable(load_generator(path) if own else from_public(load_file(path), path), path)
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path} is not a whole weights file: {error}.") from error
+
+
+def _paintable(network: Generator, path: Path) -> Generator:
+    """``network``. Raises WeightsError unless it has 1 or 3 channels on each side."""
+    spec = network.spec
+    if not {spec.in_channels, spec.out_channels} <= {1, 3}:
+        raise WeightsError(
+            f"{path} holds a generator from {spec.in_channels} to {spec.out_channels} channels; "
+            "pictures are painted with 3, or 1 (grey)."
+        )
+    return network
+
+
+def from_public(tensors: dict[str, Tensor], path: Path) -> Generator:
+    """The generator of a state_dict in the public layout; ``path`` is for the errors.
+
+    InstanceNorm's running statistics are dropped: the method normalises by the picture's own.
+    Raises WeightsError if it is not a residual generator with InstanceNorm.
+    """
+    import torch
+
+    from cyclegan_cli.engine.networks import Generator
+
+    if any(re.search(r"(^|\.)model\.\d+\.model\.\d", name) for name in tensors):  # nested levels
+        raise _not_it(path, "it is a U-Net (--netG unet_128 or unet_256)")
+    tensors = _one_network(tensors, path)
+    _refuse_others(tensors, path)
+    kept = {k: v for k, v in tensors.items() if not k.endswith(_STATISTICS)}
+    spec, dropout = _architecture(kept, path)
+    names = _names(spec, dropout)
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    with torch.device("meta"):
+        network = Generator(spec)
+    state = {}
+    for own, parameter in network.state_dict().items():
+        layer, _, kind = own.rpartition(".")
+        name = f"{names[layer]}.{kind}"
+        tensor = kept.pop(name, None)
+        if tensor is None:
+            raise _not_it(path, f"{name} is missing")
+        if tensor.shape != parameter.shape:
+            shapes = f"{list(tensor.shape)}, not {list(parameter.shape)}"
+            raise _not_it(path, f"the shape of {name} is {shapes}")
+        if tensor.dtype not in floats or not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"{path} is damaged: {name} holds numbers that are not finite.")
+        state[own] = tensor.detach().float().contiguous().clone()
+    if kept:
+        raise _not_it(path, f"{sorted(kept)[0]} has no place in one")
+    network.load_state_dict(state, assign=True)
+    return network.requires_grad_(False).eval()
+
+
+def to_public(network: Generator) -> dict[str, Tensor]:
+    """The state_dict that the public code's ``ResnetGenerator`` (no dropout) loads unchanged.
+
+    Raises UsageError for generators that the public code does not have.
+    """
+    spec = network.spec
+    sizes = ("name", "blocks", "width", "in_channels", "out_channels")
+    if spec != GeneratorSpec(**{name: vars(spec)[name] for name in sizes}):
+        raise UsageError(
+            f"A {spec.name} generator has no place in the public CycleGAN's layout.",
+            hint="Export it as .safetensors or .onnx.",
+        )
+    names = _names(spec, dropout=False)
+    state: dict[str, Tensor] = OrderedDict()
+    for own, tensor in network.state_dict().items():
+        layer, _, kind = own.rpartition(".")
+        state[f"{names[layer]}.{kind}"] = tensor.detach().cpu().float().contiguous().clone()
+    return state
+
+
+def export_public(network: Generator, path: Path) -> None:
+    """Write ``to_public(network)`` to ``path`` as a ``.pth`` file. Raises UsageError, OSError."""
+    import torch
+
+    state = to_public(network)
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _names(spec: GeneratorSpec, dropout: bool) -> dict[str, str]:
+    """{layer of ``Generator``: layer of the public layout}."""
+    n, second = spec.blocks, 6 if dropout else 5
+    names = {"encoder.1": "model.1", "encoder.4": "model.4", "encoder.7": "model.7"}
+    for i in range(n):
+        names[f"trunk.{i}.branch.1"] = f"model.{10 + i}.conv_block.1"
+        names[f"trunk.{i}.branch.5"] = f"model.{10 + i}.conv_block.{second}"
+    names["decoder.0"] = f"model.{10 + n}"
+    names["decoder.3"] = f"model.{13 + n}"
+    names["decoder.7"] = f"model.{17 + n}"
+    return names
+
+
+def _one_network(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The generator's tensors without prefixes such as ``module.``, ``state_dict.``, ``netG_A.``.
+
+    Other tensors (discriminators, states of optimisers) are left out. Raises WeightsError if there
+    are several generators.
+    """
+    bare: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        short = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        if short in bare:
+            raise _not_it(path, f"{short} is there twice")
+        bare[short] = tensor
+    places = {match[1] for name in bare if (match := _LAYER.match(name))}
+    generators = {match[1] for name in bare if (match := _LAYER.match(name)) and match[2]}
+    if len(generators) > 1:
+        listed = ", ".join(sorted(place.rstrip(".") or "model" for place in generators)[:6])
+        raise WeightsError(
+            f"{path} holds several generators: {listed}.",
+            hint="Save the state_dict of each to a file of its own.",
+        )
+    if len(generators or places) != 1:
+        return bare
+    (place,) = generators or places
+    return {name[len(place) :]: t for name, t in bare.items() if name.startswith(place)}
+
+
+def _architecture(tensors: dict[str, Tensor], path: Path) -> tuple[GeneratorSpec, bool]:
+    """The generator's spec, and whether its blocks have dropout."""
+    matches = [match for name in tensors if (match := _BLOCK.fullmatch(name))]
+    blocks = len({match[1] for match in matches})
+    second = {int(match[2]) for match in matches} - {1}
+    if blocks == 0 or second not in ({5}, {6}):
+        if {int(match[2]) for match in matches} in ({0, 3}, {0, 4}):
+            raise _not_it(path, "its blocks pad with zeros, where the method's reflect")
+        raise _not_it(path, "it has no residual blocks of the kind that the method has")
+    first, last = tensors.get("model.1.weight"), tensors.get(f"model.{17 + blocks}.weight")
+    if first is None or last is None or first.ndim != 4 or last.ndim != 4:
+        raise _not_it(path, "its first or last convolution is not where it should be")
+    try:
+        spec = GeneratorSpec(
+            name=f"resnet{blocks}",
+            blocks=blocks,
+            width=first.shape[0],
+            in_channels=first.shape[1],
+            out_channels=last.shape[0],
+        )
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return spec, second == {6}
+
+
+def _refuse_others(tensors: dict[str, Tensor], path: Path) -> None:
+    """Raise WeightsError for other networks of the public code, by name."""
+    first = tensors.get("model.0.weight")
+    if first is not None and first.shape[-1:] == (4,):
+        raise WeightsError(
+            f"{path} is a discriminator, not a generator.",
+            hint="The generators are the files named latest_net_G_A.pth and latest_net_G_B.pth.",
+        )
+    if any(name.endswith(".filt") for name in tensors):
+        raise _not_it(path, "it has the anti-aliased layers of CUT, a later method")
+    if any(k.endswith(".weight") and tensor.ndim == 1 for k, tensor in tensors.items()):
+        kind = "BatchNorm (--norm batch)" if "model.1.bias" not in tensors else "a learned norm"
+        raise _not_it(path, f"it normalises with {kind}, where the method has plain InstanceNorm")
+    if "model.1.weight" in tensors and "model.1.bias" not in tensors:
+        raise _not_it(path, "its convolutions have no biases, as without InstanceNorm (--norm)")
+
+
+def _not_it(path: Path, why: str) -> WeightsError:
+    return WeightsError(
+        f"{path} does not hold a CycleGAN generator that this program can build: {why}.",
+        hint="What can be imported: generators trained with --netG resnet_9blocks or "
+        "resnet_6blocks and --norm instance.",
+    )

@@ -6,12 +6,18 @@ They are downloaded as styles are (``fetch``, ``download``). A data set appears 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
+import stat
+import unicodedata
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cyclegan_cli.errors import (
@@ -23,22 +29,10 @@ from cyclegan_cli.errors import (
     writing,
 )
 from cyclegan_cli.files import read_toml, remove_leftovers, write_text
-from cyclegan_cli.places import cache_dir, check_name, home_dir, offline
+from cyclegan_cli.places import RESERVED, cache_dir, check_name, home_dir, offline
 from cyclegan_cli.styles.catalogue import filled, plain, row_errors
-from cyclegan_cli.styles.download import (
-    Tell,
-    alone,
-    fetch_checked,
-    forget,
-    forget_digest,
-    part_file,
-    recorded_digest,
-    remember,
-)
+from cyclegan_cli.styles.download import Download, Tell, alone, forget, part_file
 from cyclegan_cli.styles.fetch import Patience, file_digests
-from cyclegan_cli.styles.unpacking import archive_size, unpack, what_is_wrong
-
-__all__ = ["DataSet", "Here", "datasets", "download_dataset", "find_dataset", "here", "location"]
 
 _PACKAGED = Path(__file__).with_name("datasets.toml")
 _MARK = "dataset.json"  # beside the folders of pictures: what was downloaded, and from where
@@ -152,8 +146,7 @@ def download_dataset(
     set; UsageError if something else is in its place; StoreError if the disk cannot be written.
     """
     wanted = find_dataset(name)
-    found = here(name, to)
-    if found is not None:
+    if (found := here(name, to)) is not None:
         return found
     target = location(name, to)
     if target.exists():
@@ -166,32 +159,35 @@ def download_dataset(
             f"The data set '{name}' would have to be downloaded, and CYCLEGAN_OFFLINE is set."
         )
     with alone(f"dataset-{name}", tell):
-        found = here(name, to)
-        if found is not None:
+        if (found := here(name, to)) is not None:
             return found  # the other process has done it
         part = part_file(f"dataset-{wanted.file}")
+        download = Download(
+            *(f"The data set '{name}'", wanted.file, f"dataset {wanted.file}", part),
+            *(wanted.addresses, SIZE_LIMIT, what_is_wrong),
+            hints=(
+                "Once more goes on where it stopped. CYCLEGAN_MIRROR names another server.",
+                "CYCLEGAN_MIRROR names a server that can be reached.",
+            ),
+        )
         with _disk(target):
             remove_leftovers(target.parent, name)
-        counts = _from_before(wanted, part, target)
+        counts = _from_before(wanted, download, target)
         if counts is None:
-            address = _collect(wanted, part, tell, patience or Patience())
+            address = download.fetch(tell, patience or Patience())
             counts = _put(wanted, part, target, address)
-            remember(_key(wanted), wanted.file, part, tell)
+            download.accept(tell)
         forget(part)
     return Here(target, counts, fetched=True)
 
 
-def _key(wanted: DataSet) -> str:
-    return f"dataset {wanted.file}"
-
-
-def _from_before(wanted: DataSet, part: Path, target: Path) -> dict[str, int] | None:
+def _from_before(wanted: DataSet, download: Download, target: Path) -> dict[str, int] | None:
     """Unpack an archive that was downloaded before; None if there is none that can be unpacked.
 
     Earlier versions recorded the digest of an archive before unpacking it: if that fails, archive
     and digest are deleted.
     """
-    known = recorded_digest(_key(wanted))
+    part, known = download.part, download.known_digest()
     if not part.exists() or what_is_wrong(part):
         return None
     if known is not None and file_digests(part)["sha256"] != known.hex:
@@ -199,23 +195,8 @@ def _from_before(wanted: DataSet, part: Path, target: Path) -> dict[str, int] | 
     try:
         return _put(wanted, part, target, "")
     except DownloadError:
-        forget_digest(_key(wanted))
+        download.reject()
         return None
-
-
-def _collect(wanted: DataSet, part: Path, tell: Tell, patience: Patience) -> str:
-    """Download the archive to ``part``; returns its address."""
-    return fetch_checked(
-        *(f"The data set '{wanted.name}'", wanted.file, _key(wanted), part, wanted.addresses),
-        size_limit=SIZE_LIMIT,
-        wrong=what_is_wrong,
-        tell=tell,
-        patience=patience,
-        hints=(
-            "Once more goes on where it stopped. CYCLEGAN_MIRROR names another server.",
-            "CYCLEGAN_MIRROR names a server that can be reached.",
-        ),
-    )
 
 
 def _put(wanted: DataSet, part: Path, target: Path, address: str) -> dict[str, int]:
@@ -248,3 +229,148 @@ def _put(wanted: DataSet, part: Path, target: Path, address: str) -> dict[str, i
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return counts
+
+
+# -- archives from a source that is not trusted ------------------------------------------------
+#
+# A zip file may name places outside its folder, hold links, or expand to fill the disk. So all is
+# decided from its table of contents before a byte is written: only files in a data set's folders,
+# only names of pictures, limits of number and size, no byte of the archive used twice. No entry
+# gets more bytes than it declares.
+
+FOLDERS = tuple(f"{part}{domain}" for part in ("train", "test", "val") for domain in "AB")
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+_MOST_ENTRIES = 200_000
+_MOST_BYTES, _LARGEST = 16_000_000_000, 500_000_000  # of all files, of one
+_GROWTH = 100.0  # unpacked to packed size: deflate's own limit is 1032, pictures have 1
+_BLOCK = 1 << 18
+_LONGEST = 200  # bytes of a name
+_HEADER = 30  # bytes of a local header, before the entry's name
+
+
+def what_is_wrong(file: Path) -> str:
+    """Why ``file`` cannot be unpacked safely; empty if it can."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _plan(archive)
+    except DownloadError as error:
+        return str(error).rstrip(".")
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
+        return "what it sent is not a whole zip file"
+    return ""
+
+
+def archive_size(file: Path) -> int:
+    """Bytes of all the pictures that ``unpack`` would write. Raises DownloadError."""
+    with zipfile.ZipFile(file) as archive:
+        return sum(info.file_size for info in _plan(archive).values())
+
+
+def _plan(archive: zipfile.ZipFile) -> dict[tuple[str, str], zipfile.ZipInfo]:
+    """What to unpack, by (folder, name): the pictures of a data set; other files are ignored.
+
+    Raises DownloadError, naming the entry, for anything suspicious.
+    """
+    infos = archive.infolist()
+    if len(infos) > _MOST_ENTRIES:
+        raise DownloadError(f"The archive has {len(infos)} entries; {_MOST_ENTRIES} are allowed.")
+    entries: dict[tuple[str, str], zipfile.ZipInfo] = {}
+    seen: set[tuple[str, str]] = set()
+    for info in infos:
+        parts = _parts(info)
+        if info.is_dir() or not _is_picture(parts):
+            continue
+        _check(info)
+        folder, name = parts[-2], _portable(info, parts[-1])
+        key = (folder, unicodedata.normalize("NFC", name).casefold())
+        if key in seen:
+            raise _bad(info, "is there twice")
+        seen.add(key)
+        entries[folder, name] = info
+    if not entries:
+        raise DownloadError(f"The archive has no pictures in {', '.join(FOLDERS[:4])}.")
+    total = sum(info.file_size for info in entries.values())
+    if total > _MOST_BYTES:
+        raise DownloadError(f"The archive holds {total} bytes; {_MOST_BYTES} are allowed.")
+    # No two may share packed bytes: a bomb that no ratio of one entry shows.
+    for one, other in pairwise(sorted(entries.values(), key=lambda info: info.header_offset)):
+        if one.header_offset + _HEADER + one.compress_size > other.header_offset:
+            raise _bad(other, "shares its bytes with another")
+    return entries
+
+
+def _parts(info: zipfile.ZipInfo) -> tuple[str, ...]:
+    """The folders and the name of an entry. Raises DownloadError for one that leads elsewhere."""
+    name = info.orig_filename
+    path = PurePosixPath(name)
+    drive = re.match(r"[A-Za-z]:", name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or drive:
+        raise _bad(info, "leads out of its folder")
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise _bad(info, "is a link or a device, not a file")
+    return path.parts
+
+
+def _is_picture(parts: tuple[str, ...]) -> bool:
+    """Whether it is FOLDER/NAME or ANYTHING/FOLDER/NAME, and a picture by its name."""
+    if not 2 <= len(parts) <= 3 or parts[-2] not in FOLDERS or parts[0] == "__MACOSX":
+        return False
+    name = parts[-1]
+    return not name.startswith(".") and PurePosixPath(name).suffix.lower() in _PICTURES
+
+
+def _portable(info: zipfile.ZipInfo, name: str) -> str:
+    """``name`` as every system can write it: some public sets have times of day in names."""
+    safe = re.sub(r'[<>:"|?*]', "_", name)
+    if not safe.isprintable() or len(safe.encode("utf-8", "replace")) > _LONGEST:
+        raise _bad(info, "has a name that not every system can write")
+    stem = safe.split(".", maxsplit=1)[0].rstrip().lower()
+    return f"_{safe}" if stem in RESERVED else safe
+
+
+def _check(info: zipfile.ZipInfo) -> None:
+    if info.flag_bits & 0x1:
+        raise _bad(info, "is encrypted")
+    if info.compress_type not in _METHODS:
+        raise _bad(info, "is packed by a method that is not used here")
+    if info.file_size > _LARGEST:
+        raise _bad(info, f"would have {info.file_size} bytes")
+    if info.file_size > _GROWTH * max(info.compress_size, 1) and info.file_size > _BLOCK:
+        raise _bad(info, f"grows from {info.compress_size} to {info.file_size} bytes")
+
+
+def unpack(file: Path, folder: Path) -> dict[str, int]:
+    """Unpack ``file`` into ``folder``, which must exist.
+
+    Returns the number of pictures in each of its folders. Raises DownloadError for what
+    ``what_is_wrong`` finds and for an entry that is not what it declared; OSError.
+    """
+    counts: dict[str, int] = {}
+    with zipfile.ZipFile(file) as archive:
+        for (part, name), info in _plan(archive).items():
+            (folder / part).mkdir(exist_ok=True)
+            _write(archive, info, folder / part / name)
+            counts[part] = counts.get(part, 0) + 1
+    return counts
+
+
+def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
+    left = info.file_size
+    try:
+        with archive.open(info) as source, target.open("xb") as out:
+            while block := source.read(_BLOCK):
+                left -= len(block)
+                if left < 0:
+                    raise _bad(info, "is larger than it says")
+                out.write(block)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise _bad(info, "is damaged") from error
+    if left:
+        raise _bad(info, "is smaller than it says")
+
+
+def _bad(info: zipfile.ZipInfo, what: str) -> DownloadError:
+    name = "".join(c if c.isprintable() else "?" for c in info.orig_filename)[:80]
+    return DownloadError(f"The archive's entry '{name}' {what}.")

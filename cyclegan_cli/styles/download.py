@@ -25,25 +25,8 @@ from cyclegan_cli.errors import (
 from cyclegan_cli.files import digest_of, remove_leftovers, write_text
 from cyclegan_cli.places import cache_dir, check_name, home_dir, mirror, offline
 from cyclegan_cli.styles.catalogue import Digest, Entry, Row, Style, Way, entries, obtainable
-from cyclegan_cli.styles.fetch import Event, Patience, fetch, file_digests
+from cyclegan_cli.styles.fetch import Event, Patience, Transfer, file_digests
 from cyclegan_cli.styles.store import downloaded_style, list_styles, weights_file
-
-__all__ = [
-    "Downloaded",
-    "Learned",
-    "Tell",
-    "Waiting",
-    "alone",
-    "download_style",
-    "ensure",
-    "fetch_checked",
-    "forget",
-    "forget_digest",
-    "part_file",
-    "record_digest",
-    "recorded_digest",
-    "remember",
-]
 
 _LOCK_SECONDS = 3600.0
 
@@ -76,11 +59,7 @@ class Downloaded:
 
 
 def download_style(
-    name: str,
-    *,
-    force: bool = False,
-    tell: Tell | None = None,
-    patience: Patience | None = None,
+    name: str, *, force: bool = False, tell: Tell | None = None, patience: Patience | None = None
 ) -> Downloaded:
     """Download every direction of the catalogue's style ``name`` that can be had.
 
@@ -158,23 +137,24 @@ def _download(
 
     before = downloaded_style(entry.name) if here else None
     sources = dict(before.card.get("sources", {})) if before else {}
-    parts: dict[Way, Path] = {}
+    done: dict[Way, Download] = {}
     failed: dict[Way, DownloadError] = {}
     for row in wanted:
-        part = part_file(f"{entry.name}-{row.way}-{row.file}")
+        download = _of_row(row)
         try:
-            address = _fetch(row, part, tell, patience)
+            address = download.fetch(tell, patience)
         except NoNetworkError as error:
             failed[row.way] = error
             break  # it would be the same for the other direction
         except DownloadError as error:
             failed[row.way] = error
             continue
-        parts[row.way] = part
-        sources[row.way] = {"file": row.file, "address": address, **file_digests(part)}
-    if any(isinstance(error, NoNetworkError) for error in failed.values()) and not parts:
+        done[row.way] = download
+        digests = file_digests(download.part)
+        sources[row.way] = {"file": row.file, "address": address, **digests}
+    if any(isinstance(error, NoNetworkError) for error in failed.values()) and not done:
         raise next(iter(failed.values()))
-    if not parts:
+    if not done:
         raise DownloadError(
             " ".join(str(error) for error in failed.values()), hint=_way_round(entry.name)
         )
@@ -182,29 +162,25 @@ def _download(
     try:
         style = import_style(
             entry.name,
-            {**here, **parts},
+            {**here, **{way: download.part for way, download in done.items()}},
             x=entry.x,
             y=entry.y,
             origin="downloaded",
             card={"licence": row.licence, "source": row.source, "sources": sources},
             replace=True,
         )
-    except WeightsError:  # such files are of no use, nor are the digests of earlier downloads
-        for row in (row for row in wanted if row.way in parts):
-            forget(parts[row.way])
-            if not row.digest:
-                forget_digest(_key(row))
+    except WeightsError:
+        for download in done.values():
+            download.reject()
         raise
-    for row in (row for row in wanted if row.way in parts):
-        if not row.digest:
-            remember(_key(row), row.file, parts[row.way], tell)
-        forget(parts[row.way])
-    return Downloaded(style, tuple(parts), failed)
+    for download in done.values():
+        download.accept(tell)
+    return Downloaded(style, tuple(done), failed)
 
 
-def _fetch(row: Row, part: Path, tell: Tell, patience: Patience) -> str:
-    """Download a file with the row's digest that holds a generator; returns its address."""
-    from cyclegan_cli.styles.publicformat import read_generator
+def _of_row(row: Row) -> Download:
+    """The row's file, which must hold a generator."""
+    from cyclegan_cli.styles.convert import read_generator
 
     def wrong(file: Path) -> str:
         try:
@@ -213,14 +189,12 @@ def _fetch(row: Row, part: Path, tell: Tell, patience: Patience) -> str:
             return str(error).replace(str(file), "what it sent").rstrip(".")
         return ""
 
-    return fetch_checked(
-        *(f"The style '{row.style}'", row.file, _key(row), part, row.addresses),
-        digest=row.digest,
-        size_limit=row.size_limit,
-        wrong=wrong,
-        tell=tell,
-        patience=patience,
+    return Download(
+        *(f"The style '{row.style}'", row.file, f"{row.style} {row.way} {row.file}"),
+        part_file(f"{row.style}-{row.way}-{row.file}"),
+        *(row.addresses, row.size_limit, wrong),
         hints=(_way_round(row.style), f"{_on_this_machine()} {_way_round(row.style)}"),
+        digest=row.digest,
     )
 
 
@@ -240,43 +214,58 @@ def _on_this_machine() -> str:
 # -- what downloads of styles and of data sets share ---------------------------------------------
 
 
-def fetch_checked(
-    what: str,
-    file: str,
-    key: str,
-    part: Path,
-    addresses: Sequence[str],
-    *,
-    digest: Digest | None = None,
-    size_limit: int,
-    wrong: Callable[[Path], str],
-    tell: Tell,
-    patience: Patience,
-    hints: tuple[str, str],
-) -> str:
-    """``fetch``, from CYCLEGAN_MIRROR first, with the digest recorded for ``key`` if none is given.
+@dataclass(frozen=True)
+class Download:
+    """One file: where it comes from, is collected and what it must be.
 
-    ``what``: subject of a message. ``hints``: for a DownloadError, and for a NoNetworkError.
+    ``what``: subject of a message. ``key``: under which its digest is recorded if none is
+    published. ``wrong``: what is wrong with a file, empty if nothing is. ``hints``: for a
+    DownloadError, and for a NoNetworkError.
     """
-    known = digest or recorded_digest(key)
-    base = mirror()
-    try:
-        return fetch(
-            [*([f"{base}/{file}"] if base else []), *addresses],
-            part,
-            digest=known,
-            size_limit=size_limit,
-            wrong=wrong,
-            tell=tell,
-            patience=patience,
-        )
-    except NoNetworkError as error:
-        message = f"{what} cannot be downloaded: {error}."
-        raise NoNetworkError(message, hint=hints[1]) from error
-    except DownloadError as error:
-        recorded = known and not digest
-        note = f" (Its digest was recorded in {_digests_file()}.)" if recorded else ""
-        raise DownloadError(f"{file}: {error}{note}", hint=hints[0]) from error
+
+    what: str
+    file: str
+    key: str
+    part: Path
+    addresses: Sequence[str]
+    size_limit: int
+    wrong: Callable[[Path], str]
+    hints: tuple[str, str]
+    digest: Digest | None = None
+
+    def fetch(self, tell: Tell, patience: Patience) -> str:
+        """Download it, from CYCLEGAN_MIRROR first; returns the address used."""
+        known = self.known_digest()
+        base = mirror()
+        try:
+            transfer = Transfer(self.part, known, self.size_limit, self.wrong, tell, patience)
+            return transfer.run([*([f"{base}/{self.file}"] if base else []), *self.addresses])
+        except NoNetworkError as error:
+            message = f"{self.what} cannot be downloaded: {error}."
+            raise NoNetworkError(message, hint=self.hints[1]) from error
+        except DownloadError as error:
+            recorded = known and not self.digest
+            note = f" (Its digest was recorded in {_digests_file()}.)" if recorded else ""
+            raise DownloadError(f"{self.file}: {error}{note}", hint=self.hints[0]) from error
+
+    def known_digest(self) -> Digest | None:
+        """The published digest, or the SHA-256 of the first download. Raises StoreError."""
+        sha256 = _digests().get(self.key)
+        return self.digest or (Digest("sha256", sha256) if sha256 else None)
+
+    def accept(self, tell: Tell) -> None:
+        """It turned out well: record its digest, if none is known, and delete the partial file."""
+        if self.known_digest() is None:
+            sha256 = file_digests(self.part)["sha256"]
+            record_digest(self.key, sha256)
+            tell(Learned(self.file, sha256))
+        forget(self.part)
+
+    def reject(self) -> None:
+        """It is of no use, nor is the recorded digest of earlier downloads: delete both."""
+        forget(self.part)
+        if not self.digest:
+            record_digest(self.key, "")
 
 
 def _parts() -> Path:
@@ -340,29 +329,6 @@ def _digests() -> dict[str, str]:
             hint="If it is no longer needed, remove it: digests are then recorded again.",
         ) from error
     return {str(k): str(v) for k, v in data.items()} if isinstance(data, dict) else {}
-
-
-def _key(row: Row) -> str:
-    return f"{row.style} {row.way} {row.file}"
-
-
-def recorded_digest(key: str) -> Digest | None:
-    """The SHA-256 of the first download of ``key``. Raises StoreError."""
-    sha256 = _digests().get(key)
-    return Digest("sha256", sha256) if sha256 else None
-
-
-def remember(key: str, file: str, part: Path, tell: Tell) -> None:
-    """Record the digest of a download that turned out well, if none is known for ``key``."""
-    if recorded_digest(key) is None:
-        sha256 = file_digests(part)["sha256"]
-        record_digest(key, sha256)
-        tell(Learned(file, sha256))
-
-
-def forget_digest(key: str) -> None:
-    """A download of ``key`` may have any digest again. Raises StoreError."""
-    record_digest(key, "")
 
 
 def record_digest(key: str, sha256: str) -> None:

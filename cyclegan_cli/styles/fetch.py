@@ -25,8 +25,6 @@ from cyclegan_cli import __version__
 from cyclegan_cli.errors import DownloadError, NoNetworkError, writing
 from cyclegan_cli.styles.catalogue import Digest
 
-__all__ = ["Event", "Failed", "Patience", "Received", "Trying", "fetch", "file_digests"]
-
 _BLOCK = 1 << 16
 _PROGRESS = 1 << 16  # bytes that make an attempt worth while
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -89,65 +87,13 @@ class _UnreachableError(_FinalError):
     """The host's name is not found, or there is no route to it."""
 
 
-def fetch(
-    addresses: Sequence[str],
-    part: Path,
-    *,
-    digest: Digest | None,
-    size_limit: int,
-    wrong: Callable[[Path], str],
-    tell: Callable[[Event], None],
-    patience: Patience,
-) -> str:
-    """Download a file from one of ``addresses`` to ``part``; returns the address used.
-
-    What ``part`` holds already is kept if the server can continue from there. The file must have
-    ``digest`` (if None, the length that the server announced), and ``wrong`` must return nothing
-    for it; else the next address is tried. Raises DownloadError, with what each address answered;
-    NoNetworkError if no host can be reached; StoreError if ``part`` cannot be written.
-    """
-    job = _Job(part, digest, size_limit, wrong, tell, patience, _opener())
-    reasons: dict[str, str] = {}
-    unreachable: dict[str, str] = {}
-    left = list(dict.fromkeys(addresses))
-    most, failures = job.size(), 0
-    while left and failures < patience.attempts:
-        last = failures + 1 == patience.attempts
-        for address in list(left):
-            if address not in left:
-                continue  # of a host that cannot be reached
-            try:
-                job.get(address)
-            except _UnreachableError as error:
-                host = _host(address)
-                unreachable[host] = reasons[address] = str(error)
-                left = [other for other in left if _host(other) != host]
-                if left:
-                    tell(Failed(address, str(error), again=False))
-            except _FinalError as error:
-                reasons[address] = str(error)
-                left.remove(address)
-                tell(Failed(address, reasons[address], again=False))
-            except _PassingError as error:
-                reasons[address] = str(error)
-                gained = job.size() >= most + _PROGRESS
-                tell(Failed(address, reasons[address], again=gained or not last))
-            else:
-                return address
-        # A line that breaks again and again still brings the file, as long as each try adds to it.
-        failures = 0 if job.size() >= most + _PROGRESS else failures + 1
-        most = max(most, job.size())
-        if left and failures < patience.attempts:
-            time.sleep(patience.first_wait * 2 ** max(0, failures - 1))
-    if all(_host(address) in unreachable for address in reasons):
-        raise NoNetworkError(f"there is no network ({'; '.join(unreachable.values())})")
-    listed = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
-    raise DownloadError(f"No address gave the file. {listed}.")
-
-
 @dataclass
-class _Job:
-    """One file on its way."""
+class Transfer:
+    """One file on its way to ``part``, a partial file that is continued if the server can.
+
+    The file must have ``digest`` (if None, the length that the server announced), and ``wrong``
+    must return nothing for it.
+    """
 
     part: Path
     digest: Digest | None
@@ -155,8 +101,53 @@ class _Job:
     wrong: Callable[[Path], str]
     tell: Callable[[Event], None]
     patience: Patience
-    opener: urllib.request.OpenerDirector
-    received: bool = False
+    _received: bool = False
+
+    def __post_init__(self) -> None:
+        self._opener = _opener()
+
+    def run(self, addresses: Sequence[str]) -> str:
+        """Download it from one of ``addresses``, in turn; returns the address used.
+
+        Raises DownloadError, with what each address answered; NoNetworkError if no host can be
+        reached; StoreError if ``part`` cannot be written.
+        """
+        reasons: dict[str, str] = {}
+        unreachable: dict[str, str] = {}
+        left = list(dict.fromkeys(addresses))
+        most, failures = self.size(), 0
+        while left and failures < self.patience.attempts:
+            last = failures + 1 == self.patience.attempts
+            for address in list(left):
+                if address not in left:
+                    continue  # of a host that cannot be reached
+                try:
+                    self.get(address)
+                except _UnreachableError as error:
+                    host = _host(address)
+                    unreachable[host] = reasons[address] = str(error)
+                    left = [other for other in left if _host(other) != host]
+                    if left:
+                        self.tell(Failed(address, str(error), again=False))
+                except _FinalError as error:
+                    reasons[address] = str(error)
+                    left.remove(address)
+                    self.tell(Failed(address, reasons[address], again=False))
+                except _PassingError as error:
+                    reasons[address] = str(error)
+                    gained = self.size() >= most + _PROGRESS
+                    self.tell(Failed(address, reasons[address], again=gained or not last))
+                else:
+                    return address
+            # A line that breaks again and again still brings the file, if each try adds to it.
+            failures = 0 if self.size() >= most + _PROGRESS else failures + 1
+            most = max(most, self.size())
+            if left and failures < self.patience.attempts:
+                time.sleep(self.patience.first_wait * 2 ** max(0, failures - 1))
+        if all(_host(address) in unreachable for address in reasons):
+            raise NoNetworkError(f"there is no network ({'; '.join(unreachable.values())})")
+        listed = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
+        raise DownloadError(f"No address gave the file. {listed}.")
 
     @property
     def tag(self) -> Path:
@@ -174,14 +165,18 @@ class _Job:
                 self._receive(answer, start, total)
         except urllib.error.HTTPError as error:
             error.close()
-            self._refused(error, start)
+            if error.code == 416 and start:
+                self.drop()
+                raise _PassingError("it has no more than what is here already") from error
+            reason = f"it answered {error.code} {error.reason}"
+            raise (_PassingError if error.code in _PASSING else _FinalError)(reason) from error
         except (http.client.HTTPException, EOFError, ValueError) as error:
             raise _PassingError(f"it answered nonsense ({type(error).__name__})") from error
         except OSError as error:  # of the network: those of the disk are StoreErrors by now
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             no_way = isinstance(cause, OSError) and cause.errno in _NO_WAY
             # A network that was there may come back.
-            if not self.received and (no_way or isinstance(cause, socket.gaierror)):
+            if not self._received and (no_way or isinstance(cause, socket.gaierror)):
                 raise _UnreachableError(f"{_host(address)}: {_reason(error)}") from error
             raise _PassingError(_reason(error)) from error
         self._check(resumed=start > 0)
@@ -224,7 +219,7 @@ class _Job:
             if version := self._version(address):
                 headers["If-Range"] = version
         request = urllib.request.Request(address, headers=headers)
-        answer: http.client.HTTPResponse = self.opener.open(request, timeout=self.patience.timeout)
+        answer: http.client.HTTPResponse = self._opener.open(request, timeout=self.patience.timeout)
         return answer
 
     def _begin(
@@ -264,7 +259,7 @@ class _Job:
                 if count > self.size_limit:
                     break
                 file.write(block)
-                self.received = True
+                self._received = True
                 self.tell(Received(count, total))
         if count > self.size_limit:
             self.drop()
@@ -277,7 +272,13 @@ class _Job:
     def _blocks(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
         """The answer in blocks; one that is too slow is given up."""
         since, gathered = time.monotonic(), 0
-        while block := _read(answer):
+        while True:
+            try:
+                block = answer.read1(_BLOCK)
+            except OSError as error:  # here, before it passes for one of the disk
+                raise _PassingError(_reason(error)) from error
+            if not block:
+                return
             gathered += len(block)
             passed = time.monotonic() - since
             if passed >= self.patience.window:
@@ -286,33 +287,17 @@ class _Job:
                 since, gathered = time.monotonic(), 0
             yield block
 
-    def _refused(self, error: urllib.error.HTTPError, start: int) -> None:
-        if error.code == 416 and start:
-            self.drop()
-            raise _PassingError("it has no more than what is here already") from error
-        reason = f"it answered {error.code} {error.reason}"
-        raise (_PassingError if error.code in _PASSING else _FinalError)(reason) from error
-
     def _check(self, *, resumed: bool) -> None:
         reason = ""
         if self.digest is not None:
-            found = file_digests(self.part)[self.digest.kind]
-            if found != self.digest.hex:
-                reason = (
-                    f"what it sent has the digest {found[:12]}…, and not {self.digest.hex[:12]}…"
-                )
+            found, wanted = file_digests(self.part)[self.digest.kind], self.digest.hex
+            if found != wanted:
+                reason = f"what it sent has the digest {found[:12]}…, and not {wanted[:12]}…"
         reason = reason or self.wrong(self.part)
         if reason:
             self.drop()
             # A part of an older file may be to blame: once more, from the start.
             raise (_PassingError if resumed else _FinalError)(reason)
-
-
-def _read(answer: http.client.HTTPResponse) -> bytes:
-    try:
-        return answer.read1(_BLOCK)
-    except OSError as error:
-        raise _PassingError(_reason(error)) from error
 
 
 def file_digests(path: Path) -> dict[str, str]:

@@ -33,8 +33,6 @@ from cyclegan_cli.files import atomic_path
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["export_onnx"]
-
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 _OPSET = 18
 _PARAMETERS = ("weight", "bias")
@@ -66,17 +64,17 @@ def export_onnx(weights: Weights, path: Path, about: dict[str, object]) -> None:
             "The export to ONNX needs the package onnx, which is not installed.",
             hint=pip_extra("onnx"),
         ) from error
-    spec, any_size = weights.spec, ["batch", None, "height", "width"]
-    graph = _Graph(weights)
+    spec, graph = weights.spec, _Graph(weights)
     _write_generator(graph)
-    value = onnx.helper.make_tensor_value_info
+    pictures = [
+        onnx.helper.make_tensor_value_info(name, _FLOAT, ["batch", channels, "height", "width"])
+        for name, channels in (("picture", spec.in_channels), ("painting", spec.out_channels))
+    ]
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             f"cyclegan-{spec.name}",
-            [value("picture", onnx.TensorProto.FLOAT, _shape(any_size, spec.in_channels))],
-            [value("painting", onnx.TensorProto.FLOAT, _shape(any_size, spec.out_channels))],
-            graph.constants,
+            *(pictures[:1], pictures[1:], graph.constants),
         ),
         producer_name="cyclegan",
         producer_version=__version__,
@@ -88,10 +86,6 @@ def export_onnx(weights: Weights, path: Path, about: dict[str, object]) -> None:
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(path) as temporary:
         onnx.save_model(model, temporary)
-
-
-def _shape(template: list[str | None], channels: int) -> list[str | int]:
-    return [channels if size is None else size for size in template]
 
 
 class _Graph:

@@ -2,9 +2,9 @@
 
 ``torch.load(weights_only=True)`` executes no foreign code, but it believes the sizes in the file: a
 kilobyte can ask for a terabyte, a storage can claim more bytes than it has, and a zip can expand
-without end. So the pickle is first read by a small interpreter, which knows only the instructions
-that a state_dict needs, builds only descriptions, and checks every size against the bytes in the
-file. Then torch loads it: of a zip file, a copy that holds only what was checked.
+without end. So the pickle is run by Python's own interpreter of pickles, with no instruction but
+those of a state_dict and no function but those below, which check every size against the bytes in
+the file.
 """
 
 from __future__ import annotations
@@ -16,31 +16,26 @@ import pickle
 import pickletools
 import shlex
 import struct
+import sys
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import reduce
-from operator import getitem
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cyclegan_cli.errors import WeightsError
 from cyclegan_cli.styles.catalogue import DOWNLOAD_AGAIN, foreign
 
-__all__ = ["SIZE_LIMIT", "load_state_dict"]
-
 SIZE_LIMIT = 1 << 30  # bytes of a file; the paper's generator has 45 million
 _PICKLE_LIMIT = 1 << 20  # bytes of the pickle in it; the paper's generator's has some 10 thousand
+_TOO_LONG = "holds more than the names of a generator's tensors: it is refused"
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_ITEM_BYTES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4}
-_CALLS = {
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_tensor",
-    "torch._utils _rebuild_parameter",
-    "collections OrderedDict",
+_DTYPES = {
+    **{"Double": torch.float64, "Float": torch.float32, "Half": torch.float16},
+    **{"BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32},
 }
 
 
@@ -67,15 +62,11 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         if len(data) > SIZE_LIMIT:
             raise _RefusedError(f"is larger than {SIZE_LIMIT >> 20} MiB")
         if data.startswith(b"PK\x03\x04"):
-            content, data = _checked_zip(data)
-        elif data.startswith(_LEGACY_MAGIC):
-            content = _checked_legacy(data)
-        else:
-            what, advice = foreign(data)
-            raise _RefusedError(f"is not a PyTorch file{what and f', but {what}'}", advice)
-        paths = _tensor_paths(content)
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return {name: reduce(getitem, keys, loaded).detach() for name, keys in paths.items()}
+            return _named_tensors(_load_zip(data))
+        if data.startswith(_LEGACY_MAGIC):
+            return _named_tensors(_load_legacy(data))
+        what, advice = foreign(data)
+        raise _RefusedError(f"is not a PyTorch file{what and f', but {what}'}", advice)
     except _RefusedError as error:
         state = error.state.replace("FILE", json.dumps(str(path)))
         command = shlex.quote(f'import torch; torch.save({state}, "weights.pth")')
@@ -84,9 +75,8 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     except zipfile.BadZipFile as error:
         raise WeightsError(f"{path} is cut short or damaged.", hint=DOWNLOAD_AGAIN) from error
     except (
-        *(RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError),
-        *(pickle.UnpicklingError, MemoryError, RecursionError, OverflowError),
-        *(NotImplementedError, AssertionError, struct.error),
+        *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError),
+        *(pickle.UnpicklingError, MemoryError, OverflowError, AssertionError, struct.error),
     ) as error:
         raise WeightsError(f"{path} is damaged: it does not load.") from error
 
@@ -94,8 +84,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 # -- the containers --------------------------------------------------------------------------
 
 
-def _checked_zip(data: bytes) -> tuple[Any, bytes]:
-    """The description of a zip file's content, and a copy with nothing else."""
+def _load_zip(data: bytes) -> Any:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         names = [entry.filename for entry in entries]
@@ -109,31 +98,26 @@ def _checked_zip(data: bytes) -> tuple[Any, bytes]:
         pickles = [name for name in names if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise _RefusedError("is a zip file, but not one of PyTorch's")
-        folder = pickles[0][: -len("data.pkl")]
-        program = archive.read(pickles[0])
-        content, claims = _interpret(program)
-        records = {f"data/{key}": archive.read(f"{folder}data/{key}") for key in claims}
-        order = archive.read(folder + "byteorder") if folder + "byteorder" in names else None
-    for key, (kind, count) in claims.items():
-        if count * _ITEM_BYTES[kind] != len(records[f"data/{key}"]):
-            raise _RefusedError("is damaged: a tensor's bytes are not as many as it says")
-    copy = io.BytesIO()
-    with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("archive/data.pkl", program)
-        if order is not None:
-            archive.writestr("archive/byteorder", order)
-        for name, record in records.items():
-            archive.writestr("archive/" + name, record)
-        archive.writestr("archive/version", b"3\n")
-    return content, copy.getvalue()
+        if archive.getinfo(pickles[0]).file_size > _PICKLE_LIMIT:
+            raise _RefusedError(_TOO_LONG)
+        folder = pickles[0].removesuffix("data.pkl")
+        order = folder + "byteorder"
+        swapped = order in names and archive.read(order).decode() != sys.byteorder
+
+        def storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
+            record = archive.read(f"{folder}data/{key}")
+            if count * dtype.itemsize != len(record):
+                raise _RefusedError("is damaged: a tensor's bytes are not as many as it says")
+            return _fill(torch.empty(count, dtype=dtype), record, swapped=swapped)
+
+        return _Reader(archive.read(pickles[0]), 0, storage).load()
 
 
 def _refuse_other_zips(names: list[str]) -> None:
     """Raise _RefusedError, naming it, for a zip file of another kind that is well known."""
     if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
         raise _RefusedError(
-            "is a TorchScript program, not a state_dict",
-            state="torch.jit.load(FILE).state_dict()",
+            "is a TorchScript program, not a state_dict", state="torch.jit.load(FILE).state_dict()"
         )
     if any(name.endswith("archive_format") for name in names):
         raise _RefusedError("is a program of torch.export, not a state_dict")
@@ -144,237 +128,208 @@ def _refuse_other_zips(names: list[str]) -> None:
         raise _RefusedError(f"is a zip archive that holds {weights[0]}", "Unpack it first.")
 
 
-def _checked_legacy(data: bytes) -> Any:
-    """The description of a file from before PyTorch 1.6: pickles, then raw bytes."""
-    stream = io.BytesIO(data)
-    for _ in range(3):  # the magic number, the protocol's version, the machine's word sizes
-        _interpret(_next_pickle(stream))
-    content, claims = _interpret(_next_pickle(stream))
-    keys, none = _interpret(_next_pickle(stream))
-    needed = sum(8 + count * _ITEM_BYTES[kind] for kind, count in claims.values())
-    if none or not isinstance(keys, list) or {str(key) for key in keys} != set(claims):
+def _load_legacy(data: bytes) -> Any:
+    """The content of a file from before PyTorch 1.6: pickles, then the bytes of all storages."""
+    left = len(data)
+
+    def storage(_key: str, dtype: torch.dtype, count: int) -> Tensor:
+        nonlocal left
+        left -= 8 + count * dtype.itemsize
+        if left < 0:
+            raise _RefusedError("is cut short: its tensors are larger than the file")
+        return torch.empty(count, dtype=dtype)
+
+    loaded, place = [], 0
+    for _ in range(5):  # a magic number, the version, sizes of words; the content; keys of storages
+        reader = _Reader(data, place, storage)
+        loaded.append((reader.load(), reader.storages))
+        place += reader.tell()
+    (content, storages), (keys, _) = loaded[3:]
+    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
         raise _RefusedError("is damaged: its list of tensors is not that of its contents")
-    if len(keys) != len(claims) or needed > len(data) - stream.tell():
-        raise _RefusedError("is cut short: its tensors are larger than the file")
+    for values in (storages[str(key)] for key in keys):
+        place += 8  # the number of items
+        record = data[place : place + values.nbytes]
+        _fill(values, record, swapped=sys.byteorder != "little")
+        place += len(record)
     return content
 
 
-def _next_pickle(stream: io.BytesIO) -> bytes:
-    start = stream.tell()
-    for _ in _instructions(stream, start):
-        pass
-    end = stream.tell()
-    stream.seek(start)
-    return stream.read(end - start)
-
-
-def _instructions(stream: io.BytesIO, start: int) -> Iterator[tuple[str, Any]]:
-    for opcode, argument, position in pickletools.genops(stream):
-        if (position or start) - start > _PICKLE_LIMIT:
-            raise _RefusedError("holds more than the names of a generator's tensors: it is refused")
-        yield opcode.name, argument
+def _fill(values: Tensor, record: bytes, *, swapped: bool) -> Tensor:
+    """``values`` with these bytes, which are ``swapped`` if they are of another byte order."""
+    if len(record) != values.nbytes:
+        raise _RefusedError("is cut short: its tensors are larger than the file")
+    items = np.frombuffer(record, np.uint8).reshape(-1, values.itemsize)
+    items = items[:, ::-1] if swapped else items
+    values.view(torch.uint8).numpy()[:] = items.reshape(-1)
+    return values
 
 
 # -- the pickle ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Name:
-    """A global that the pickle names; it is never looked up."""
+class _Instructions(dict[int, Callable[[Any], None]]):
+    """What a pickle may do."""
 
-    name: str
-
-
-@dataclass(frozen=True)
-class _Storage:
-    key: str
-    kind: str
-    count: int
+    def __missing__(self, code: int) -> Callable[[Any], None]:
+        name = next((op.name for op in pickletools.opcodes if op.code == chr(code)), "unknown")
+        raise _RefusedError(f"holds Python objects ({name}), not only tensors: it is refused")
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    size: tuple[int, ...]
+class _Reader(pickle._Unpickler):
+    """Python's interpreter of pickles, with the instructions that a state_dict needs.
 
-
-class _Built(dict[Any, Any]):
-    """An OrderedDict that the pickle builds."""
-
-
-def _interpret(program: bytes) -> tuple[Any, dict[str, tuple[str, int]]]:
-    """Run a pickle on descriptions only.
-
-    Returns its value and the storages that it uses: {key: (kind, number of items)}. Raises
-    _RefusedError at the first instruction that a state_dict does not need.
+    ``storage(key, dtype, count)``: its values, 1-D; called once for each of ``storages``.
     """
-    if len(program) > _PICKLE_LIMIT:
-        raise _RefusedError("holds more than the names of a generator's tensors: it is refused")
-    machine = _Machine()
-    try:
-        for name, argument in _instructions(io.BytesIO(program), 0):
-            if name == "STOP":
-                break
-            machine.step(name, argument)
-    except _RefusedError as error:
-        if b"pytorch-lightning_version" not in program:
-            raise
-        raise _RefusedError(
-            f"is a checkpoint of PyTorch Lightning that {error}",
-            state='torch.load(FILE, "cpu", weights_only=False)["state_dict"]',
-        ) from error
-    return machine.pop(), machine.claims
 
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+    read: Callable[[int], bytes]
+    _allowed = (
+        *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.BINFLOAT),
+        *(pickle.BINUNICODE, pickle.SHORT_BINSTRING, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE),
+        *(pickle.EMPTY_DICT, pickle.EMPTY_LIST, pickle.EMPTY_TUPLE, pickle.MARK, pickle.TUPLE),
+        *(pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.APPEND, pickle.APPENDS),
+        *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET),
+        *(pickle.GLOBAL, pickle.BINPERSID, pickle.REDUCE, pickle.STOP),
+    )
+    dispatch = _Instructions({code[0]: pickle._Unpickler.dispatch[code[0]] for code in _allowed})
 
-class _Machine:
-    """The stack, marks and memo of a pickle."""
+    def __init__(
+        self, data: bytes, start: int, storage: Callable[[str, torch.dtype, int], Tensor]
+    ) -> None:
+        self._program = io.BytesIO(data[start : start + _PICKLE_LIMIT])
+        super().__init__(self._program, encoding="utf-8")
+        self.storages: dict[str, Tensor] = {}
+        self._storage = storage
 
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
-        self.claims: dict[str, tuple[str, int]] = {}
+    def tell(self) -> int:
+        """Bytes read."""
+        return self._program.tell()
 
-    def pop(self) -> Any:
-        return self.stack.pop()
+    def load(self) -> Any:
+        """Run it. Raises _RefusedError at the first instruction that a state_dict has not."""
+        try:
+            return super().load()
+        except _RefusedError as error:
+            if b"pytorch-lightning_version" not in self._program.getbuffer().tobytes():
+                raise
+            raise _RefusedError(
+                f"is a checkpoint of PyTorch Lightning that {error}",
+                state='torch.load(FILE, "cpu", weights_only=False)["state_dict"]',
+            ) from error
+        except Exception as error:
+            if self.tell() < _PICKLE_LIMIT:
+                raise
+            raise _RefusedError(_TOO_LONG) from error
 
-    def pop_mark(self) -> list[Any]:
-        start = self.marks.pop()
-        items = self.stack[start:]
-        del self.stack[start:]
-        return items
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a global; it is never looked up."""
+        called = f"{module}.{name}"
+        if called in _CALLS:
+            return _CALLS[called]
+        if module in ("torch", "torch.cuda") and name.removesuffix("Storage") in _DTYPES:
+            return _DTYPES[name.removesuffix("Storage")]
+        if module.startswith(("models", "torch.nn", "networks")):
+            raise _RefusedError(
+                f"holds a whole Python object ({called}), which could only be read by running "
+                "code from it: save the network's state_dict() instead"
+            )
+        raise _RefusedError(f"would run code ({called}): it is refused")
 
-    def step(self, name: str, argument: Any) -> None:  # noqa: PLR0912 - one branch an instruction
-        if name == "PROTO":
-            if argument != 2:
-                raise _RefusedError(f"is pickled by protocol {argument}, PyTorch's is 2: refused")
-        elif name in ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"):
-            self.stack.append(argument)
-        elif name in ("BINUNICODE", "SHORT_BINSTRING", "NONE", "NEWTRUE", "NEWFALSE"):
-            self.stack.append({"NEWTRUE": True, "NEWFALSE": False}.get(name, argument))
-        elif name in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"):
-            self.stack.append({"EMPTY_DICT": {}, "EMPTY_LIST": [], "EMPTY_TUPLE": ()}[name])
-        elif name == "MARK":
-            self.marks.append(len(self.stack))
-        elif name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
-            if name != "TUPLE":
-                self.marks.append(len(self.stack) - int(name[-1]))
-            self.stack.append(tuple(self.pop_mark()))
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = self.stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            self.stack.append(self.memo[argument])
-        elif name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS"):
-            self._fill(name)
-        elif name == "GLOBAL":
-            self.stack.append(_Name(_allowed(argument)))
-        elif name == "BINPERSID":
-            self.stack.append(self._storage(self.pop()))
-        elif name == "REDUCE":
-            arguments = self.pop()
-            self.stack.append(_call(self.pop(), arguments))
-        elif name == "BUILD":
-            state = self.pop()  # the versions of the modules, which nothing here reads
-            if not isinstance(self.stack[-1], _Built) or set(state) != {"_metadata"}:
-                raise _RefusedError("holds Python objects, not only tensors: it is refused")
-        else:
-            raise _RefusedError(f"holds Python objects ({name}), not only tensors: it is refused")
-
-    def _fill(self, name: str) -> None:
-        if not name.endswith("S"):
-            self.marks.append(len(self.stack) - (1 if name == "APPEND" else 2))
-        items = self.pop_mark()
-        target = self.stack[-1]
-        if name.startswith("APPEND") and isinstance(target, list):
-            target.extend(items)
-        elif name.startswith("SETITEM") and isinstance(target, dict) and len(items) % 2 == 0:
-            # Plain keys only: the hash of a tuple of tuples of … can take for ever.
-            if not all(type(key) in (str, int) for key in items[::2]):
-                raise _RefusedError("holds Python objects, not only tensors: it is refused")
-            target.update(zip(items[::2], items[1::2], strict=True))
-        else:
-            raise _RefusedError("is damaged: its contents make no sense")
-
-    def _storage(self, claim: Any) -> _Storage:
+    def persistent_load(self, claim: Any) -> Tensor:
         """('storage', type, key, place, count), and in old files a view, which must be None."""
         well_formed = (
             isinstance(claim, tuple)
             and len(claim) in (5, 6)
-            and claim[0] == "storage"
-            and isinstance(claim[1], _Name)
+            and isinstance(claim[1], torch.dtype)
             and isinstance(claim[2], str | int)
             and type(claim[4]) is int
+            and claim[4] >= 0
             and claim[5:] in ((), (None,))
         )
-        kind = claim[1].name.rpartition(" ")[2].removesuffix("Storage") if well_formed else ""
-        if kind not in _ITEM_BYTES or claim[4] < 0:
+        if not well_formed or claim[0] != "storage":
             raise _RefusedError("holds numbers of a kind that no generator has: it is refused")
-        storage = _Storage(str(claim[2]), kind, claim[4])
-        if self.claims.setdefault(storage.key, (kind, storage.count)) != (kind, storage.count):
+        key, dtype, count = str(claim[2]), claim[1], claim[4]
+        if key not in self.storages:
+            self.storages[key] = self._storage(key, dtype, count)
+        values = self.storages[key]
+        if (values.dtype, len(values)) != (dtype, count):
             raise _RefusedError("is damaged: it says two things of one tensor")
-        return storage
+        return values
+
+    def _proto(self) -> None:
+        if (protocol := self.read(1)[0]) != 2:
+            raise _RefusedError(f"is pickled by protocol {protocol}, PyTorch's is 2: refused")
+
+    def _set_item(self) -> None:
+        key, value = self.stack.pop(-2), self.stack.pop()
+        self._update([(key, value)])
+
+    def _set_items(self) -> None:
+        items = self.pop_mark()
+        self._update(list(zip(items[::2], items[1::2], strict=True)))
+
+    def _update(self, items: list[tuple[Any, Any]]) -> None:
+        if not isinstance(self.stack[-1], dict):
+            raise _RefusedError("is damaged: its contents make no sense")
+        self.stack[-1].update(_ordered_dict(items))
+
+    def _build(self) -> None:
+        state = self.stack.pop()  # the versions of the modules, which nothing here reads
+        if not isinstance(self.stack[-1], dict) or not isinstance(state, dict):
+            raise _RefusedError("holds Python objects, not only tensors: it is refused")
+
+    dispatch |= {
+        **{pickle.PROTO[0]: _proto, pickle.BUILD[0]: _build},
+        **{pickle.SETITEM[0]: _set_item, pickle.SETITEMS[0]: _set_items},
+    }
 
 
-def _allowed(argument: str) -> str:
-    module, _, name = argument.partition(" ")
-    storage = name.endswith("Storage") and name.removesuffix("Storage") in _ITEM_BYTES
-    if argument in _CALLS or (storage and module in ("torch", "torch.cuda")):
-        return argument
-    if module.startswith(("models", "torch.nn", "networks")):
-        raise _RefusedError(
-            f"holds a whole Python object ({module}.{name}), which could only be read by running "
-            "code from it: save the network's state_dict() instead"
-        )
-    raise _RefusedError(f"would run code ({module}.{name}): it is refused")
-
-
-def _call(function: Any, arguments: Any) -> Any:
-    called = function.name if isinstance(function, _Name) else ""
-    if called not in _CALLS or not isinstance(arguments, tuple):
+def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
+    """Python 2 hands over its items, as a list of pairs; Python 3 sets them one by one."""
+    # Plain keys only: the hash of a tuple of tuples of … can take for ever.
+    if not all(len(pair) == 2 and type(pair[0]) in (str, int) for pair in pairs):
         raise _RefusedError("holds Python objects, not only tensors: it is refused")
-    if called == "collections OrderedDict":
-        # Python 2 hands over its items, as a list of pairs; Python 3 sets them one by one.
-        pairs = arguments[0] if len(arguments) == 1 else []
-        if len(arguments) > 1 or not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
-            raise _RefusedError("is damaged: its contents make no sense")
-        return _Built(pairs)
-    if called == "torch._utils _rebuild_parameter":
-        if not arguments or not isinstance(arguments[0], _Tensor):
-            raise _RefusedError("is damaged: its contents make no sense")
-        return arguments[0]
-    if len(arguments) > 6:
-        raise _RefusedError("holds tensors with more to them than numbers: it is refused")
-    return _tensor(*arguments[:4])
+    return dict(pairs)
 
 
-def _is_pair(item: Any) -> bool:
-    """[name, value], as Python 2 writes the items of an OrderedDict."""
-    return isinstance(item, list) and len(item) == 2 and type(item[0]) in (str, int)
+def _parameter(data: Any, *_: Any) -> Any:
+    return data
 
 
-def _tensor(storage: Any = None, offset: Any = 0, size: Any = (), stride: Any = ()) -> _Tensor:
+def _tensor(
+    storage: Any, offset: Any, size: Any, stride: Any, _gradient: Any = None, _hooks: Any = None
+) -> Tensor:
     """A tensor must lie within its storage, and be no larger than it."""
-    whole = isinstance(storage, _Storage) and isinstance(size, tuple) and isinstance(stride, tuple)
+    whole = isinstance(storage, Tensor) and isinstance(size, tuple) and isinstance(stride, tuple)
     numbers = (offset, *size, *stride) if whole else ()
     if not whole or not all(type(n) is int and n >= 0 for n in numbers) or len(size) > 8:
         raise _RefusedError("is damaged: its contents make no sense")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if (
-        math.prod(size) > storage.count
-        or offset > storage.count
-        or (math.prod(size) and last >= storage.count)
-    ):
+    count = len(storage)
+    if math.prod(size) > count or offset > count or (math.prod(size) and last >= count):
         raise _RefusedError("says that a tensor is larger than its bytes: it is refused")
-    return _Tensor(size)
+    values: Tensor = storage.as_strided(size, stride, offset)
+    return values
 
 
-def _tensor_paths(content: Any) -> dict[str, tuple[Any, ...]]:
-    """{name: the keys that lead to it} of every tensor in dictionaries of dictionaries.
+_CALLS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "collections.OrderedDict": _ordered_dict,
+}
+
+
+def _named_tensors(content: Any) -> dict[str, Tensor]:
+    """Every tensor in dictionaries of dictionaries, by the keys that lead to it.
 
     Each is entered once: it may hold itself, or others again and again.
     """
     if not isinstance(content, dict) or not content:
         raise _RefusedError("is not a state_dict, but some other value saved by PyTorch")
-    found: dict[str, tuple[Any, ...]] = {}
+    found: dict[str, Tensor] = {}
     entered: set[int] = set()
 
     def enter(value: dict[Any, Any], keys: tuple[Any, ...]) -> None:
@@ -385,10 +340,10 @@ def _tensor_paths(content: Any) -> dict[str, tuple[Any, ...]]:
             name = ".".join(map(str, (*keys, key)))
             if isinstance(inner, dict):
                 enter(inner, (*keys, key))
-            elif isinstance(inner, _Tensor):
+            elif isinstance(inner, Tensor):
                 if name in found:
                     raise _RefusedError(f"is not a state_dict: {name[:100]} is there twice")
-                found[name] = (*keys, key)
+                found[name] = inner
 
     enter(content, ())
     if not found:

@@ -44,18 +44,6 @@ from cyclegan_cli.styles.catalogue import (
     style_of_file,
 )
 
-__all__ = [
-    "Write",
-    "add_style",
-    "damaged_styles",
-    "downloaded_style",
-    "find_style",
-    "list_styles",
-    "remove_style",
-    "root_of",
-    "weights_file",
-]
-
 _BUNDLED = Path(__file__).parent / "bundled"
 _ATTEMPTS = 3  # to read a style that may be just being replaced
 _LOCK_SECONDS = 60.0
@@ -232,8 +220,8 @@ def _look(root: Path, origin: Origin | None, name: str) -> Style | None:
     for _ in range(_ATTEMPTS):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return read_style(root / name, origin, name=name)
-        if not _moving(root, name):
-            continue
+        if not (root / name).is_dir() and not any(root.glob(f".{name}.*.*")):
+            continue  # neither incomplete, nor being replaced or removed
         with _still(root):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 return read_style(root / name, origin, name=name)
@@ -359,11 +347,6 @@ def remove_style(name: str, *, dry_run: bool = False) -> Path:
         return folder
     known = [style.name for style in list_styles(available=False)]
     raise UnknownNameError("style", name, known, hint=_LIST_HINT)
-
-
-def _moving(root: Path, name: str) -> bool:
-    """Whether the style is incomplete, or being replaced or removed."""
-    return (root / name).is_dir() or any(root.glob(f".{name}.*.*"))
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 MODES = ("baseline", "whole", "plain", "streamed", "lean")
@@ -103,13 +104,13 @@ def lean_budget(network, size: tuple[int, int]) -> int:
     """The bytes with which a picture is painted with only the trunk kept."""
     from cyclegan_cli.machine import resident_memory
     from cyclegan_cli.painting.evaluate import estimate
-    from cyclegan_cli.painting.memory import choose
-    from cyclegan_cli.painting.strips import Plan
+    from cyclegan_cli.painting.strips import Plan, choose
 
     height, width = (-(-n // 4) * 4 for n in size)
-    middle = estimate(network.spec, 4, height, width, Plan(2**20, 0)).middle
-    plans = choose(network.spec, (height, width), max_memory=2**60)
-    cost = estimate(network.spec, 4, height, width, next(p for p in plans if p.keep == middle))
+    costs = partial(estimate, network.spec, 4, height, width)
+    middle, row = costs(Plan(2**20, 0)).middle, 4 * network.spec.width * width
+    plans = choose(costs, (height, width), row, max_memory=2**60)
+    cost = costs(next(p for p in plans if p.keep == middle))
     return resident_memory() + cost.strips + cost.kept + 3 * height * width + 20_000_000
 
 

@@ -17,8 +17,7 @@ from PIL import Image
 
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.media import decoding
-from cyclegan_cli.media.animation import whole_steps
-from cyclegan_cli.media.encoding import write_picture
+from cyclegan_cli.media.encoding import whole_steps, write_picture
 from cyclegan_cli.media.pictures import Frame, Metadata, Picture, read_picture, read_rgb
 from tests.media import rawfiles as raw
 from tests.media.matrix import AVIF, base, cases, deep, saved

@@ -24,10 +24,12 @@ from cyclegan_cli.media.folders import (
     find_pictures,
     ignores_case,
     natural_key,
+    parse_list,
+    read_list,
 )
 from cyclegan_cli.media.formats import ANIMATED, PAINTED, is_painting, may_be_read
 from cyclegan_cli.media.pictures import Frame, Metadata, Picture, read_picture
-from cyclegan_cli.media.plan import Job, Plan, make_plan, parse_list, read_list
+from cyclegan_cli.media.plan import Job, Plan, make_plan
 from cyclegan_cli.media.video import Motion, write_frames
 
 EXTENSIONS = (".jpg", ".PNG", ".tif", ".webp", ".gif", ".heic", ".txt", "")

@@ -267,30 +267,35 @@ def test_few_pictures_are_held_at_once(tmp_path: Path, monkeypatch: pytest.Monke
 def test_reading_and_writing_overlap_painting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pause = 0.03
+    """The second picture is read before the first is painted, and painted while it is written."""
     read, write = batch.read_picture, batch.write_picture
+    read_both, painting_second = threading.Event(), threading.Event()
+    counts = dict.fromkeys(("read", "painted", "written"), 0)
 
-    def slow_read(*arguments: Any, **options: Any) -> Any:
-        time.sleep(pause)
-        return read(*arguments, **options)
+    def counted_read(*arguments: Any, **options: Any) -> Any:
+        counts["read"] += 1
+        picture = read(*arguments, **options)
+        if counts["read"] == 2:
+            read_both.set()
+        return picture
 
-    def slow_write(*arguments: Any, **options: Any) -> None:
-        time.sleep(pause)
-        write(*arguments, **options)
-
-    def slow_paint(pixels: Any) -> Any:
-        time.sleep(pause)
+    def paint(pixels: Any) -> Any:
+        counts["painted"] += 1
+        if counts["painted"] == 2:
+            painting_second.set()
+        assert read_both.wait(60)
         return pixels
 
-    monkeypatch.setattr(batch, "read_picture", slow_read)
-    monkeypatch.setattr(batch, "write_picture", slow_write)
-    jobs = pictures(tmp_path, 20)
-    start = time.perf_counter()
-    events = list(translate_pictures(jobs, slow_paint, SETTINGS))
-    wall = time.perf_counter() - start
-    # One after another they would take at least 3 pauses each.
-    assert sum(event.seconds for event in events if isinstance(event, Done)) >= 20 * 3 * pause
-    assert wall < 20 * 2.4 * pause
+    def counted_write(*arguments: Any, **options: Any) -> Any:
+        counts["written"] += 1
+        assert painting_second.wait(60)
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(batch, "read_picture", counted_read)
+    monkeypatch.setattr(batch, "write_picture", counted_write)
+    events = list(translate_pictures(pictures(tmp_path, 4), paint, SETTINGS))
+    assert [type(event) for event in events] == [Done] * 4
+    assert set(counts.values()) == {4}
 
 
 def test_many_pictures_take_no_more_memory_than_few(

@@ -12,8 +12,7 @@ from cyclegan_cli.errors import PictureError
 from cyclegan_cli.painting import effects
 from cyclegan_cli.painting.by_torch import to_tensor
 from cyclegan_cli.painting.effects import paint_picture
-from cyclegan_cli.painting.pixels import Pixels
-from cyclegan_cli.painting.resample import Enlarger
+from cyclegan_cli.painting.pixels import Enlarger, Pixels
 from cyclegan_cli.painting.statistics import OverrideStats
 from cyclegan_cli.settings import TranslateSettings
 from tests.painting.common import KINDS, network, painter_of, random_pixels

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.errors import PictureError
-from cyclegan_cli.painting import memory
+from cyclegan_cli.painting import strips
 from cyclegan_cli.painting.evaluate import estimate
-from cyclegan_cli.painting.memory import check_memory, choose
-from cyclegan_cli.painting.strips import Plan
+from cyclegan_cli.painting.strips import Plan, check_memory
 from cyclegan_cli.settings import GeneratorSpec
 
 GB = 10**9
 RESNET9 = GeneratorSpec()
 
 
+def choose(spec: GeneratorSpec, size: tuple[int, int], max_memory: int | None) -> list[Plan]:
+    costs = partial(estimate, spec, 4, *size)
+    return strips.choose(costs, size, 4 * spec.width * size[1], max_memory=max_memory)
+
+
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process of 0.4 GB on a machine with 16 GB free."""
-    monkeypatch.setattr(memory, "resident_memory", lambda: int(0.4 * GB))
-    monkeypatch.setattr(memory, "available_memory", lambda: 16 * GB)
+    monkeypatch.setattr(strips, "resident_memory", lambda: int(0.4 * GB))
+    monkeypatch.setattr(strips, "available_memory", lambda: 16 * GB)
 
 
 @pytest.mark.parametrize("limit", [None, 12 * GB, 6 * GB, 3 * GB, 2.5 * GB, 1 * GB, 0.6 * GB])
@@ -77,9 +83,9 @@ def test_what_does_not_fit_is_refused_with_the_figures() -> None:
 
 
 def test_a_full_machine_is_not_driven_into_swap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_memory", lambda: int(1.0 * GB))
+    monkeypatch.setattr(strips, "available_memory", lambda: int(1.0 * GB))
     assert choose(RESNET9, (3000, 4000), max_memory=64 * GB)[0].place == "disk"
-    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    monkeypatch.setattr(strips, "available_memory", lambda: 1000)
     with pytest.raises(PictureError):
         choose(RESNET9, (3000, 4000), max_memory=None)
 

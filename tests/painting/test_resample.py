@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cyclegan_cli.painting import resample
-from cyclegan_cli.painting.pixels import Planes
-from cyclegan_cli.painting.resample import resized
+from cyclegan_cli.painting import pixels
+from cyclegan_cli.painting.pixels import Planes, resized
 
 SIDE = st.integers(1, 60)
 
@@ -24,8 +23,8 @@ def test_any_size_to_any_size(
     image = Image.fromarray(x[0])
     expected = np.asarray(image.resize((to_w, to_h), Image.Resampling.BICUBIC))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resample, "_STRIP", strip)
-        patch.setattr(resample, "_LARGEST", product)
+        patch.setattr(pixels, "_STRIP", strip)
+        patch.setattr(pixels, "_LARGEST", product)
         result = resized(lambda a, b: x[:, a:b], 1, (h, w), (to_h, to_w))
     assert np.abs(result[0] - expected).max() <= 2e-6
 

@@ -22,11 +22,17 @@ from cyclegan_cli.cli.app import main
 from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError, UsageError
 from cyclegan_cli.places import cache_dir, home_dir
 from cyclegan_cli.styles import datasets as module
-from cyclegan_cli.styles import unpacking
-from cyclegan_cli.styles.datasets import Here, datasets, download_dataset, here
+from cyclegan_cli.styles.datasets import (
+    FOLDERS,
+    Here,
+    datasets,
+    download_dataset,
+    here,
+    unpack,
+    what_is_wrong,
+)
 from cyclegan_cli.styles.download import Learned, part_file, record_digest
 from cyclegan_cli.styles.fetch import Patience
-from cyclegan_cli.styles.unpacking import FOLDERS, Limits, unpack, what_is_wrong
 from tests.styles.server import Server, cut, running, send, status
 
 SOON = Patience(timeout=0.7, attempts=4, first_wait=0.01, slowest=2000, window=0.3)
@@ -197,7 +203,7 @@ def test_an_unpacking_that_was_cut_short_needs_no_second_download(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(unpacking, "_write", killed)
+        patch.setattr(module, "_write", killed)
         with pytest.raises(KeyboardInterrupt):
             fetch_tiny()
     assert_nothing_landed()
@@ -337,16 +343,17 @@ def test_a_hostile_archive_is_refused_before_a_byte_is_unpacked(
 
 
 @pytest.mark.parametrize(
-    ("limits", "reason"),
-    [(Limits(count=3), "entries; 3 are"), (Limits(total=1000), "1000 are allowed")],
+    ("limit", "number", "reason"),
+    [("_MOST_ENTRIES", 3, "entries; 3 are"), ("_MOST_BYTES", 1000, "1000 are allowed")],
 )
 def test_an_archive_has_no_more_than_so_many_and_so_much(
-    limits: Limits, reason: str, tmp_path: Path
+    limit: str, number: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a.zip"
     file.write_bytes(archive(GOOD))
     assert what_is_wrong(file) == ""
-    assert reason in what_is_wrong(file, limits)
+    monkeypatch.setattr(module, limit, number)
+    assert reason in what_is_wrong(file)
 
 
 @pytest.mark.parametrize("size", [-1, 1])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cyclegan_cli.errors import UsageError, WeightsError
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec
-from cyclegan_cli.styles.publicformat import export_public, read_generator, to_public
+from cyclegan_cli.styles.convert import export_public, read_generator, to_public
 from tests.styles.make import TINY_MOBILE, tiny_generator, weights
 from tests.styles.public_model import PublicResnet, as_the_method_means, public_generator
 

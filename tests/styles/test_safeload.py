@@ -367,20 +367,30 @@ def test_a_legacy_file_that_claims_terabytes_is_refused(tmp_path: Path) -> None:
         load_state_dict(path)
 
 
-def test_a_pickle_that_hashes_for_ever_is_refused(tmp_path: Path) -> None:
+def _nested(before: bytes, after: bytes) -> bytes:
+    """A pickle in which a pair of a pair of … 200 deep stands: 2²⁰⁰ steps to hash."""
+    program = b"\x80\x02" + before + b")"
+    for index in range(200):
+        program += b"q" + bytes([index]) + b"h" + bytes([index]) + b"\x86"
+    return program + after + b"."
+
+
+ORDERED = b"ccollections\nOrderedDict\n"
+HASHED = {
+    "a key": _nested(b"}", b"Ns"),
+    "one of several keys": _nested(b"}(", b"Nu"),
+    "a key of an ordered dictionary": _nested(ORDERED + b"](](", b"Neeb\x85R"),
+    "the state of a dictionary": _nested(ORDERED + b")R", b"\x85b"),
+    "the key of a storage": _nested(b"(X\x07\0\0\0storagectorch\nFloatStorage\n", b"NK\x01tQ"),
+}
+
+
+@pytest.mark.parametrize("evil", HASHED.values(), ids=HASHED)
+def test_a_pickle_that_hashes_for_ever_is_refused(evil: bytes, tmp_path: Path) -> None:
     path = saved(tmp_path / "x.pth")
-    evil = _nested_key()
     rewrite(path, lambda name, data: evil if name.endswith("data.pkl") else data)
     with pytest.raises(WeightsError):
         load_state_dict(path)
-
-
-def _nested_key() -> bytes:
-    """{t: None} where t is a pair of a pair of … 200 deep: 2²⁰⁰ steps to hash."""
-    program = b"\x80\x02})"
-    for index in range(200):
-        program += b"q" + bytes([index]) + b"h" + bytes([index]) + b"\x86"
-    return program + b"Ns."
 
 
 def test_endless_and_torchscript_and_tar_files_are_refused(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ Kind: TypeAlias = Literal[
 
 EPS = 1e-5  # of InstanceNorm
 SLOPE = 0.1  # of a scene generator's leaky ReLUs
+SMOOTH = 4  # pixels along a cell of the picture that a scene generator's output is added to
 QUARTER_BLOCKS = 2  # of a scene generator, at a quarter of the resolution
 SCENE_WIDTHS = (32, 64, 64)  # of the convolutions that read the thumbnail, each of stride 2
 THUMBNAIL = 32  # pixels along a side of it
@@ -196,13 +197,14 @@ def layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
 def _scene_layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
     """A U-Net (Ronneberger et al., MICCAI 2015) down to an eighth of the resolution.
 
+    No skip connection at the full resolution: fine detail is to be painted, not passed on.
     Residual blocks at an eighth and at a quarter of it, in which the scene's code acts. No tanh
     at the end: without normalisation large values would saturate it, and its gradient would stay 0.
     """
     w = spec.width
     encoder = _Chain("encoder", source_channels(spec), spec)
     encoder.convolve7(w)
-    encoder.leak("full")
+    encoder.leak()
     for outputs, slot in ((2 * w, "half"), (4 * w, "quarter"), (8 * w, "")):
         encoder.add("reflect", padding=1)
         encoder.add("conv", outputs, kernel=3, stride=2)
@@ -212,7 +214,7 @@ def _scene_layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
     quarter = tuple(_scene_block(spec, number, 4 * w) for number in numbers)
     decoder = _Chain("decoder", 8 * w, spec)
     found: list[Layer | Trunk] = [*encoder.found, Trunk(eighth)]
-    for outputs, slot in ((4 * w, "quarter"), (2 * w, "half"), (w, "full")):
+    for outputs, slot in ((4 * w, "quarter"), (2 * w, "half"), (w, "")):
         first = len(decoder.found)
         decoder.add("upsample")
         decoder.convolve3(outputs)

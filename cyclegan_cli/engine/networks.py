@@ -7,7 +7,7 @@ ECCV 2016, the discriminator the 70×70 PatchGAN of Isola et al., CVPR 2017. ``m
 which leave no checkerboard. ``brush`` is ``mobile`` without InstanceNorm, and its output is added
 to the input, so that a pixel depends only on its surroundings. ``scene`` is a U-Net that also gets
 a thumbnail of the whole picture, whose code conditions its blocks as in FiLM (Perez et al., AAAI
-2018).
+2018); its output is added to a smoothed picture, whose detail it has to paint.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.nn import functional
 from cyclegan_cli.engine.layers import (
     EPS,
     SCENE_WIDTHS,
+    SMOOTH,
     THUMBNAIL,
     Layer,
     Trunk,
@@ -45,6 +46,7 @@ __all__ = [
     "View",
     "count_parameters",
     "initialise",
+    "smoothed",
 ]
 
 _DETAIL = 2.0
@@ -137,7 +139,8 @@ class Generator(nn.Module):
         N×out_channels×H×W in (−1, 1); with ``spec.residual``, x plus that, in (−2, 2).
 
         With ``spec.code`` > 0, x has the grain as one more channel, H and W are multiples of 8, and
-        the result is float32, up to 1 away from the recoloured picture, not limited to [−1, 1].
+        the result is float32, added to the recoloured picture without its fine detail, and not
+        limited to [−1, 1].
         ``code``: of the scenes, N×code; None: of x (``scene_code``).
         """
         if self.spec.code > 0:
@@ -169,7 +172,7 @@ class Generator(nn.Module):
                 h = h + saved.pop(part.slot)
             else:
                 h = module(h)
-        return self._recoloured(picture, code) + wide(h)
+        return self._recoloured(smoothed(picture), code) + wide(h)
 
     def _branch(
         self, block: ResidualBlock, branch: tuple[Layer, ...], h: Tensor, code: Tensor
@@ -194,6 +197,12 @@ class Generator(nn.Module):
             column = matrix[:, :, channel, None, None]
             shown = shown + column * picture[:, channel : channel + 1]
         return shown + matrix[:, :, inputs, None, None]
+
+
+def smoothed(picture: Tensor) -> Tensor:
+    """Means of cells of ``SMOOTH``² pixels, enlarged again."""
+    small = functional.avg_pool2d(picture, SMOOTH)
+    return functional.interpolate(small, scale_factor=SMOOTH, mode="bilinear", align_corners=False)
 
 
 def _channels_last(x: Tensor) -> Tensor:

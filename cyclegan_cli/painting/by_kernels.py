@@ -23,7 +23,7 @@ from cyclegan_cli.engine.fast.library import keep_freed_memory
 from cyclegan_cli.engine.layers import Layer
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
-from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, recoloured
+from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, recoloured, smoothed
 from cyclegan_cli.painting.strips import Place, Rows, Scratch, needed
 
 __all__ = ["KernelBackend"]
@@ -274,6 +274,9 @@ class KernelBackend:
 
     def write(self, buffer: Array, start: int, strip: Array) -> None:
         buffer[:, start : start + strip.shape[1]] = strip
+
+    def smoothed(self, picture: Array) -> Array:
+        return smoothed(picture)
 
     def finish(self, strip: Array, source: Array | None) -> Array:
         matrix = self._tensors.get(RECOLOUR)

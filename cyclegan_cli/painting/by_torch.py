@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cyclegan_cli.engine.layers import EPS, Layer
+from cyclegan_cli.engine.networks import smoothed
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
 from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, varies
@@ -246,6 +247,9 @@ class TorchBackend:
 
     def write(self, buffer: Tensor, start: int, strip: Tensor) -> None:
         buffer[:, :, start : start + strip.shape[2]].copy_(strip)
+
+    def smoothed(self, picture: Tensor) -> Tensor:
+        return smoothed(picture.float())
 
     def finish(self, strip: Tensor, source: Tensor | None) -> Tensor:
         strip = strip.float()

@@ -16,7 +16,7 @@ import numpy as np
 
 from cyclegan_cli.engine.fast.kernels import uses_winograd, winograd_workspace
 from cyclegan_cli.engine.layers import Layer, Trunk, layers, source_channels
-from cyclegan_cli.painting.statistics import Moments, OverrideStats
+from cyclegan_cli.painting.statistics import Moments, OverrideStats, smooth_rows
 from cyclegan_cli.painting.strips import WORKSPACE, Cost, Place, Plan, Rows, Scratch
 from cyclegan_cli.settings import GeneratorSpec
 
@@ -56,6 +56,9 @@ class Backend(Protocol[T]):
 
     def write(self, buffer: T, start: int, strip: T) -> None:
         """Write ``strip`` into ``buffer`` from row ``start`` on."""
+
+    def smoothed(self, picture: T) -> T:
+        """Rows of a picture without their fine detail (``statistics.smoothed``)."""
 
     def finish(self, strip: T, source: T | None) -> T:
         """The result of a strip: float32, added to that of the picture, if any.
@@ -146,7 +149,7 @@ class _Sizes:
     def _not_computed(self, *_arguments: Any) -> Any:
         raise NotImplementedError("only sizes are known")
 
-    measure = accumulate = whole = write = finish = _not_computed
+    measure = accumulate = whole = write = smoothed = finish = _not_computed
 
 
 class _Evaluation(Generic[T]):
@@ -190,9 +193,18 @@ class _Evaluation(Generic[T]):
                 self._rows = self._backend.apply(part, self._rows)
         for start, stop in self._strips(self._rows):
             strip = self._rows.read(start, stop)
-            behind = source.read(start, stop) if self._spec.residual else None
-            write(start, self._backend.finish(strip, behind))
+            write(start, self._backend.finish(strip, self._behind(source, start, stop)))
             self._scratch.forget()
+
+    def _behind(self, source: Rows[T], start: int, stop: int) -> T | None:
+        """What the result is added to."""
+        if not self._spec.residual:
+            return None
+        if self._spec.code == 0:
+            return source.read(start, stop)
+        low, high = smooth_rows(start, stop, source.height)
+        picture = source.read(low, high)[..., : self._spec.in_channels, :, :]
+        return self._backend.smoothed(picture)[..., start - low : stop - low, :]
 
     def _run_norm(self) -> None:
         """An InstanceNorm outside the trunk."""

@@ -17,7 +17,15 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from cyclegan_cli.engine.layers import EPS, SCENE_WIDTHS, THUMBNAIL, Trunk, film_name, layers
+from cyclegan_cli.engine.layers import (
+    EPS,
+    SCENE_WIDTHS,
+    SMOOTH,
+    THUMBNAIL,
+    Trunk,
+    film_name,
+    layers,
+)
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, Planes, to_planes
 
@@ -148,6 +156,28 @@ def conditioned(weights: Weights, code: Array) -> Weights:
     matrix = read("colour").reshape(spec.out_channels, spec.in_channels + 1)
     tensors[RECOLOUR] = matrix + np.eye(*matrix.shape, dtype=np.float32)
     return Weights(spec, tensors)
+
+
+def smooth_rows(start: int, stop: int, height: int) -> tuple[int, int]:
+    """The rows that ``smoothed`` needs for rows [start, stop) of a picture of that height."""
+    first, last = start // SMOOTH - 1, (stop - 1) // SMOOTH + 2
+    return max(0, SMOOTH * first), min(height, SMOOTH * last)
+
+
+def smoothed(picture: Planes) -> Planes:
+    """C×h×w, sides multiples of ``SMOOTH``: means of cells, enlarged again, as in ``Generator``."""
+    for _ in range(2):  # along the rows, then along the columns
+        parts = [picture[..., k::SMOOTH] for k in range(SMOOTH)]
+        small = ((parts[0] + parts[1]) + (parts[2] + parts[3])) * np.float32(1 / SMOOTH)
+        before = np.concatenate([small[..., :1], small[..., :-1]], axis=-1)
+        after = np.concatenate([small[..., 1:], small[..., -1:]], axis=-1)
+        picture = np.empty_like(picture)
+        for k, (other, weight) in enumerate(
+            ((before, 0.375), (before, 0.125), (after, 0.125), (after, 0.375))
+        ):
+            picture[..., k::SMOOTH] = small + np.float32(weight) * (other - small)
+        picture = np.swapaxes(picture, -1, -2)
+    return picture
 
 
 def recoloured(matrix: Array, picture: Planes) -> Planes:

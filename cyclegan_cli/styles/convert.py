@@ -18,8 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import safetensors
-
 from cyclegan_cli.engine.weights import FORMAT, load_generator, load_weights, save_generator
 from cyclegan_cli.errors import StoreError, UsageError, WeightsError
 from cyclegan_cli.files import atomic_path, digest_of, read_safetensors_header
@@ -202,7 +200,7 @@ def read_generator(path: Path) -> Generator:
     its tensors as ``.safetensors``). No byte of it is executed. Raises WeightsError, saying what is
     wrong with it, or OSError.
     """
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError
 
     from cyclegan_cli.styles.safeload import SIZE_LIMIT, load_state_dict
 
@@ -213,6 +211,8 @@ def read_generator(path: Path) -> Generator:
     if path.stat().st_size > SIZE_LIMIT:
         raise WeightsError(f"{path} is larger than {SIZE_LIMIT >> 20} MiB.")
     try:
+        from safetensors.torch import load_file
+
         metadata, _ = read_safetensors_header(path)
         said = metadata.get("format", "")
         if said.startswith("cyclegan-checkpoint"):
@@ -222,7 +222,7 @@ def read_generator(path: Path) -> Generator:
             )
         own = said == FORMAT
         return _paintable(load_generator(path) if own else from_public(load_file(path), path), path)
-    except (ValueError, safetensors.SafetensorError) as error:
+    except (ValueError, SafetensorError) as error:
         raise WeightsError(f"{path} is not a whole weights file: {error}.") from error
 
 

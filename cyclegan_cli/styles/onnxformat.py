@@ -19,6 +19,7 @@ from cyclegan_cli.engine.grain import CENTRE, PERIOD, SPREAD, tile
 from cyclegan_cli.engine.layers import (
     EPS,
     SCENE_WIDTHS,
+    SMOOTH,
     THUMBNAIL,
     Kind,
     Layer,
@@ -149,7 +150,7 @@ def _write_generator(graph: _Graph) -> None:
                 y = _layer(graph, layer, y)
             x = graph.add("Add", x, y)
     if spec.residual or spec.code > 0:
-        base = _recoloured(graph, source) if spec.code > 0 else padded
+        base = _recoloured(graph, _smoothed(graph, source)) if spec.code > 0 else padded
         x = graph.add("Clip", graph.add("Add", base, x), graph.floats(-1.0), graph.floats(1.0))
     ends = graph.add("Concat", *sizes, axis=0)
     starts, axes = graph.constant([0, 0]), graph.constant([2, 3])
@@ -240,6 +241,14 @@ def _conditioned(graph: _Graph, layer: Layer, x: str) -> str:
     )
     scaled = graph.add("Mul", x, graph.add("Add", scale, graph.floats(1.0)))
     return graph.add("Add", scaled, shift)
+
+
+def _smoothed(graph: _Graph, picture: str) -> str:
+    """The picture without its fine detail."""
+    cell = [SMOOTH, SMOOTH]
+    small = graph.add("AveragePool", picture, kernel_shape=cell, strides=cell)
+    scales = graph.floats([1.0, 1.0, SMOOTH, SMOOTH])
+    return graph.add("Resize", small, "", scales, mode="linear")
 
 
 def _recoloured(graph: _Graph, picture: str) -> str:

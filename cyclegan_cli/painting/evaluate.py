@@ -204,7 +204,8 @@ class _Evaluation(Generic[T]):
             return source.read(start, stop)
         low, high = smooth_rows(start, stop, source.height)
         picture = source.read(low, high)[..., : self._spec.in_channels, :, :]
-        return self._backend.smoothed(picture)[..., start - low : stop - low, :]
+        smooth: T = self._backend.smoothed(picture)[..., start - low : stop - low, :]
+        return smooth
 
     def _run_norm(self) -> None:
         """An InstanceNorm outside the trunk."""

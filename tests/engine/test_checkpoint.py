@@ -160,6 +160,9 @@ def test_a_checkpoint_of_another_version_is_named_and_passed_over(
     assert found is not None
     assert found.path.name == written.name
     assert [str(later) in str(error) for error in damaged] == [True]
+    (tmp_path / written.name).unlink()
+    assert checkpoint.newest(tmp_path)[0] is None  # and what is wrong with each
+    assert len(checkpoint.newest(tmp_path)[1]) == 1
 
 
 def test_saving_never_drops_what_it_has_just_written(trained: CycleGAN, tmp_path: Path) -> None:

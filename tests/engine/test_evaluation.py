@@ -9,7 +9,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from cyclegan_cli.engine.evaluation import classifier_error, sliced_wasserstein
+from cyclegan_cli.engine import evaluation
+from cyclegan_cli.engine.evaluation import (
+    Evaluator,
+    Real,
+    classifier_error,
+    score,
+    sliced_wasserstein,
+)
 from tests.program import SHARED
 
 
@@ -93,6 +100,21 @@ def test_the_same_arguments_give_the_same_figure_and_no_random_state_is_touched(
     again = measure(SETS["weak"][:8, :, :32, :32], REAL[:8, :, :32, :32], seed=3)
     assert first == again
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_evaluation_is_the_scores_of_both_translations_with_its_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "STEPS", 2)  # of the classifier's training, for each score
+    real = Real(*(textures(6, seed, size=32) for seed in (1, 2, 3, 4)))
+    found = Evaluator(lambda: real, seed=3).evaluate(torch.neg, lambda y: y / 2)
+    assert found.y == score(-real.x, real.y, seed=3)
+    assert found.x == score(real.y / 2, real.x, seed=3)
+    assert found.y_floor == score(real.more_y, real.y, seed=3)
+    assert found.x_floor == score(real.more_x, real.x, seed=3)
+    assert found.y != score(-real.x, real.y, seed=4)
+    errors = 1.5 * real.x.abs().mean(), 1.5 * real.y.abs().mean()  # of F(G(x)) and G(F(y))
+    assert found.cycle_l1 == pytest.approx(float(sum(errors)) / 2, rel=1e-4)
 
 
 def test_sets_of_different_numbers_can_be_compared() -> None:

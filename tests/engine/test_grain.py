@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyclegan_cli.engine.grain import PERIOD, canvas, drawn
+from cyclegan_cli.engine.grain import PERIOD, canvas, drawn, on_canvas
 from cyclegan_cli.engine.networks import Generator, initialise
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec
 from tests.painting.common import painter_of
@@ -62,3 +62,20 @@ def test_a_clear_sky_gives_strokes_something_to_grow_from() -> None:
     spec = replace(GENERATORS["brush"], width=8, blocks=1)
     assert strength(replace(spec, grain=0.0)) < 1.0
     assert strength(replace(spec, grain=0.05)) > 4.0
+
+
+def test_the_canvas_of_a_scene_is_a_channel_beside_each_picture() -> None:
+    spec = GENERATORS["scene"]
+    x = torch.rand(2, 3, 16, 24) * 2 - 1
+    seen: list[torch.Tensor] = []
+
+    def network(shown: torch.Tensor) -> torch.Tensor:
+        seen.append(shown)
+        return 9 * shown[:, :3]
+
+    painted = on_canvas(spec, network, x)
+    assert torch.equal(painted, (9 * x).clamp(-1, 1))
+    assert torch.equal(seen[0][:, :3], x)
+    grain = spec.grain * torch.from_numpy(canvas(0, 16, 24, 1))
+    assert all(torch.equal(shown[3:], grain) for shown in seen[0])
+    assert grain.std() > 0

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from cyclegan_cli.engine.losses import (
+    chroma_loss,
     discriminator_loss,
     generator_loss,
     l1,
@@ -81,3 +82,10 @@ def test_structure_has_finite_gradients_on_flat_pictures() -> None:
     torch.autograd.backward(structure_loss(flat, torch.zeros(1, 3, 64, 64)))
     assert flat.grad is not None
     assert bool(torch.isfinite(flat.grad).all())
+
+
+def test_the_chroma_loss_is_what_is_missing_of_four_fifths_of_the_colours() -> None:
+    colour = torch.tensor([0.5, -0.5, -0.5])[None, :, None, None].expand(1, 3, 32, 32)
+    assert float(chroma_loss(0.8 * colour, colour)) == pytest.approx(0.0, abs=1e-5)
+    # Red less green is 1, blue less their mean −½: four fifths of both are missing in grey.
+    assert float(chroma_loss(0 * colour, colour)) == pytest.approx((0.8 + 0.4) / 2, rel=1e-4)

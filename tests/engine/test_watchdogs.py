@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -188,6 +188,7 @@ def test_a_warning_needs_two_in_a_row_and_comes_again_only_after_it_was_well(
 
 @hypothesis_settings(deadline=None, max_examples=25)
 @given(st.floats(0.0, 1.0), st.integers(20, 120))
+@example(0.0, 1)  # every step is logged
 def test_a_discriminator_is_judged_by_its_mean_over_the_window(loss: float, every: int) -> None:
     dogs = Watchdogs(settings(LATE), 0, 10**6)
     told = []

@@ -298,6 +298,20 @@ def test_the_metadata_say_who_painted(
     assert not is_painting(path)
 
 
+@pytest.mark.parametrize("length", [80_000, 80_001])
+def test_a_webp_says_who_painted_behind_pixels_of_any_length(length: int, tmp_path: Path) -> None:
+    """Chunks of an odd length are followed by a byte that does not count (RIFF)."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return name + len(data).to_bytes(4, "little") + data + bytes(len(data) % 2)
+
+    for said in (True, False):
+        exif = chunk(b"EXIF", PAINTED if said else b"a camera")
+        data = chunk(b"VP8L", bytes(length)) + exif + chunk(b"XMP ", bytes(80_000))
+        path = touch(tmp_path / f"{said}.webp", b"RIFF\0\0\0\0WEBP" + data)
+        assert is_painting(path) is said
+
+
 @pytest.mark.parametrize("extension", ["mp4", "mkv", "webm", "avi"])
 def test_a_videos_metadata_say_who_painted(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"film.{extension}"

@@ -59,6 +59,7 @@ def test_whatever_goes_wrong_with_one_picture_is_its_own(
     monkeypatch.setattr("cyclegan_cli.media.survey.look", fails_for_one)
     found = survey(find_pictures(scenes[0]), 2, lambda: None)
     assert len(found.looks) == 23
+    assert found.usable == [path for path in find_pictures(scenes[0]) if path.name != "03.png"]
     assert [("03.png" in str(e), "Stale" in str(e)) for e in found.unusable] == [(True, True)]
 
 

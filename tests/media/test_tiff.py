@@ -180,6 +180,18 @@ def test_what_is_cut_short_is_no_picture(compression: str | None, kept: float) -
         read_picture(data[: int(len(data) * kept)])
 
 
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib"])
+def test_strips_that_are_missing_are_not_black(compression: str | None) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (64, 64, 3), dtype=np.uint16)
+    for name in ("StripOffsets", "StripByteCounts"):
+        data = io.BytesIO(tiff(values, "rgb", compression=compression, rowsperstrip=8))
+        with tifffile.TiffFile(data, mode="r+") as file:
+            tag = file.pages.first.tags[name]
+            tag.overwrite((*tag.value[:5], 0, *tag.value[6:]))
+        with pytest.raises(PictureError, match=r"cut short|damaged"):
+            read_picture(data.getvalue())
+
+
 @pytest.mark.parametrize(
     ("values", "photometric", "options"),
     [

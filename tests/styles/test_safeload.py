@@ -109,6 +109,14 @@ def test_other_values_are_refused(value: object, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
+def test_thousands_of_tensors_are_read(zipped: bool, tmp_path: Path) -> None:
+    one = torch.ones(1)
+    state = {f"model.{'block.' * 20}{number}.weight": one for number in range(4000)}
+    loaded = load_state_dict(saved(tmp_path / "x.pth", state, zipped=zipped))
+    assert list(loaded) == list(state)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
 def test_nested_state_dicts_are_unwrapped(zipped: bool, tmp_path: Path) -> None:
     layer = torch.nn.Linear(2, 2)
     adam = torch.optim.Adam(layer.parameters())

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -405,18 +406,18 @@ def test_what_a_killed_process_left_is_swept_whoever_named_it(tmp_path: Path) ->
 # -- many at once ------------------------------------------------------------------------------
 
 
-def _trainer(folder: Path, seed: int, end: float) -> None:
+def _trainer(folder: Path, seed: int, done: Event) -> None:
     specs = {1: TINY, 2: TINY_MOBILE}
     file = weights(folder, seed, specs[seed])
-    while time.time() < end:
+    while not done.is_set():
         options = {"x": f"x{seed}", "y": "y", "origin": "trained", "card": {"seed": seed}}
         add_style("shared", weights={"xy": file, "yx": file}, replace=True, **options)
     os._exit(0)
 
 
-def _translator(seed: int, end: float) -> None:
+def _translator(wanted: int) -> None:
     looks = 0
-    while time.time() < end:
+    while looks < wanted:
         try:
             style = find_style("shared")
             network = load_generator(weights_file(style, bool(looks % 2)))
@@ -429,11 +430,11 @@ def _translator(seed: int, end: float) -> None:
         assert network.spec in (TINY, TINY_MOBILE)
         assert set(style.directions) == {"xy", "yx"}
         looks += 1
-    os._exit(0 if looks > 10 else 3)
+    os._exit(0)
 
 
-def _remover(end: float) -> None:
-    while time.time() < end:
+def _remover(done: Event) -> None:
+    while not done.is_set():
         time.sleep(random.random() * 0.02)
         try:
             remove_style("shared")
@@ -443,15 +444,19 @@ def _remover(end: float) -> None:
 
 
 def test_two_trainers_three_translators_and_a_remover(tmp_path: Path) -> None:
-    end = time.time() + 4
     fork = multiprocessing.get_context("fork")
+    done = fork.Event()
+    translators = [fork.Process(target=_translator, args=(20,)) for _ in range(3)]
     processes = [
-        *(fork.Process(target=_trainer, args=(tmp_path / f"t{n}", n, end)) for n in (1, 2)),
-        *(fork.Process(target=_translator, args=(n, end)) for n in range(3)),
-        fork.Process(target=_remover, args=(end,)),
+        *translators,
+        *(fork.Process(target=_trainer, args=(tmp_path / f"t{n}", n, done)) for n in (1, 2)),
+        fork.Process(target=_remover, args=(done,)),
     ]
     for process in processes:
         process.start()
+    for process in translators:
+        process.join(60)
+    done.set()
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 6
@@ -462,18 +467,16 @@ def test_two_trainers_three_translators_and_a_remover(tmp_path: Path) -> None:
 
 def test_a_style_that_is_only_replaced_is_never_missing(tmp_path: Path) -> None:
     a_style(tmp_path, "shared")
-    end = time.time() + 2
     fork = multiprocessing.get_context("fork")
-    trainer = fork.Process(target=_trainer, args=(tmp_path / "t", 1, end))
+    done = fork.Event()
+    trainer = fork.Process(target=_trainer, args=(tmp_path / "t", 1, done))
     trainer.start()
-    looks = 0
-    while time.time() < end:
+    for _ in range(500):
         assert find_style("shared").name == "shared"
         assert [style.name for style in list_styles(available=False)] == ["shared"]
-        looks += 1
+    done.set()
     trainer.join(60)
     assert trainer.exitcode == 0
-    assert looks > 50
 
 
 def test_the_store_needs_no_torch() -> None:

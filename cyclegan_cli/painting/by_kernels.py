@@ -323,7 +323,11 @@ class KernelBackend:
         return kernels.empty(*rows.shape)
 
     def write(self, buffer: Array, start: int, strip: Array) -> None:
-        buffer[:, start : start + strip.shape[1]] = strip
+        rows = buffer[:, start : start + strip.shape[1]]
+        if self._half and strip.dtype == rows.dtype:
+            kernels.copy_pixels(strip, rows)
+        else:
+            rows[...] = strip
 
     def finish(self, strip: Array, source: Array | None) -> Array:
         matrix = self._tensors.get(RECOLOUR)

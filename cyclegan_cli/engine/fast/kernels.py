@@ -36,6 +36,7 @@ __all__ = [
     "convolve",
     "convolve_backward",
     "convolve_bf16",
+    "copy_pixels",
     "depthwise",
     "depthwise_backward",
     "empty",
@@ -343,6 +344,11 @@ def _measured(
 def prepare_pixels(strip: Strip, row: int, out: Array) -> None:
     """``prepare`` of a strip in pixel order; ``out``: float32 in pixel order."""
     _call("prepare_pixels", strip, row, out.shape[1], out)
+
+
+def copy_pixels(x: PixelArray, out: PixelArray) -> None:
+    """Copy an array in pixel order to another of the same shape and type, by all threads."""
+    _call("copy_rows", x, out, x.shape[1], x.nbytes // x.shape[1])
 
 
 def accumulate_pixels(total: Array, x: PixelArray, mean: Array, scale: Array) -> None:

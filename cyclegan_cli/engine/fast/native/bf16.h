@@ -108,42 +108,46 @@ inline long inside(const Source& s, long at, long size) {
     return at >= 0 && at < size ? at : -1;
 }
 
-// Columns `left` ... `left + length` of row `row` of a padded source in pixel order: `pitch` values a pixel,
-// zeros behind the channels.
+// Columns `left` ... `left + length` of row `row` of a padded source in pixel order; `pitch` values from one
+// pixel to the next, of which the first `filled`: zeros behind the channels.
 template <class From, class To>
-BF16_CODE void read_pixels(const Source& s, long row, long left, long length, To* to, long pitch) {
+BF16_CODE void read_pixels(const Source& s, long row, long left, long length, To* to, long pitch, long filled) {
+    constexpr long kAtOnce = 8;  // pixels, for the same mean and scale
     const From* values = reinterpret_cast<const From*>(s.values);
     const long r = inside(s, row - s.pad, s.height), y = (r >> s.enlarge) - s.first, width = s.width >> s.enlarge;
-    for (long x = 0; x < length; x++, to += pitch) {
-        const long column = inside(s, left + x - s.pad, s.width);
-        if (r < 0 || column < 0 || y < 0 || y >= s.rows) {
-            std::memset(to, 0, sizeof(To) * pitch);
-            continue;
+    const bool known = r >= 0 && y >= 0 && y < s.rows;
+    const __m512 zero = _mm512_setzero_ps(), least = s.relu ? zero : _mm512_set1_ps(-HUGE_VALF);
+    for (long x = 0; x < length; x += kAtOnce, to += kAtOnce * pitch) {
+        const From* from[kAtOnce];
+        const long count = std::min(kAtOnce, length - x);
+        for (long i = 0; i < count; i++) {
+            const long column = known ? inside(s, left + x + i - s.pad, s.width) : -1;
+            from[i] = column < 0 ? nullptr : values + (y * width + (column >> s.enlarge)) * s.channels;
         }
-        const From* from = values + (y * width + (column >> s.enlarge)) * s.channels;
-        for (long c = 0; c < pitch; c += kGroup) {
-            Values v = values_at(from + c, s.channels - c);
-            if (s.mean) {
-                const Values mean = values_at(s.mean + c, s.channels - c), scale = values_at(s.scale + c, s.channels - c);
-                v.low = (v.low - mean.low) * scale.low, v.high = (v.high - mean.high) * scale.high;
+        for (long c = 0; c < filled; c += kGroup) {
+            Values mean = {zero, zero}, scale = {_mm512_set1_ps(1.0f), _mm512_set1_ps(1.0f)};
+            if (s.mean) mean = values_at(s.mean + c, s.channels - c), scale = values_at(s.scale + c, s.channels - c);
+            for (long i = 0; i < count; i++) {
+                Values v = {zero, zero};
+                if (from[i]) {
+                    v = values_at(from[i] + c, s.channels - c);
+                    v.low = _mm512_max_ps(least, (v.low - mean.low) * scale.low);
+                    v.high = _mm512_max_ps(least, (v.high - mean.high) * scale.high);
+                }
+                put_values(v, to + i * pitch + c, filled - c);
             }
-            if (s.relu) {
-                const __m512 zero = _mm512_setzero_ps();
-                v.low = _mm512_max_ps(v.low, zero), v.high = _mm512_max_ps(v.high, zero);
-            }
-            put_values(v, to + c, pitch - c);
         }
     }
 }
 
 // The same of planes, as bfloat16. With `inner` rows of a kernel as channels, channel c of the source becomes
 // `inner`, each one row further down.
-BF16_CODE inline void read_planes(const Source& s, long inner, long row, long left, long length, Word* to, long pitch) {
+BF16_CODE inline void read_planes(const Source& s, long inner, long row, long left, long length, Word* to, long pitch, long filled) {
     const long line = up(length, kSide), channels = s.channels * inner;
     float* even = scratch<1>((2 + kDepth) * line);
     float* odd = even + line;
     Word* words = reinterpret_cast<Word*>(odd + line);
-    for (long first = 0; first < pitch; first += kDepth) {
+    for (long first = 0; first < filled; first += kDepth) {
         for (long p = 0; p < kDepth; p++) {
             const long c = 2 * (first + p);
             std::memset(even, 0, 2 * sizeof(float) * line);
@@ -182,10 +186,11 @@ BF16_CODE inline void add_row(const Source& s, long y, float* to) {
 // A part of a padded source as bfloat16 in pixel order, in whole words of 32 channels: what a tile reads of 16
 // pixels lies in 16 places of 64 bytes, whatever the tap.
 struct Part {
-    long inner, pitch, length, rows;  // `pitch`: words of a pixel
+    long inner, filled, pitch, length, rows;  // `filled`: words of a pixel; `pitch`: to the next one
 
     Part(long channels, long inner, long high, long wide, long tap_rows, long kernel, long stride)
-        : inner(inner), pitch(up(channels * inner, 2 * kDepth) / 2),
+        : inner(inner), filled(up(channels * inner, 2 * kDepth) / 2),
+          pitch(filled % (4 * kDepth) ? filled : filled + kDepth),  // pixels in different sets of the cache
           length((up(wide, kSide) - 1) * stride + kernel), rows((high - 1) * stride + tap_rows) {}
     long row() const { return length * pitch; }
     long words() const { return rows * row(); }
@@ -193,11 +198,11 @@ struct Part {
         for (long y = 0; y < count; y++, to += row()) {
             Half* halves = reinterpret_cast<Half*>(to);
             if (s.order == kPlanes)
-                read_planes(s, inner, row_of + y, left, length, to, pitch);
+                read_planes(s, inner, row_of + y, left, length, to, pitch, filled);
             else if (s.order == kHalfPixels)
-                read_pixels<Half>(s, row_of + y, left, length, halves, 2 * pitch);
+                read_pixels<Half>(s, row_of + y, left, length, halves, 2 * pitch, 2 * filled);
             else
-                read_pixels<float>(s, row_of + y, left, length, halves, 2 * pitch);
+                read_pixels<float>(s, row_of + y, left, length, halves, 2 * pitch, 2 * filled);
         }
     }
 };
@@ -630,10 +635,18 @@ int prepare_pixels(const Source* s, long row, long count, float* out, long threa
     each(count, threads, [=](long y) {
         float* to = out + y * length * s->channels;
         if (s->order == kHalfPixels)
-            read_pixels<Half>(*s, row + y, 0, length, to, s->channels);
+            read_pixels<Half>(*s, row + y, 0, length, to, s->channels, s->channels);
         else
-            read_pixels<float>(*s, row + y, 0, length, to, s->channels);
+            read_pixels<float>(*s, row + y, 0, length, to, s->channels, s->channels);
     });
+    return kDone;
+} catch (...) {
+    return failure();
+}
+
+// `rows` of `bytes`.
+int copy_rows(const char* from, char* to, long rows, long bytes, long threads) try {
+    each(rows, threads, [=](long y) { std::memcpy(to + y * bytes, from + y * bytes, bytes); });
     return kDone;
 } catch (...) {
     return failure();

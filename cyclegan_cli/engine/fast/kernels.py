@@ -2,8 +2,9 @@
 
 Pictures are float32, C×h×w, with contiguous rows; there may be gaps between channels. For bfloat16
 there is *pixel order* besides: arrays C×h×w in which the channels of a pixel lie beside each other,
-int16 (the bits of bfloat16) or float32. Weights and biases are shaped as in PyTorch. Results are written to arguments named ``out`` or ``grad_…``, which
-have no gaps in rows. Every function raises MemoryError if the kernels get no memory for their work.
+int16 (the bits of bfloat16) or float32. Weights and biases are shaped as in PyTorch. Results are
+written to arguments named ``out`` or ``grad_…``, which have no gaps in rows. Every function raises
+MemoryError if the kernels get no memory for their work.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ def pixels(shape: tuple[int, int, int], *, half: bool) -> PixelArray:
     channels, height, width = shape
     raw = _aligned((2 if half else 4) * math.prod(shape))
     values: PixelArray = raw.view(np.int16 if half else np.float32)
-    return values.reshape(height, width, channels).transpose(2, 0, 1)
+    values = values.reshape(height, width, channels).transpose(2, 0, 1)
+    return values
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:
@@ -306,7 +308,7 @@ def convolve_bf16(
     """``convolve`` with values and weights rounded to bfloat16, and sums in float32.
 
     ``strip`` may be in pixel order if it has 16 channels or more. ``out``: float32 planes, or int16
-    in pixel order, of which ``moments`` are returned, from before the rounding.
+    in pixel order, of which ``moments`` are returned, exact sums of the rounded values.
     """
     size = (row, out.shape[1], out.shape[0], kernel, stride)
     return _measured("convolve_bf16", strip, size, weights, out)

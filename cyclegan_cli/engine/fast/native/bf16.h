@@ -71,6 +71,8 @@ inline Target moved(const Target& to, long row, long column) {
     return part;
 }
 
+inline double* doubles(long count) { return reinterpret_cast<double*>(scratch<3>(2 * count)); }
+
 extern "C" {
 
 // Floats that `bf16_weights` fills.
@@ -116,7 +118,7 @@ int convolve_bf16(const Source* s, long row, long count, long outputs, long kern
         Word* words = reinterpret_cast<Word*>(scratch<2>(part.words()));
         part.fill(*s, (row + top) * stride, left * stride, (high + l.outer - 2) * stride + l.rows(), words);
         if (l.outer == 1) {
-            float* sums = half ? scratch<3>(packed.groups() * 3 * kGroup) : nullptr;
+            double* sums = half ? doubles(packed.groups() * 2 * kGroup) : nullptr;
             multiply(packed, steps, state, words, high, wide, moved(whole, top, left), sums, true);
             if (half) moments.set(i, high * wide, sums);
             return;
@@ -179,7 +181,7 @@ int conv_transpose_bf16(const Source* s, long row, long count, long left, long w
         const long high = std::min(grid.high, row + count - top), wide = std::min(grid.wide, left + width - from);
         Word* words = reinterpret_cast<Word*>(scratch<2>(part.words()));
         part.fill(*s, top / 2, from / 2, (top + high - 1) / 2 - top / 2 + 2, words);
-        float* sums = half ? scratch<3>(packed[0].groups() * 3 * kGroup) : nullptr;
+        double* sums = half ? doubles(packed[0].groups() * 2 * kGroup) : nullptr;
         for (long y = 0; y < std::min(2L, high); y++)  // every other row and column: pixels of one kind
             for (long x = 0; x < std::min(2L, wide); x++) {
                 const long kind = 2 * ((top + y) % 2) + (from + x) % 2;

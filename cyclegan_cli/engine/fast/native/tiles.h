@@ -132,22 +132,30 @@ BF16_CODE inline void by_vectors(const Word* w, const float* bias, bool pixels, 
     }
 }
 
-// `count` of 16 pixels, of `outputs`, to `to`. `sums`, or null: of 32 outputs each a value near their mean, the
-// sum of what they exceed it by, and of the squares of that.
-BF16_CODE inline void put_tile(const float* kept, long count, long outputs, const Target& to, long at, float* sums) {
+// `count` of 16 pixels, of `outputs`, to `to`. To `sums` (of 32 outputs, and of their squares) goes what was
+// rounded: sums of bfloat16 are exact in double, so that statistics do not depend on the order, and strips and
+// several processes round as the whole picture does.
+BF16_CODE inline void put_tile(const float* kept, long count, long outputs, const Target& to, long at, double* sums) {
     if (to.half) {
-        const Values near = values_at(sums, kGroup);
-        Values sum = values_at(sums + kGroup, kGroup), square = values_at(sums + 2 * kGroup, kGroup);
         Half* halves = static_cast<Half*>(to.values) + at;
+        __m512d sum[4], square[4];
+        for (int k = 0; k < 4; k++)
+            sum[k] = _mm512_loadu_pd(sums + 8 * k), square[k] = _mm512_loadu_pd(sums + kGroup + 8 * k);
         for (long i = 0; i < count; i++) {
             const Values v = values_at(kept + i * kGroup, kGroup);
-            put_values(v, halves + i * to.pixel, outputs);
-            const __m512 low = v.low - near.low, high = v.high - near.high;
-            sum.low += low, sum.high += high;
-            square.low = _mm512_fmadd_ps(low, low, square.low), square.high = _mm512_fmadd_ps(high, high, square.high);
+            const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(v.high, v.low);
+            _mm512_mask_storeu_epi16(halves + i * to.pixel, lanes(outputs, 32), rounded);
+            const __m512 low = widened(_mm512_castsi512_si256(rounded));
+            const __m512 high = widened(_mm512_extracti64x4_epi64(rounded, 1));
+            const __m512d parts[4] = {_mm512_cvtps_pd(_mm512_castps512_ps256(low)),
+                                      _mm512_cvtps_pd(_mm512_extractf32x8_ps(low, 1)),
+                                      _mm512_cvtps_pd(_mm512_castps512_ps256(high)),
+                                      _mm512_cvtps_pd(_mm512_extractf32x8_ps(high, 1))};
+            for (int k = 0; k < 4; k++)
+                sum[k] += parts[k], square[k] = _mm512_fmadd_pd(parts[k], parts[k], square[k]);
         }
-        put_values(sum, sums + kGroup, kGroup);
-        put_values(square, sums + 2 * kGroup, kGroup);
+        for (int k = 0; k < 4; k++)
+            _mm512_storeu_pd(sums + 8 * k, sum[k]), _mm512_storeu_pd(sums + kGroup + 8 * k, square[k]);
         return;
     }
     float* values = static_cast<float*>(to.values) + at;
@@ -191,12 +199,13 @@ struct TileState {
     }
 };
 
-// `high` rows of `wide` pixels of all outputs from `from`. `sums`: 3 x 32 of each group, or null; begun `anew`.
+// `high` rows of `wide` pixels of all outputs from `from`. `sums`: 2 x 32 of each group, or null; begun `anew`.
 BF16_CODE inline void multiply(const PackedWords& w, const Steps& steps, const TileState& state, const Word* from,
-                               long high, long wide, const Target& to, float* sums, bool anew) {
+                               long high, long wide, const Target& to, double* sums, bool anew) {
     alignas(64) float kept[2 * kSide * kGroup];
     for (long g = 0; g < w.groups(); g++) {
-        float* own = sums ? sums + 3 * kGroup * g : nullptr;
+        double* own = sums ? sums + 2 * kGroup * g : nullptr;
+        if (own && anew) std::memset(own, 0, 2 * sizeof(double) * kGroup);
         const float* bias = w.bias + g * kGroup;
         const long outputs = std::min(kGroup, w.outputs - g * kGroup);
         for (long y = 0; y < high; y += 2)
@@ -208,10 +217,6 @@ BF16_CODE inline void multiply(const PackedWords& w, const Steps& steps, const T
                     by_tiles(w.words + g * w.group(), bias, second, outputs > kSide, steps, base, kept);
                 else
                     by_vectors(w.words + g * w.group(), bias, second, steps, base, kept);
-                if (own && anew && y + x == 0) {
-                    std::memcpy(own, kept, sizeof(float) * kGroup);
-                    std::memset(own + kGroup, 0, 2 * sizeof(float) * kGroup);
-                }
                 const long count = std::min(kSide, wide - x), at = g * kGroup * to.output + y * to.row + x * to.pixel;
                 put_tile(kept, count, outputs, to, at, own);
                 if (second) put_tile(kept + kSide * kGroup, count, outputs, to, at + to.row, own);
@@ -225,12 +230,12 @@ struct PartMoments {
     std::vector<Moments> found;
 
     PartMoments(long parts, long outputs) : outputs(outputs), found(parts * outputs) {}
-    void set(long part, long count, const float* sums) {
+    void set(long part, long count, const double* sums) {
         for (long m = 0; m < outputs; m++) {
-            const float* own = sums + m / kGroup * 3 * kGroup + m % kGroup;
-            const double sum = own[kGroup], square = own[2 * kGroup] - sum * sum / count;
+            const double* own = sums + m / kGroup * 2 * kGroup + m % kGroup;
+            const double square = own[kGroup] - own[0] * own[0] / count;
             Moments& to = found[part * outputs + m];
-            to.count = count, to.mean = own[0] + sum / count, to.m2 = square > 0.0 ? square : 0.0;
+            to.count = count, to.mean = own[0] / count, to.m2 = square > 0.0 ? square : 0.0;
         }
     }
     void join(double* mean, double* m2) const {

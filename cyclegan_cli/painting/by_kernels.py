@@ -316,8 +316,8 @@ class KernelBackend:
             dtype = np.float32 if rows.itemsize == 4 else np.int16
             flat: Array = np.frombuffer(scratch.buffer(rows.bytes), dtype)
             if self._half:
-                flat = flat.reshape(*rows.shape[1:], rows.channels).transpose(2, 0, 1)
-                return flat
+                found: Array = flat.reshape(*rows.shape[1:], rows.channels).transpose(2, 0, 1)
+                return found
             return flat.reshape(rows.shape)
         if self._half:
             return kernels.pixels(rows.shape, half=rows.itemsize == 2)

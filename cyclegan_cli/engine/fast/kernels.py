@@ -114,8 +114,8 @@ def pixels(shape: tuple[int, int, int], *, half: bool) -> PixelArray:
     channels, height, width = shape
     raw = _aligned((2 if half else 4) * math.prod(shape))
     values: PixelArray = raw.view(np.int16 if half else np.float32)
-    values = values.reshape(height, width, channels).transpose(2, 0, 1)
-    return values
+    found: PixelArray = values.reshape(height, width, channels).transpose(2, 0, 1)
+    return found
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:

@@ -17,6 +17,12 @@ inline long rows_of_part(long channels, long wide, long kernel, long stride) {
     return std::max(2L, std::min(32L, (kPartWords / row - kernel) / stride + 1) / 2 * 2);
 }
 
+// Rows of a part so that each thread has about four parts: they seldom end at the same time.
+inline long shared(long count, long width, long threads) {
+    const long across = (width + kPartWide - 1) / kPartWide;
+    return std::max(8L, count * across / (4 * std::max(threads, 1L)) / 2 * 2);
+}
+
 // How a convolution is laid out. Where there are few channels, rows of the kernel become channels (`inner`);
 // where there are few outputs, rows of the kernel become outputs (`outer`), which are summed afterwards.
 struct Layout {
@@ -103,7 +109,8 @@ int convolve_bf16(const Source* s, long row, long count, long outputs, long kern
     const Layout l(outputs, s->channels, kernel, stride);
     const PackedWords packed = l.packed(weights);
     const long width = (s->width + 2 * s->pad - kernel) / stride + 1, most = std::min(width, kPartWide);
-    const Grid grid(count, width, rows_of_part(s->channels * l.inner, most, kernel, stride), most);
+    const long rows = std::min(rows_of_part(s->channels * l.inner, most, kernel, stride), shared(count, width, threads));
+    const Grid grid(count, width, rows, most);
     const Part part(s->channels, l.inner, grid.high + l.outer - 1, grid.wide, l.rows(), kernel, stride);
     std::vector<long> taps;
     for (long y = 0; y < l.rows(); y++)

@@ -2,7 +2,9 @@
 
 Layers between two convolutions are not computed on their own: InstanceNorm, ReLU, upsampling and
 padding are left to the convolution after them, and a depthwise convolution to the pointwise one
-after it. 3×3 convolutions with enough channels are computed by Winograd's filtering.
+after it. 3×3 convolutions with enough channels are computed by Winograd's filtering. In bfloat16,
+networks of whole convolutions with InstanceNorm keep their values in bfloat16 and in pixel order
+(``kernels``), and the trunk's sum in float32.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ Compute = Callable[[Strip, int, Array], None]  # rows of a convolution from that
 # Pixels before a convolution. In larger pictures, transforming the weights for each picture costs
 # less than 3 % of the time.
 _SMALL = 128**2
+_FEWEST = 16  # channels that are kept in pixel order
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class _Deferred:
         source, how = self.source, {"mirror": self.mirror, "enlarge": self.enlarge}
         low, high = needed((start, stop), source.height, self.pad, **how)
         values = source.read(low, high)
-        if values.strides[2] != 4 or values.strides[1] != 4 * values.shape[2]:
+        step = values.itemsize
+        in_pixels = values.strides[0] == step < values.strides[2]
+        if not in_pixels and values.strides[1:] != (step * values.shape[2], step):
             values = np.ascontiguousarray(values)
         facts = (self.pad, self.mirror, self.mean, self.scale, self.relu, self.enlarge)
         return Strip(values, low, source.height, *facts)
@@ -74,8 +79,13 @@ class _Deferred:
         if self.mean is None and not (self.relu or self.enlarge or self.pad):
             return strip.values[:, start - strip.first : stop - strip.first]
         width = self.source.width * (2 if self.enlarge else 1) + 2 * self.pad
-        out = kernels.empty(self.source.channels, stop - start, width)
-        kernels.prepare(strip, start, out)
+        shape = (self.source.channels, stop - start, width)
+        if strip.order:
+            out = kernels.pixels(shape, half=False)
+            kernels.prepare_pixels(strip, start, out)
+        else:
+            out = kernels.empty(*shape)
+            kernels.prepare(strip, start, out)
         return out
 
 
@@ -88,12 +98,16 @@ class _LastMeasured(threading.local):
 class KernelBackend:
     """``evaluate.Backend`` on arrays, C×h×W."""
 
-    itemsize = 4
+    sum_itemsize = 4
 
     def __init__(self, weights: Weights, *, bf16: bool = False) -> None:
         """``bf16``: convolutions in bfloat16, except depthwise ones and those after them."""
         self._tensors = weights.tensors
         self._bf16 = bf16
+        spec = weights.spec
+        whole = spec.norm == "instance" and not spec.separable and spec.code == 0
+        self._half = bf16 and whole and spec.width >= _FEWEST
+        self.itemsize = 2 if self._half else 4
         self._packed: dict[str, Array] = {}  # weights in bfloat16
         self._transformed: dict[str, Array] = {}  # weights of Winograd's filtering
         self._last = _LastMeasured()
@@ -153,7 +167,7 @@ class KernelBackend:
         if before.depthwise is not None:
             if not layer.is_pointwise:
                 raise TypeError("a depthwise convolution is followed by a pointwise one")
-            return _computed(before, before.depthwise, out, self._separable(before, layer))
+            return self._computed(before, before.depthwise, out, self._separable(before, layer))
         if layer.padding:
             if not before.takes_more:
                 raise TypeError("zeros cannot be put around what is padded or enlarged")
@@ -166,7 +180,20 @@ class KernelBackend:
             compute = self._winograd(layer)
         else:
             compute = self._convolution(layer)
-        return _computed(before, layer, out, compute)
+        return self._computed(before, layer, out, compute)
+
+    def _computed(
+        self, before: _Deferred, layer: Layer, out: Rows[Array], compute: Compute
+    ) -> Rows[Array]:
+        """The rows ``out`` of a convolution of the size of ``layer``, after the deferred layers."""
+
+        def read(start: int, stop: int) -> Array:
+            first, end = start * layer.stride, (stop - 1) * layer.stride + layer.kernel
+            rows = self._new((out.channels, stop - start, out.width))
+            compute(before.strip(first, end), start, rows)
+            return rows
+
+        return dataclasses.replace(out, read=read)
 
     def _convolution(self, layer: Layer) -> Compute:
         weights = self._weights(layer)
@@ -177,9 +204,22 @@ class KernelBackend:
         if layer.name not in self._packed:
             self._packed[layer.name] = kernels.bf16_weights(self._weights(layer), stride)
         packed = self._packed[layer.name]
-        return lambda strip, row, out: kernels.convolve_bf16(
-            strip, row, packed, kernel, stride, out
-        )
+
+        def compute(strip: Strip, row: int, out: Array) -> None:
+            self._found(out, kernels.convolve_bf16(strip, row, packed, kernel, stride, out))
+
+        return compute
+
+    def _found(self, out: Array, moments: kernels.Statistics | None) -> None:
+        """Remember the statistics of ``out`` for ``measure``."""
+        if moments is not None:
+            self._last.found = (out, Moments(out.shape[1] * out.shape[2], *moments))
+
+    def _new(self, shape: tuple[int, int, int]) -> Array:
+        """An array for the output of a convolution."""
+        if self._half and shape[0] >= _FEWEST:
+            return kernels.pixels(shape, half=True)
+        return kernels.empty(*shape)
 
     def _separable(self, before: _Deferred, point: Layer) -> Compute:
         assert before.depthwise is not None
@@ -193,8 +233,7 @@ class KernelBackend:
         def compute(strip: Strip, row: int, out: Array) -> None:
             pixels = strip.height * strip.values.shape[2]
             transformed = self._winograd_weights(layer.name, weight, pixels)
-            mean, m2 = kernels.winograd(strip, row, transformed, bias, out)
-            self._last.found = (out, Moments(out.shape[1] * out.shape[2], mean, m2))
+            self._found(out, kernels.winograd(strip, row, transformed, bias, out))
 
         return compute
 
@@ -206,9 +245,10 @@ class KernelBackend:
         def read(start: int, stop: int) -> Array:
             # Row r is row r + 1 of the whole output, which depends on two rows at most.
             strip = before.strip((start + 1) // 2, stop // 2 + 2)
-            out = kernels.empty(layer.outputs, stop - start, 2 * before.source.width)
+            out = self._new((layer.outputs, stop - start, 2 * before.source.width))
             if self._bf16:
-                kernels.conv_transpose_bf16(strip, start + 1, 1, self._packed[layer.name], out)
+                packed = self._packed[layer.name]
+                self._found(out, kernels.conv_transpose_bf16(strip, start + 1, 1, packed, out))
             else:
                 kernels.conv_transpose(strip, start + 1, 1, weights, out)
             return out
@@ -262,18 +302,33 @@ class KernelBackend:
         assert before.mean is not None
         assert before.scale is not None
         part = before.source.read(start, start + total.shape[1])
-        kernels.accumulate_normalised(total, part, before.mean, before.scale)
+        if self._half:
+            kernels.accumulate_pixels(total, part, before.mean, before.scale)
+        else:
+            kernels.accumulate_normalised(total, part, before.mean, before.scale)
 
     def whole(self, rows: Rows[Array]) -> Array:
-        return np.ascontiguousarray(rows.read(0, rows.height))
+        values = rows.read(0, rows.height)
+        return values if self._half else np.ascontiguousarray(values)
 
     def empty(self, rows: Rows[Array], place: Place, scratch: Scratch) -> Array:
         if place == "disk":
-            return np.frombuffer(scratch.buffer(rows.bytes), np.float32).reshape(rows.shape)
+            dtype = np.float32 if rows.itemsize == 4 else np.int16
+            flat: Array = np.frombuffer(scratch.buffer(rows.bytes), dtype)
+            if self._half:
+                found: Array = flat.reshape(*rows.shape[1:], rows.channels).transpose(2, 0, 1)
+                return found
+            return flat.reshape(rows.shape)
+        if self._half:
+            return kernels.pixels(rows.shape, half=rows.itemsize == 2)
         return kernels.empty(*rows.shape)
 
     def write(self, buffer: Array, start: int, strip: Array) -> None:
-        buffer[:, start : start + strip.shape[1]] = strip
+        rows = buffer[:, start : start + strip.shape[1]]
+        if self._half and strip.dtype == rows.dtype:
+            kernels.copy_pixels(strip, rows)
+        else:
+            rows[...] = strip
 
     def smoothed(self, picture: Array) -> Array:
         return smoothed(picture)
@@ -287,18 +342,6 @@ class KernelBackend:
 
 def _deferred(layers: _Deferred, out: Rows[Array]) -> Rows[Array]:
     return dataclasses.replace(out, read=layers.read, deferred=layers)
-
-
-def _computed(before: _Deferred, layer: Layer, out: Rows[Array], compute: Compute) -> Rows[Array]:
-    """The rows ``out`` of a convolution of the size of ``layer``, after the deferred layers."""
-
-    def read(start: int, stop: int) -> Array:
-        first, end = start * layer.stride, (stop - 1) * layer.stride + layer.kernel
-        rows = kernels.empty(out.channels, stop - start, out.width)
-        compute(before.strip(first, end), start, rows)
-        return rows
-
-    return dataclasses.replace(out, read=read)
 
 
 def _in_place(layer: Layer, source: Rows[Array]) -> Read:

@@ -124,7 +124,7 @@ class TorchBackend:
 
     def __init__(self, weights: Weights, device: str, precision: Precision) -> None:
         self.device, self.dtype = torch.device(device), _DTYPES[precision]
-        self.itemsize = self.dtype.itemsize
+        self.itemsize = self.sum_itemsize = self.dtype.itemsize
         self._tensors = {
             name: torch.from_numpy(array).to(self.device, self.dtype)
             for name, array in weights.tensors.items()

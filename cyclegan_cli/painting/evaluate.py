@@ -8,6 +8,7 @@ resolution, is always kept, in two buffers that are updated in place.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
@@ -29,6 +30,10 @@ class Backend(Protocol[T]):
     @property
     def itemsize(self) -> int:
         """Bytes of one value."""
+
+    @property
+    def sum_itemsize(self) -> int:
+        """Bytes of one value of a trunk's sum."""
 
     def apply(self, layer: Layer, source: Rows[T]) -> Rows[T]:
         """The output of ``layer``. Raises TypeError for a kind that it cannot compute."""
@@ -122,6 +127,7 @@ class _Sizes:
 
     def __init__(self, itemsize: int, threads: int) -> None:
         self.itemsize = itemsize
+        self.sum_itemsize = 4 if threads else itemsize
         self.workspace = 0  # bytes of the kernels' own memory
         self._threads = threads
 
@@ -230,9 +236,11 @@ class _Evaluation(Generic[T]):
 
         Without InstanceNorm, the buffers are the sums before and after the block.
         """
-        total = self._kept
-        if total is None or tuple(total.shape[-3:]) != self._rows.shape:
-            total = self._new(self._rows)
+        backend = self._backend
+        total, wide = self._kept, backend.sum_itemsize
+        other = total is None or tuple(total.shape[-3:]) != self._rows.shape
+        if total is None or other or wide != backend.itemsize:
+            total = self._new(dataclasses.replace(self._rows, itemsize=wide))
         total, _ = self._filled(total, self._rows, measured=False)
         if total is not self._kept:
             self._keep(total)

@@ -64,15 +64,21 @@ def painter_of(
     return Painter(weights_of(generator), device, precision, **how)
 
 
-def rows_of(x: Any) -> Rows[Any]:
+def rows_of(x: Any, itemsize: int = 4) -> Rows[Any]:
     """A tensor (1×C×H×W) or an array (C×H×W) as the source of an evaluation."""
     channels, height, width = x.shape[-3:]
     cost = channels * width * 4
-    return Rows(channels, height, width, 4, cost, read=lambda a, b: x[..., a:b, :])
+    return Rows(channels, height, width, itemsize, cost, read=lambda a, b: x[..., a:b, :])
 
 
 def streamed(
-    generator: Generator, x: Tensor, plan: Plan, override_stats=None, *, kernels: bool = False
+    generator: Generator,
+    x: Tensor,
+    plan: Plan,
+    override_stats=None,
+    *,
+    kernels: bool = False,
+    bf16=False,
 ) -> Tensor:
     """The result by strips, and that every row was written once, in order."""
     strips: list[Any] = []
@@ -85,8 +91,10 @@ def streamed(
     if generator.spec.code > 0:
         picture = x[0, :-1].permute(1, 2, 0).numpy()
         weights = conditioned(weights, scene_code(weights, thumbnail(picture, picture.shape[2])))
-    backend: Any = KernelBackend(weights) if kernels else TorchBackend(weights, "cpu", "fp32")
-    source = rows_of(x[0].numpy() if kernels else x)
+    backend: Any = (
+        KernelBackend(weights, bf16=bf16) if kernels else TorchBackend(weights, "cpu", "fp32")
+    )
+    source = rows_of(x[0].numpy() if kernels else x, backend.itemsize)
     with torch.inference_mode():
         evaluate(generator.spec, backend, source, plan, write, override_stats=override_stats)
     if kernels:

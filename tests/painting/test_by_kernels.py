@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,3 +142,17 @@ def test_leaky_relu_is_pytorchs() -> None:
     rows = backend.apply(Layer("leaky_relu", "it", 2, 2, slope=0.1), fresh).read(3, 9)
     expected = torch.nn.functional.leaky_relu(x, 0.1)[0, :, 3:9]
     assert torch.equal(torch.from_numpy(rows), expected)
+
+
+@pytest.mark.skipif(not kernels.has_bf16(), reason="the processor does not compute in bfloat16")
+@pytest.mark.parametrize("place", ["device", "disk"])
+@pytest.mark.parametrize("upsample", ["transpose", "resize"])
+def test_strips_in_bfloat16_are_the_whole_picture(upsample: Any, place: Any) -> None:
+    """Statistics are exact sums, so that the strips are rounded as the whole picture is."""
+    own = network(GeneratorSpec(width=20, blocks=2, upsample=upsample))
+    x = torch.rand(1, 3, 72, 52, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    at_once = streamed(own, x, Plan(ALL, ALL), kernels=True, bf16=True)
+    assert 0 < (at_once - whole(own, x)).abs().mean() < 0.008, "less than a level of 8 bits"
+    for strip, keep in ((1, 0), (9_000, 40_000), (60_000, ALL)):
+        strips = streamed(own, x, Plan(strip, keep, place), kernels=True, bf16=True)
+        assert (strips - at_once).abs().mean() < 1e-5

@@ -1,8 +1,10 @@
 """The kernels of native/kernels.cpp on NumPy arrays. Imports no PyTorch.
 
-Pictures are float32, C×h×w, with contiguous rows; there may be gaps between channels. Weights and
-biases are shaped as in PyTorch. Results are written to arguments named ``out`` or ``grad_…``, which
-have no gaps in rows. Every function raises MemoryError if the kernels get no memory for their work.
+Pictures are float32, C×h×w, with contiguous rows; there may be gaps between channels. For bfloat16
+there is *pixel order* besides: arrays C×h×w in which the channels of a pixel lie beside each other,
+int16 (the bits of bfloat16) or float32. Weights and biases are shaped as in PyTorch. Results are
+written to arguments named ``out`` or ``grad_…``, which have no gaps in rows. Every function raises
+MemoryError if the kernels get no memory for their work.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import math
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,7 @@ __all__ = [
     "Pair",
     "Strip",
     "accumulate_normalised",
+    "accumulate_pixels",
     "bf16_transposed_weights",
     "bf16_weights",
     "conv_transpose",
@@ -33,6 +37,7 @@ __all__ = [
     "convolve",
     "convolve_backward",
     "convolve_bf16",
+    "copy_pixels",
     "depthwise",
     "depthwise_backward",
     "empty",
@@ -41,7 +46,9 @@ __all__ = [
     "moments",
     "normalise",
     "normalise_backward",
+    "pixels",
     "prepare",
+    "prepare_pixels",
     "separable",
     "separable_backward",
     "threads",
@@ -57,6 +64,7 @@ WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than they save
 _LINE = 64  # bytes of a cache line
 
 Array = NDArray[np.float32]
+PixelArray = NDArray[Any]  # float32 or int16
 Pair = tuple[Array, Array | None]  # weight and bias
 Statistics = tuple[NDArray[np.float64], NDArray[np.float64]]  # mean, sum of squared deviations
 
@@ -69,9 +77,10 @@ class Strip:
     ``mean`` and ``scale`` (C values each, or None), ``relu``, ``enlarge`` (each pixel becomes 2×2),
     ``pad`` on every side by reflection (``mirror``) or zeros. ``first`` and ``height`` are of the
     picture in memory; the functions count rows in the padded picture, from its first one.
+    Pixel order is for those functions alone that say so.
     """
 
-    values: Array
+    values: PixelArray
     first: int
     height: int
     pad: int = 0
@@ -80,6 +89,13 @@ class Strip:
     scale: Array | None = None
     relu: bool = False
     enlarge: bool = False
+
+    @property
+    def order(self) -> int:
+        """0: planes; in pixel order, 1: int16, 2: float32. The enum Order of native/common.h."""
+        if self.values.dtype == np.int16:
+            return 1
+        return 0 if self.values.strides[2] == self.values.itemsize else 2
 
 
 def threads() -> int:
@@ -90,10 +106,22 @@ def threads() -> int:
 
 def empty(*shape: int) -> Array:
     """An array, not cleared, that starts at a cache line."""
-    size = 4 * math.prod(shape)
+    return _aligned(4 * math.prod(shape)).view(np.float32).reshape(shape)
+
+
+def pixels(shape: tuple[int, int, int], *, half: bool) -> PixelArray:
+    """A C×h×w array in pixel order, not cleared: int16 (``half``) or float32."""
+    channels, height, width = shape
+    raw = _aligned((2 if half else 4) * math.prod(shape))
+    values: PixelArray = raw.view(np.int16 if half else np.float32)
+    found: PixelArray = values.reshape(height, width, channels).transpose(2, 0, 1)
+    return found
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
     raw = np.empty(size + _LINE, np.uint8)
     first = -raw.ctypes.data % _LINE
-    return raw[first : first + size].view(np.float32).reshape(shape)
+    return raw[first : first + size]
 
 
 def prepare(strip: Strip, row: int, out: Array) -> None:
@@ -270,16 +298,20 @@ def bf16_weights(pair: Pair, stride: int) -> Array:
     weight, bias = pair
     outputs, channels, kernel = weight.shape[:3]
     out = empty(_size("bf16_size", outputs, channels, kernel, stride))
-    _call("bf16_weights", weight, bias, outputs, channels, kernel, stride, 0, out)
+    _call("bf16_weights", weight, bias, outputs, channels, kernel, stride, out)
     return out
 
 
 def convolve_bf16(
-    strip: Strip, row: int, weights: Array, kernel: int, stride: int, out: Array
-) -> None:
-    """``convolve`` with values and weights rounded to bfloat16; sums and results are float32."""
+    strip: Strip, row: int, weights: Array, kernel: int, stride: int, out: PixelArray
+) -> Statistics | None:
+    """``convolve`` with values and weights rounded to bfloat16, and sums in float32.
+
+    ``strip`` may be in pixel order if it has 16 channels or more. ``out``: float32 planes, or int16
+    in pixel order, of which ``moments`` are returned, exact sums of the rounded values.
+    """
     size = (row, out.shape[1], out.shape[0], kernel, stride)
-    _call("convolve_bf16", strip, *size, weights, out, _plane(out))
+    return _measured("convolve_bf16", strip, size, weights, out)
 
 
 def bf16_transposed_weights(pair: Pair) -> Array:
@@ -291,11 +323,39 @@ def bf16_transposed_weights(pair: Pair) -> Array:
     return out
 
 
-def conv_transpose_bf16(strip: Strip, row: int, column: int, weights: Array, out: Array) -> None:
-    """``conv_transpose`` with values and weights rounded to bfloat16."""
+def conv_transpose_bf16(
+    strip: Strip, row: int, column: int, weights: Array, out: PixelArray
+) -> Statistics | None:
+    """``conv_transpose`` in bfloat16; ``strip``, ``out`` and result as of ``convolve_bf16``."""
     outputs, count, width = out.shape
-    size = (row, count, column, width, outputs)
-    _call("conv_transpose_bf16", strip, *size, weights, out, _plane(out))
+    return _measured(
+        "conv_transpose_bf16", strip, (row, count, column, width, outputs), weights, out
+    )
+
+
+def _measured(
+    name: str, strip: Strip, size: tuple[int, ...], weights: Array, out: PixelArray
+) -> Statistics | None:
+    half = out.dtype == np.int16
+    mean, m2 = np.empty(out.shape[0]), np.empty(out.shape[0])
+    plane = 0 if half else _plane(out)
+    _call(name, strip, *size, weights, out, plane, int(half), mean, m2)
+    return (mean, m2) if half else None
+
+
+def prepare_pixels(strip: Strip, row: int, out: Array) -> None:
+    """``prepare`` of a strip in pixel order; ``out``: float32 in pixel order."""
+    _call("prepare_pixels", strip, row, out.shape[1], out)
+
+
+def copy_pixels(x: PixelArray, out: PixelArray) -> None:
+    """Copy an array in pixel order to another of the same shape and type, by all threads."""
+    _call("copy_rows", x, out, x.shape[1], x.nbytes // x.shape[1])
+
+
+def accumulate_pixels(total: Array, x: PixelArray, mean: Array, scale: Array) -> None:
+    """``accumulate_normalised`` in pixel order: total is float32, x int16."""
+    _call("add_pixels", Strip(x, 0, x.shape[1], mean=mean, scale=scale), total)
 
 
 def _size(name: str, *sizes: int) -> int:
@@ -391,5 +451,5 @@ def _source(strip: Strip) -> Source:
         *(scale * strip.height, scale * width, channels, strip.pad, int(strip.mirror)),
         strip.mean.ctypes.data if strip.mean is not None else None,
         strip.scale.ctypes.data if strip.scale is not None else None,
-        *(int(strip.relu), int(strip.enlarge)),
+        *(int(strip.relu), int(strip.enlarge), strip.order),
     )

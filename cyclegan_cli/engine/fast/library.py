@@ -11,7 +11,7 @@ from typing import ClassVar
 __all__ = ["LONG", "Source", "call", "keep_freed_memory", "library"]
 
 LONG = ctypes.c_long
-_VERSION = 3  # of what the functions take and return: that of native/kernels.cpp
+_VERSION = 4  # of what the functions take and return: that of native/kernels.cpp
 _NO_MEMORY = 1  # the enum Status of native/common.h; 0: done
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -29,6 +29,7 @@ class Source(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("mean", "scale")),
         ("relu", LONG),
         ("enlarge", LONG),
+        ("order", LONG),
     ]
 
 

@@ -2,27 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.kernels import Strip
+from cyclegan_cli.engine.fast.library import library
 
 pytestmark = pytest.mark.skipif(
     not kernels.has_bf16(), reason="the processor has neither AMX nor AVX512-BF16"
 )
 SUMMED = 2e-5  # what float32 sums of some thousand products of about 1 may lose
+LOOSE = settings(
+    deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+UNITS = ["AVX512-BF16", "AMX"]  # by the numbers 1 and 2 of native/pixels.h
+
+
+@pytest.fixture(params=UNITS)
+def unit(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both units in turn: a processor with AMX is held to AVX512-BF16."""
+    found, number = library(), UNITS.index(request.param) + 1
+    assert found is not None
+    if found.bf16_unit() < number:
+        pytest.skip(f"the processor has no {request.param}")
+    found.bf16_most(number)
+    yield
+    found.bf16_most(2)
+
+
+def in_pixels(values: np.ndarray, *, half: bool) -> np.ndarray:
+    """``values`` in pixel order, rounded to bfloat16 if ``half``."""
+    out = kernels.pixels(values.shape, half=half)
+    bits = torch.from_numpy(values).bfloat16().view(torch.int16).numpy()
+    out[...] = bits if half else values
+    return out
+
+
+def as_floats(halves: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(halves).view(torch.bfloat16).double().numpy()
+
+
+def assert_rounded(out: np.ndarray, exact: np.ndarray, found: kernels.Statistics | None) -> None:
+    """bfloat16 has 8 bits; the statistics are those of the rounded values."""
+    assert np.abs(as_floats(out) - exact).max() < np.abs(exact).max() * 2**-8
+    assert found is not None
+    flat = as_floats(out).reshape(len(out), -1)
+    assert np.allclose(found[0], flat.mean(1), rtol=0, atol=1e-12)
+    assert np.allclose(found[1], flat.var(1) * flat.shape[1], rtol=1e-9, atol=1e-9)
 
 
 def rounded(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(values).bfloat16().double()
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@pytest.mark.usefixtures("unit")
+@settings(LOOSE, max_examples=60)
 @given(data=st.data())
 def test_a_convolution_is_that_of_rounded_values(data: st.DataObject) -> None:
     channels, outputs = (data.draw(st.integers(1, 70), side) for side in ("inputs", "outputs"))
@@ -44,7 +86,8 @@ def test_a_convolution_is_that_of_rounded_values(data: st.DataObject) -> None:
     assert np.abs(out - wanted[:, start:].numpy()).max() < SUMMED * scale
 
 
-@settings(max_examples=30, deadline=None, database=None)
+@pytest.mark.usefixtures("unit")
+@settings(LOOSE, max_examples=30)
 @given(data=st.data())
 def test_a_transposed_convolution_is_that_of_rounded_values(data: st.DataObject) -> None:
     channels, outputs = (data.draw(st.integers(1, 70), side) for side in ("inputs", "outputs"))
@@ -62,3 +105,51 @@ def test_a_transposed_convolution_is_that_of_rounded_values(data: st.DataObject)
     packed = kernels.bf16_transposed_weights((weight, bias))
     kernels.conv_transpose_bf16(Strip(x, 0, height, 1), row, column, packed, out)
     assert np.abs(out - wanted).max() < SUMMED * max(1.0, channels**0.5)
+
+
+@pytest.mark.usefixtures("unit")
+@settings(LOOSE, max_examples=30)
+@given(data=st.data())
+def test_pixel_order_is_read_and_written(data: st.DataObject) -> None:
+    """Of normalised values, bfloat16 or float32, and strips from any row on."""
+    channels, outputs = (data.draw(st.integers(16, 80), side) for side in ("inputs", "outputs"))
+    stride, mirror = data.draw(st.sampled_from([1, 2])), data.draw(st.booleans(), "mirror")
+    height, width = (data.draw(st.integers(2, 90), side) for side in ("height", "width"))
+    half, relu = data.draw(st.booleans(), "half"), data.draw(st.booleans(), "relu")
+    random = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
+    x = rounded(random.standard_normal((channels, height, width), np.float32)).float().numpy()
+    mean, scale = (random.random(channels, np.float32) for _ in range(2))
+    weight = random.standard_normal((outputs, channels, 3, 3), np.float32) / 12
+    bias = random.standard_normal(outputs, np.float32)
+    read = (x - mean[:, None, None]) * scale[:, None, None]
+    read = rounded(np.maximum(read, 0) if relu else read)[None]
+    padded = functional.pad(read, (1,) * 4, mode="reflect" if mirror else "constant")
+    b = torch.from_numpy(bias).double()
+    strip = Strip(in_pixels(x, half=half), 0, height, 1, mirror, mean, scale, relu)
+    wanted = functional.conv2d(padded, rounded(weight), b, stride)[0].numpy()
+    start = data.draw(st.integers(0, wanted.shape[1] - 1), "first row")
+    out = kernels.pixels(wanted[:, start:].shape, half=True)
+    packed = kernels.bf16_weights((weight, bias), stride)
+    assert_rounded(
+        out, wanted[:, start:], kernels.convolve_bf16(strip, start, packed, 3, stride, out)
+    )
+    wanted = functional.conv_transpose2d(read, rounded(weight).transpose(0, 1), b, 2)[0].numpy()
+    out = kernels.pixels((outputs, 2 * height - start, 2 * width - 1), half=True)
+    strip = replace(strip, mirror=False)
+    packed = kernels.bf16_transposed_weights((weight.transpose(1, 0, 2, 3).copy(), bias))
+    found = kernels.conv_transpose_bf16(strip, start, 1, packed, out)
+    assert_rounded(out, wanted[:, start : 2 * height, 1 : 2 * width], found)
+
+
+def test_a_trunks_sum_is_float32() -> None:
+    random = np.random.default_rng(0)
+    x, total = random.standard_normal((2, 40, 5, 7), np.float32)
+    mean, scale = random.random((2, 40), np.float32)
+    normalised = (rounded(x).numpy() - mean[:, None, None]) * scale[:, None, None]
+    strip = Strip(in_pixels(x, half=True), 0, 5, mean=mean, scale=scale)
+    prepared = kernels.pixels((40, 3, 7), half=False)
+    kernels.prepare_pixels(strip, 1, prepared)
+    assert np.allclose(prepared, normalised[:, 1:4], atol=1e-6)
+    summed = in_pixels(total, half=False)
+    kernels.accumulate_pixels(summed, strip.values, mean, scale)
+    assert np.allclose(summed, total + normalised, atol=1e-6)

@@ -158,8 +158,12 @@ struct Source {
     const float* scale;   // 1 / sqrt(variance + eps)
     long relu;
     long enlarge;         // 1: every pixel stands for 2x2; `first` and `rows` are as in memory
+    long order;           // of what `values` points to; bf16.h alone takes others than kPlanes
 };
 }
+
+// Planes of float32; or all channels of a pixel beside each other, without gaps, bfloat16 or float32.
+enum Order : long { kPlanes = 0, kHalfPixels = 1, kFloatPixels = 2 };
 
 // `count` values of a row in memory as they are read: normalised, and without what is negative.
 inline void read_values(const Source& s, long channel, const float* __restrict from,

@@ -36,17 +36,6 @@ from cyclegan_cli.errors import CheckpointError, NonFiniteLossError, StoreError
 from cyclegan_cli.files import atomic_path, read_safetensors_header
 from cyclegan_cli.settings import TrainSettings
 
-__all__ = [
-    "Checkpoint",
-    "best_distance",
-    "generators",
-    "go_back_to",
-    "load",
-    "newest",
-    "save",
-    "save_best",
-]
-
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -27,8 +27,6 @@ from cyclegan_cli.machine import Part
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings
 
-__all__ = ["CycleGAN", "below"]
-
 _RANGE = 5.0  # weight of values outside [−1, 1], for generators that are not bound to it
 _VIEWS = {"G": "G(x)", "F": "F(y)"}  # names of the pictures that the discriminators see
 

@@ -13,16 +13,6 @@ from cyclegan_cli.errors import DeviceError, counted
 from cyclegan_cli.machine import normal_gpu
 from cyclegan_cli.settings import Precision, TrainSettings
 
-__all__ = [
-    "Device",
-    "Needs",
-    "available",
-    "memory_used",
-    "resolve",
-    "resolve_precision",
-    "training_needs",
-]
-
 _FLOAT = 4  # bytes
 
 

@@ -20,8 +20,6 @@ from cyclegan_cli.machine import Part, shares
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-__all__ = ["ALONE", "Group", "join"]
-
 _BUCKET = 32 * 2**20  # bytes of gradients in one message: the next is packed while it is sent
 _FAILURE = "failure"
 

@@ -34,18 +34,6 @@ from cyclegan_cli.engine.losses import (
 )
 from cyclegan_cli.randomness import choices, stream_seed
 
-__all__ = [
-    "Evaluation",
-    "Evaluator",
-    "Paint",
-    "Real",
-    "Score",
-    "classifier_error",
-    "score",
-    "sliced_wasserstein",
-    "through",
-]
-
 Paint = Callable[[Tensor], Tensor]
 
 PATCHES = 128  # of a picture, at each level of the pyramid

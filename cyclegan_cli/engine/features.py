@@ -21,13 +21,6 @@ from cyclegan_cli.machine import Part
 from cyclegan_cli.randomness import choices, stream_seed
 from cyclegan_cli.settings import TrainSettings
 
-__all__ = [
-    "BEGIN",
-    "FeatureDistance",
-    "Perception",
-    "content_loss",
-]
-
 SEEN = (0, 1, 2, 4)  # the stages that discriminators and distances look at: strides 2, 4, 8, 16
 CONTENT = (2, 3)  # of these, the ones that say what is where
 _TONES = 2  # values that describe light and dark

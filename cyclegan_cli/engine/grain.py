@@ -22,8 +22,6 @@ from cyclegan_cli.settings import GeneratorSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CENTRE", "PERIOD", "SPREAD", "canvas", "drawn", "on_canvas", "tile"]
-
 PERIOD = 1024  # pixels after which the canvas repeats
 CENTRE, SPREAD = 127.156, 36.96  # mean and deviation of the tile's bytes
 _BAND = 32  # rows of the tile that are made at a time: a small picture needs few of them

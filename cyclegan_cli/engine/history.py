@@ -11,8 +11,6 @@ from torch import Tensor
 
 from cyclegan_cli.randomness import choices
 
-__all__ = ["History"]
-
 
 class History:
     """Up to ``capacity`` images of one generator; 0: no history. ``seed``, ``name``: label its

@@ -15,21 +15,6 @@ from typing import Any, Literal, TypeAlias
 
 from cyclegan_cli.settings import GeneratorSpec
 
-__all__ = [
-    "EPS",
-    "SCENE_WIDTHS",
-    "THUMBNAIL",
-    "Kind",
-    "Layer",
-    "Trunk",
-    "film_name",
-    "layers",
-    "reduction",
-    "shapes",
-    "source_channels",
-    "weighted_layers",
-]
-
 Kind: TypeAlias = Literal[
     "reflect",
     "conv",

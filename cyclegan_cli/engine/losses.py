@@ -19,24 +19,6 @@ from torch.nn import functional
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import GanLoss
 
-__all__ = [
-    "BEGIN",
-    "REMEMBERED",
-    "PatchLoss",
-    "chroma_loss",
-    "coarse_l1",
-    "cut_patches",
-    "discriminator_loss",
-    "generator_loss",
-    "l1",
-    "luma",
-    "pyramid",
-    "smooth",
-    "sorted_projections",
-    "structure_loss",
-    "wide",
-]
-
 SIDE = 7  # pixels along a patch
 LEVELS = 4  # of the pyramid: each half the size of the one before
 DIRECTIONS = 512  # on which patches are projected

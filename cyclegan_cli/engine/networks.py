@@ -35,20 +35,6 @@ from cyclegan_cli.engine.layers import (
 from cyclegan_cli.engine.losses import wide
 from cyclegan_cli.settings import DiscriminatorKind, GeneratorSpec
 
-__all__ = [
-    "DISCRIMINATORS",
-    "SEEN_CHANNELS",
-    "Discriminator",
-    "Generator",
-    "ProjectedDiscriminator",
-    "ResidualBlock",
-    "TwoScaleDiscriminator",
-    "View",
-    "count_parameters",
-    "initialise",
-    "smoothed",
-]
-
 _DETAIL = 2.0
 SEEN_CHANNELS = (16, 24, 40, 112)  # of the frozen network's stages that are looked at
 

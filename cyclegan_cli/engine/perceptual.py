@@ -24,15 +24,6 @@ from torch.nn import functional
 
 from cyclegan_cli.errors import CycleganError, UsageError, pip_extra
 
-__all__ = [
-    "INCEPTION_WEIGHTS",
-    "FrozenNetwork",
-    "Inception",
-    "Perceptual",
-    "frozen_network",
-    "have_torchmetrics",
-]
-
 Variant = Literal["lite0", "lite1"]
 
 # Of each stage: blocks, output channels, stride, expansion, side of the depthwise kernel.

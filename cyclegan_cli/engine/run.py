@@ -28,30 +28,6 @@ from cyclegan_cli.files import read_safetensors_header, remove_leftovers, write_
 from cyclegan_cli.places import runs_dir
 from cyclegan_cli.settings import TrainSettings
 
-__all__ = [
-    "BEST",
-    "CHECKPOINT_FORMAT",
-    "MINIMUM_HELD",
-    "UNREADABLE",
-    "Place",
-    "Run",
-    "RunState",
-    "best_of",
-    "checkpoint_files",
-    "checkpoint_name",
-    "create_run",
-    "evaluates",
-    "find_run",
-    "list_runs",
-    "now",
-    "open_run",
-    "read_state",
-    "refuse_existing_run",
-    "run_state",
-    "sweep",
-    "unreadable_runs",
-]
-
 CHECKPOINT_FORMAT = "cyclegan-checkpoint-1"
 BEST = "best.safetensors"  # the best checkpoint by the measures; no interval drops it
 

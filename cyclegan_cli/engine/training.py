@@ -28,19 +28,6 @@ from cyclegan_cli.errors import CycleganError, NonFiniteLossError
 from cyclegan_cli.media.dataset import UnpairedPictures
 from cyclegan_cli.settings import Interval
 
-__all__ = [
-    "Ended",
-    "EpochDone",
-    "Evaluated",
-    "Event",
-    "Measured",
-    "Sampled",
-    "Saved",
-    "StepDone",
-    "Warned",
-    "train",
-]
-
 
 @dataclass(frozen=True)
 class StepDone:

@@ -18,15 +18,6 @@ from torch.nn import functional
 from cyclegan_cli.engine.losses import luma
 from cyclegan_cli.settings import GanLoss, TrainSettings
 
-__all__ = [
-    "Finding",
-    "Watchdogs",
-    "change",
-    "discriminator_floor",
-    "luminance_correlation",
-    "variety",
-]
-
 EXPLODED = 1000.0  # times the loss of a guessing discriminator; the warning ends below a tenth
 WINDOW = 500  # steps over which a discriminator's loss is averaged
 EARLY = (100, 1000)  # limits of the steps without warnings about pictures: a quarter of all

@@ -30,16 +30,6 @@ if TYPE_CHECKING:
 
     from cyclegan_cli.engine.networks import Generator
 
-__all__ = [
-    "FORMAT",
-    "Weights",
-    "load_generator",
-    "load_weights",
-    "read_header",
-    "save_generator",
-    "weights_of",
-]
-
 FORMAT = "cyclegan-generator-1"
 _ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 

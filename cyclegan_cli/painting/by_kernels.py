@@ -28,8 +28,6 @@ from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
 from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, recoloured, smoothed
 from cyclegan_cli.painting.strips import Place, Rows, Scratch, needed
 
-__all__ = ["KernelBackend"]
-
 Read = Callable[[int, int], Array]
 Compute = Callable[[Strip, int, Array], None]  # rows of a convolution from that row on, to out
 

@@ -19,17 +19,6 @@ from torch import Tensor
 from cyclegan_cli.engine.fast import kernels
 from cyclegan_cli.engine.fast.kernels import Array, Strip
 
-__all__ = [
-    "Before",
-    "Convolution",
-    "Depthwise",
-    "Normalised",
-    "Separable",
-    "Transposed",
-    "Winograd",
-    "apply",
-]
-
 Grads: TypeAlias = tuple[Tensor | None, ...]
 
 

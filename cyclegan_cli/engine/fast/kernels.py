@@ -23,43 +23,6 @@ from cyclegan_cli.engine.fast.library import LONG, Source, call, library
 from cyclegan_cli.engine.layers import Layer
 from cyclegan_cli.machine import thread_count
 
-__all__ = [
-    "WINOGRAD_CHANNELS",
-    "Array",
-    "Pair",
-    "Strip",
-    "accumulate_normalised",
-    "accumulate_pixels",
-    "bf16_transposed_weights",
-    "bf16_weights",
-    "conv_transpose",
-    "conv_transpose_bf16",
-    "convolve",
-    "convolve_backward",
-    "convolve_bf16",
-    "copy_pixels",
-    "depthwise",
-    "depthwise_backward",
-    "empty",
-    "fold",
-    "has_bf16",
-    "moments",
-    "normalise",
-    "normalise_backward",
-    "pixels",
-    "prepare",
-    "prepare_pixels",
-    "separable",
-    "separable_backward",
-    "threads",
-    "uses_winograd",
-    "winograd",
-    "winograd_backward",
-    "winograd_size",
-    "winograd_weights",
-    "winograd_workspace",
-]
-
 WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than they save
 _LINE = 64  # bytes of a cache line
 

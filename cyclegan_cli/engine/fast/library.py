@@ -8,8 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
-__all__ = ["LONG", "Source", "call", "keep_freed_memory", "library"]
-
 LONG = ctypes.c_long
 _VERSION = 4  # of what the functions take and return: that of native/kernels.cpp
 _NO_MEMORY = 1  # the enum Status of native/common.h; 0: done

@@ -23,8 +23,6 @@ from cyclegan_cli.engine.fast.kernels import WINOGRAD_CHANNELS
 from cyclegan_cli.engine.fast.library import keep_freed_memory, library
 from cyclegan_cli.engine.networks import Generator, ResidualBlock
 
-__all__ = ["chain", "fused_layers"]
-
 Layer: TypeAlias = Callable[[Tensor], Tensor]
 
 

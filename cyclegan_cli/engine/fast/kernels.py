@@ -13,7 +13,6 @@ import ctypes
 import math
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -290,10 +289,8 @@ def conv_transpose_bf16(
     strip: Strip, row: int, column: int, weights: Array, out: PixelArray
 ) -> Statistics | None:
     """``conv_transpose`` in bfloat16; ``strip``, ``out`` and result as of ``convolve_bf16``."""
-    outputs, count, width = out.shape
-    return _measured(
-        "conv_transpose_bf16", strip, (row, count, column, width, outputs), weights, out
-    )
+    size = (row, out.shape[1], column, out.shape[2], out.shape[0])
+    return _measured("conv_transpose_bf16", strip, size, weights, out)
 
 
 def _measured(
@@ -301,8 +298,7 @@ def _measured(
 ) -> Statistics | None:
     half = out.dtype == np.int16
     mean, m2 = np.empty(out.shape[0]), np.empty(out.shape[0])
-    plane = 0 if half else _plane(out)
-    _call(name, strip, *size, weights, out, plane, int(half), mean, m2)
+    _call(name, strip, *size, weights, out, 0 if half else _plane(out), int(half), mean, m2)
     return (mean, m2) if half else None
 
 
@@ -325,9 +321,7 @@ def _size(name: str, *sizes: int) -> int:
     """Floats of packed weights."""
     found = library()
     assert found is not None
-    function = {"bf16_size": found.bf16_size}.get(name) or found.bf16_transposed_size
-    function.restype = LONG
-    return int(function(*map(LONG, sizes)))
+    return int(getattr(found, name)(*map(LONG, sizes)))
 
 
 # -- InstanceNorm ----------------------------------------------------------------------------------
@@ -365,8 +359,7 @@ def normalise_backward(grad: Array, normalised: Array, scale: Array, grad_in: Ar
 def accumulate_normalised(total: Array, x: Array, mean: Array, scale: Array) -> None:
     """total += (x − mean) · scale of each channel, in place; both C×h×W."""
     channels, rows, width = x.shape
-    size = (channels, rows * width)
-    _call("add_normalised", total, _plane(total), x, _plane(x), *size, mean, scale)
+    _call("add_normalised", total, _plane(total), x, _plane(x), channels, rows * width, mean, scale)
 
 
 # -- calling ---------------------------------------------------------------------------------------
@@ -381,18 +374,7 @@ def _call(name: str, *arguments: object) -> None:
     found = library()
     if found is None:
         raise RuntimeError("the kernels are not here")
-    if "torch" in sys.modules:
-        found.set_team(_team())
     call(found, name, *map(_argument, arguments), LONG(threads()))
-
-
-@lru_cache(maxsize=1)
-def _team() -> ctypes.c_void_p:
-    """What starts threads in the OpenMP runtime that PyTorch has loaded; null if there is none."""
-    try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
-    except (AttributeError, OSError, TypeError):
-        return ctypes.c_void_p(None)
 
 
 def _argument(value: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
@@ -43,6 +44,7 @@ def library() -> ctypes.CDLL | None:
         for path in sorted(folder.glob(f"{name}.*so")):
             try:
                 found = ctypes.CDLL(str(path))
+                found.bf16_size.restype = found.bf16_transposed_size.restype = LONG
                 if found.version() == _VERSION and found.runs_here():
                     return found
             except (OSError, AttributeError):  # of another machine, or of another version
@@ -53,13 +55,25 @@ def library() -> ctypes.CDLL | None:
 def call(found: ctypes.CDLL, name: str, *arguments: object) -> None:
     """Call a function of ``library``.
 
-    Raises MemoryError if it gets no memory; its outputs are undefined then.
+    It runs in PyTorch's threads, once that is loaded. Raises MemoryError if it gets no memory; its
+    outputs are undefined then.
     """
+    if "torch" in sys.modules:
+        found.set_team(_team())
     status = getattr(found, name)(*arguments)
     if status == _NO_MEMORY:
         raise MemoryError(f"no memory for {name}")
     if status:
         raise RuntimeError(f"{name} failed")
+
+
+@lru_cache(maxsize=1)
+def _team() -> ctypes.c_void_p:
+    """What starts threads in the OpenMP runtime that PyTorch has loaded; null if there is none."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
+    except (AttributeError, OSError, TypeError):
+        return ctypes.c_void_p(None)
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "painting": {"engine.layers", "engine.weights", "engine.device", "engine.grain"}
     | {"engine.fast", "media"},
     "painting.bands": {"engine.distributed"},
+    "painting.by_torch": {"engine.networks"},  # what is no layer of theirs
     "engine": set(),
     "engine.training": {"media.dataset"},
     "media": set(),

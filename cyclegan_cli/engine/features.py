@@ -26,6 +26,7 @@ CONTENT = (2, 3)  # of these, the ones that say what is where
 _TONES = 2  # values that describe light and dark
 _VECTORS = len(SEEN_CHANNELS) + 1  # levels of vectors; those of pictures' statistics follow
 _WEIGHT = 2.0  # of pictures' statistics
+_LITTLE = 1e-4  # deviations: each vector is also a remembered one, but for rounding
 _CELL = 16  # pixels along a cell of tones
 
 NOISE = (0.02, 0.1)  # its deviation on what the network is shown: drawn between them for each step
@@ -160,7 +161,7 @@ class FeatureDistance:
     def begin(self, generated: Sequence[View], real: Sequence[View]) -> None:
         """Measure the units on ``real``, and remember both."""
         each = zip(*(map(_vectors, _levels(view)) for view in real), strict=True)
-        self._deviations = [torch.cat(parts).std(0) + 1e-3 for parts in each]
+        self._deviations = [torch.cat(parts).std(0, correction=0) + 1e-3 for parts in each]
         draw = self._stream("feature-begin", 0)
         for memory, views in ((self._made, generated), (self._real, real)):
             levels = [_levels(view) for view in views]
@@ -192,7 +193,7 @@ class FeatureDistance:
             with torch.no_grad():
                 made_values = sorted_projections(self._made[level].flatten(0, 1) @ directions)
                 real_values = sorted_projections(self._real[level].flatten(0, 1) @ directions)
-                ranks = torch.searchsorted(made_values, values.detach())
+                ranks = torch.searchsorted(made_values, values.detach() - _LITTLE)
                 targets = real_values.gather(1, ranks.clamp(max=made_values.shape[1] - 1))
             if level < _VECTORS:
                 loss = size * (values - targets).square().mean() / _VECTORS
@@ -251,7 +252,7 @@ def deviations(views: Sequence[View]) -> Tensor:
 
 def _levels(view: View) -> list[Tensor]:
     statistics = [
-        torch.cat([f.mean((2, 3), keepdim=True), f.std((2, 3), keepdim=True)], dim=1)
+        torch.cat([f.mean((2, 3), keepdim=True), f.std((2, 3), correction=0, keepdim=True)], dim=1)
         for f in view.features
     ]
     return [*view.features, _tones(view.pictures), *statistics]

@@ -133,6 +133,8 @@ def _download(
     entry: Entry, wanted: list[Row], here: Mapping[Way, Path], tell: Tell, patience: Patience
 ) -> Downloaded:
     """Download ``wanted`` and make a style of it, with the intact directions that are ``here``."""
+    import torch  # noqa: F401 - which tries what comes: if it is missing, that is said first
+
     from cyclegan_cli.styles.convert import import_style
 
     before = downloaded_style(entry.name) if here else None

@@ -212,7 +212,7 @@ def test_what_a_scene_decides_learns_at_a_tenth_of_the_rate() -> None:
     model.step(pictures(1), pictures(2), 1e-3)
     moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in model.G.named_parameters()}
     assert moved["colour.bias"] == pytest.approx(1e-4, rel=0.01)
-    assert moved["decoder.16.bias"] == pytest.approx(1e-3, rel=0.01)
+    assert moved["decoder.15.bias"] == pytest.approx(1e-3, rel=0.01)
 
 
 def test_a_scene_generator_learns_from_values_of_any_size() -> None:

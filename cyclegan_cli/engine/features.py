@@ -160,14 +160,16 @@ class FeatureDistance:
 
     def begin(self, generated: Sequence[View], real: Sequence[View]) -> None:
         """Measure the units on ``real``, and remember both."""
-        each = zip(*(map(_vectors, _levels(view)) for view in real), strict=True)
-        self._deviations = [torch.cat(parts).std(0, correction=0) + 1e-3 for parts in each]
+        made, wanted = ([_levels(view) for view in views] for views in (generated, real))
+        self._deviations = [
+            torch.cat([_vectors(features) for features in level]).std(0, correction=0) + 1e-3
+            for level in zip(*wanted, strict=True)
+        ]
         draw = self._stream("feature-begin", 0)
-        for memory, views in ((self._made, generated), (self._real, real)):
-            levels = [_levels(view) for view in views]
+        for memory, levels in ((self._made, made), (self._real, wanted)):
             for level, places in enumerate(memory):
                 for place in range(len(places)):
-                    features = levels[place % len(views)][level]
+                    features = levels[place % len(levels)][level]
                     kept = self._drawn(level, features, draw).detach()
                     places[place] = kept[: places.shape[1]]
 

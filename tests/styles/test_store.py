@@ -446,7 +446,7 @@ def _remover(done: Event) -> None:
 def test_two_trainers_three_translators_and_a_remover(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     done = fork.Event()
-    translators = [fork.Process(target=_translator, args=(20,)) for _ in range(3)]
+    translators = [fork.Process(target=_translator, args=(20,), daemon=True) for _ in range(3)]
     processes = [
         *translators,
         *(fork.Process(target=_trainer, args=(tmp_path / f"t{n}", n, done)) for n in (1, 2)),

@@ -18,7 +18,7 @@ from cyclegan_cli.errors import UsageError, WeightsError, did_you_mean
 
 GanLoss = Literal["lsgan", "vanilla", "hinge"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Resize = Literal["keep", "distort"]
+Resize = Literal["keep", "reduce", "distort"]
 Publish = Literal["last", "best"]
 Upsample = Literal["transpose", "resize"]
 Norm = Literal["instance", "none"]

@@ -54,7 +54,11 @@ _OPTIONS: Table = {
         ("load_size", "PIXELS", "Short side of a picture before it is cropped."),
         ("flip", "no", "Mirror half of the pictures."),
         "strict",
-        ("resize", "HOW", "Aspect ratio: keep, or distort as the paper does."),
+        (
+            "resize",
+            "HOW",
+            "Aspect ratio: keep, or distort as the paper does; reduce: keep, and never enlarge.",
+        ),
         ("crop_range", "LOW..HIGH", "Crop squares of these sides; resize to --crop-size."),
     ),
     "Length and learning rate": (

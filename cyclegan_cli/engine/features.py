@@ -16,7 +16,7 @@ from cyclegan_cli.engine.distributed import ALONE, Group
 from cyclegan_cli.engine.grain import drawn
 from cyclegan_cli.engine.losses import sorted_projections
 from cyclegan_cli.engine.networks import SEEN_CHANNELS, View
-from cyclegan_cli.engine.perceptual import frozen_network
+from cyclegan_cli.engine.perceptual import STAGES, WHOLE_CHANNELS, frozen_network
 from cyclegan_cli.machine import Part
 from cyclegan_cli.randomness import choices, stream_seed
 from cyclegan_cli.settings import TrainSettings
@@ -27,7 +27,9 @@ _TONES = 2  # values that describe light and dark
 _VECTORS = len(SEEN_CHANNELS) + 1  # levels of vectors; those of pictures' statistics follow
 _WEIGHT = 2.0  # of pictures' statistics
 _LITTLE = 1e-4  # deviations: each vector is also a remembered one, but for rounding
-_CELL = 16  # pixels along a cell of tones
+_CELL = 16  # pixels along a cell of tones and of surroundings
+_PLACE = 4  # values that describe a place: mean colour and contrast
+_SHARE = 1.0  # of these, beside a stage's channels together
 
 NOISE = (0.02, 0.1)  # its deviation on what the network is shown: drawn between them for each step
 SHIFT = 8  # pixels, at most, by which it is shown shifted
@@ -54,7 +56,7 @@ class Perception:
 
     def __init__(self, settings: TrainSettings, device: torch.device, group: Group = ALONE) -> None:
         self._settings, self._seed = settings, settings.seed
-        self._network = frozen_network("lite0", max(SEEN) + 1, device)
+        self._network = frozen_network("lite0", STAGES, device)
         self._views: dict[str, View] = {}
         self.step = 0
         self._part: Part | None = None
@@ -81,7 +83,8 @@ class Perception:
         ):
             shown = self._shown(pictures.float(), noise)
             stages = self._network(shown)
-        found = View(pictures, shown, [stages[stage] for stage in SEEN])
+            whole = stages[-1].mean((2, 3), keepdim=True)
+        found = View(pictures, shown, [stages[stage] for stage in SEEN], whole)
         self._views[name] = found
         return found
 
@@ -108,8 +111,8 @@ class Perception:
         made_x, made_y = self.view(fake_x, "F(y)"), self.view(fake_y, "G(x)")
         if self.distances:
             with torch.autocast(x.device.type, enabled=False):
-                distance_x = self.distances["X"](made_x, seen_x, self._part)
-                distance_y = self.distances["Y"](made_y, seen_y, self._part)
+                distance_x = self.distances["X"](made_x, seen_y, seen_x, self._part)
+                distance_y = self.distances["Y"](made_y, seen_x, seen_y, self._part)
             losses["feature_X"] = s.lambda_feature * distance_x
             losses["feature_Y"] = s.lambda_feature * distance_y
         if s.lambda_content > 0:
@@ -129,8 +132,8 @@ class Perception:
             views = [self.view(shown, name) for shown, name in named]
             seen.append((views[0], views[1], views[2], views[3]))
         for domain, distance in self.distances.items():
-            real, made = (0, 2) if domain == "X" else (1, 3)
-            distance.begin([views[made] for views in seen], [views[real] for views in seen])
+            real, source, made = (0, 1, 2) if domain == "X" else (1, 0, 3)
+            distance.begin(*([views[i] for views in seen] for i in (made, source, real)))
         return {"X": deviations([v[0] for v in seen]), "Y": deviations([v[1] for v in seen])}
 
 
@@ -141,8 +144,13 @@ class FeatureDistance:
     """Sliced Wasserstein distance of the features of generated pictures to those of real ones.
 
     Rabin et al., SSVM 2011, for the feature vectors of each stage, for mean and deviation of light
-    in the pictures' cells, and for each picture's mean and deviation of the channels of a stage.
-    Those of earlier steps are included on both sides. The unit is the deviation in real pictures.
+    in the pictures' cells, and for each picture's mean and deviation of the channels of a stage
+    and mean of the last stage. Those of earlier steps are included on both sides. The unit is the
+    deviation in real pictures.
+
+    Vectors also hold colour and contrast at their place, a generated picture's those of its source,
+    each in units of its domain: what is smooth and blue is compared with what is smooth and blue in
+    real pictures.
 
     ``name``: the domain, which labels the random streams together with ``seed``. ``begin`` must be
     called first. ``group``: the processes that train together; each remembers the same.
@@ -151,29 +159,41 @@ class FeatureDistance:
     def __init__(self, seed: int, name: str, device: torch.device, group: Group = ALONE) -> None:
         self._seed, self._name, self._group = seed, name, group
         self.steps = 0
-        vectors, statistics = (*SEEN_CHANNELS, _TONES), [2 * size for size in SEEN_CHANNELS]
+        vectors = [size + _PLACE for size in (*SEEN_CHANNELS, _TONES)]
+        statistics = [*(2 * size for size in SEEN_CHANNELS), WHOLE_CHANNELS]
+        # Mean and deviation of places in the sources of generated pictures, and in real ones.
+        self._places = [torch.ones(2, _PLACE, device=device) for _ in range(2)]
         self._deviations = [torch.ones(n, device=device) for n in (*vectors, *statistics)]
         shapes = [(REMEMBERED, KEPT, size) for size in vectors]
         shapes += [(PICTURES, SHOWN, size) for size in statistics]
         self._made = [torch.zeros(shape, device=device) for shape in shapes]
         self._real = [torch.zeros(shape, device=device) for shape in shapes]
 
-    def begin(self, generated: Sequence[View], real: Sequence[View]) -> None:
-        """Measure the units on ``real``, and remember both."""
-        made, wanted = ([_levels(view) for view in views] for views in (generated, real))
+    def begin(
+        self, generated: Sequence[View], source: Sequence[View], real: Sequence[View]
+    ) -> None:
+        """Measure the units on ``real`` and ``source``, and remember features."""
+        for units, views in zip(self._places, (source, real), strict=True):
+            places = torch.cat([_vectors(_surroundings(view.pictures)) for view in views])
+            units.copy_(torch.stack([places.mean(0), places.std(0) + 1e-3]))
+        made = [self._levels(*views, 0) for views in zip(generated, source, strict=True)]
+        wanted = [self._levels(view, view, 1) for view in real]
         self._deviations = [
             torch.cat([_vectors(features) for features in level]).std(0, correction=0) + 1e-3
             for level in zip(*wanted, strict=True)
         ]
+        for deviation in self._deviations[:_VECTORS]:
+            deviation[-_PLACE:] = (_PLACE / (_SHARE * (len(deviation) - _PLACE))) ** 0.5
         draw = self._stream("feature-begin", 0)
         for memory, levels in ((self._made, made), (self._real, wanted)):
-            for level, places in enumerate(memory):
-                for place in range(len(places)):
-                    features = levels[place % len(levels)][level]
-                    kept = self._drawn(level, features, draw).detach()
-                    places[place] = kept[: places.shape[1]]
+            for level, kept in enumerate(memory):
+                for number in range(len(kept)):
+                    drawn_ = self._drawn(level, levels[number % len(levels)][level], draw)
+                    kept[number] = drawn_.detach()[: kept.shape[1]]
 
-    def __call__(self, generated: View, real: View, part: Part | None = None) -> Tensor:
+    def __call__(
+        self, generated: View, source: View, real: View, part: Part | None = None
+    ) -> Tensor:
         """A scalar: about ‖v‖² for a shift of all vectors by v, and for pictures' statistics
         Huber's loss, in units of their deviation.
 
@@ -182,7 +202,7 @@ class FeatureDistance:
         """
         draw = self._stream("feature-draw", self.steps)
         total = generated.pictures.new_zeros(())
-        pairs = zip(_levels(generated), _levels(real), strict=True)
+        pairs = zip(self._levels(generated, source, 0), self._levels(real, real, 1), strict=True)
         for level, (made, wanted) in enumerate(pairs):
             places, kept, size = self._made[level].shape
             vectors = self._drawn(level, made, draw, part)
@@ -218,6 +238,7 @@ class FeatureDistance:
 
     def _kept(self) -> dict[str, Tensor]:
         kept = {"deviation": self._deviations, "made": self._made, "real": self._real}
+        kept["place"] = self._places
         return {f"{name}.{i}": t for name, tensors in kept.items() for i, t in enumerate(tensors)}
 
     def _drawn(
@@ -242,6 +263,21 @@ class FeatureDistance:
             self._group.sum_([everyone])
         return (mine + (everyone - mine.detach())) / self._deviations[level]
 
+    def _levels(self, view: View, source: View, side: int) -> list[Tensor]:
+        """Maps of vectors with what is at their place in ``source``, and pictures' statistics.
+
+        ``side``: 0 for generated pictures, 1 for real ones.
+        """
+        mean, deviation = self._places[side][..., None, None]
+        around = (_surroundings(source.pictures) - mean) / deviation
+        vectors = [*view.features, _tones(view.pictures)]
+        statistics = [
+            torch.cat([f.mean((2, 3), keepdim=True), f.std((2, 3), correction=0, keepdim=True)], 1)
+            for f in view.features
+        ]
+        placed = [torch.cat([f, _sized(around, f)], dim=1) for f in vectors]
+        return [*placed, *statistics, view.whole]
+
     def _stream(self, label: str, number: int) -> torch.Generator:
         return torch.Generator().manual_seed(stream_seed(self._seed, label, self._name, number))
 
@@ -250,14 +286,6 @@ def deviations(views: Sequence[View]) -> Tensor:
     """The deviation of each stage's features."""
     stages = zip(*(view.features for view in views), strict=True)
     return torch.stack([torch.cat([s.flatten() for s in stage]).std() for stage in stages])
-
-
-def _levels(view: View) -> list[Tensor]:
-    statistics = [
-        torch.cat([f.mean((2, 3), keepdim=True), f.std((2, 3), correction=0, keepdim=True)], dim=1)
-        for f in view.features
-    ]
-    return [*view.features, _tones(view.pictures), *statistics]
 
 
 def _vectors(features: Tensor) -> Tensor:
@@ -271,6 +299,26 @@ def _tones(pictures: Tensor) -> Tensor:
     mean = functional.avg_pool2d(light, _CELL)
     square = functional.avg_pool2d(light.square(), _CELL)
     return torch.cat([mean, ((square - mean.square()).clamp_min(0) + 1e-4).sqrt()], dim=1)
+
+
+def _surroundings(pictures: Tensor) -> Tensor:
+    """Mean colour, and the logarithm of the contrast of light, around each cell: N×4×h×w.
+
+    Of means of 8×8 pixels, in which brushwork does not count.
+    """
+    with torch.no_grad():
+        small = functional.avg_pool2d(pictures, _CELL // 2)
+        light = small.mean(1, keepdim=True)
+        mean, of_light, of_squares = (
+            functional.avg_pool2d(x, 4, 2, 1, count_include_pad=False)
+            for x in (small, light, light.square())
+        )
+        contrast = (of_squares - of_light.square()).clamp_min(0).sqrt()
+        return torch.cat([mean, (contrast + 0.02).log()], dim=1)
+
+
+def _sized(x: Tensor, like: Tensor) -> Tensor:
+    return functional.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
 
 
 def content_loss(generated: View, source: View) -> Tensor:

@@ -262,11 +262,12 @@ def _with_detail(x: Tensor, half: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class View:
     """``source``: pictures; ``pictures``: as the frozen network gets them; ``features``: of its
-    ``SEEN`` stages."""
+    ``SEEN`` stages; ``whole``: the mean of its last stage, N×320×1×1."""
 
     source: Tensor
     pictures: Tensor
     features: list[Tensor]
+    whole: Tensor
 
 
 class ProjectedDiscriminator(nn.Module):

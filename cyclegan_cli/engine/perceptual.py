@@ -41,6 +41,7 @@ _NORM_EPS = 1e-3
 SMALLEST = 64  # pixels on a side of the smallest pictures that the network is shown
 TEXTURE_STAGES = 4  # of its stages, the first ones: brushwork and palette
 STAGES = 7
+WHOLE_CHANNELS = 320  # of the last stage
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's name for them
 _SUBSET = 50  # pictures, at most, from which KID in features of Inception is computed
 _BATCH = 8

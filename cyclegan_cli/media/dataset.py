@@ -47,11 +47,17 @@ class _Domain:
 
 
 def _read(file: Path, settings: TrainSettings) -> Tensor:
-    """3×H×W uint8: the short side ``load_size`` (or both, with ``distort``), by ``_resize``."""
+    """3×H×W uint8: the short side ``load_size`` (or both, with ``distort``), by ``_resize``.
+
+    With ``reduce``, a smaller picture stays as it is, if the least crop fits: enlarged strokes are
+    blurred ones.
+    """
     image = Image.fromarray(read_rgb(file))
     load = settings.load_size
     size = [load, load]
     if settings.resize != "distort":
+        if settings.resize == "reduce":
+            load = min(load, max(min(image.size), settings.crop_sides[0]))
         scale = load / min(image.size)
         size = [max(load, round(side * scale)) for side in (image.height, image.width)]
     return _resize(image, size)
@@ -166,6 +172,7 @@ class UnpairedPictures:
         """A random crop, flipped half of the time."""
         choice = choices(self.settings.seed, "crop", domain, epoch, position)
         low, high = self.settings.crop_sides
+        high = min(high, *pixels.shape[1:])
         crop = low if low == high else choice.randint(low, high)
         top = choice.randint(0, pixels.shape[1] - crop)
         left = choice.randint(0, pixels.shape[2] - crop)
@@ -180,9 +187,10 @@ def whole_views(files: Sequence[Path], settings: TrainSettings) -> Tensor:
 
     Returns float32, N×3×crop×crop in [−1, 1], N ≥ 1.
     """
-    views, crop = [], settings.crop_sides[1]
+    views = []
     for file in files:
         pixels = _read(file, settings)
+        crop = min(settings.crop_sides[1], *pixels.shape[1:])
         top, left = (pixels.shape[1] - crop) // 2, (pixels.shape[2] - crop) // 2
         views.append(to_float(_square(pixels, top, left, crop, settings)))
     return torch.stack(views)

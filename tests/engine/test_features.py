@@ -18,7 +18,7 @@ from cyclegan_cli.engine.features import (
 )
 from cyclegan_cli.engine.losses import chroma_loss
 from cyclegan_cli.engine.networks import SEEN_CHANNELS, View
-from cyclegan_cli.engine.perceptual import FrozenNetwork
+from cyclegan_cli.engine.perceptual import WHOLE_CHANNELS, FrozenNetwork
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.settings import GENERATORS, TrainSettings
 
@@ -103,7 +103,7 @@ def fake_view(seed: int, shift: float) -> View:
     draw = torch.Generator().manual_seed(seed)
     stages = [torch.randn(1, c, 12, 12, generator=draw) + shift for c in SEEN_CHANNELS]
     shown = pictures(seed)
-    return View(shown, shown, stages)
+    return View(shown, shown, stages, torch.randn(1, WHOLE_CHANNELS, 1, 1, generator=draw))
 
 
 def test_the_distance_is_small_between_equal_sets_and_grows_with_a_shift() -> None:
@@ -111,17 +111,18 @@ def test_the_distance_is_small_between_equal_sets_and_grows_with_a_shift() -> No
     for shift in (0.0, 0.5, 1.0):
         distance = FeatureDistance(0, "Y", CPU)
         made = [fake_view(seed, shift) for seed in range(8)]
-        distance.begin(made, [fake_view(100 + seed, 0.0) for seed in range(8)])
-        found.append(float(distance(fake_view(9, shift), fake_view(109, 0.0))))
+        distance.begin(made, made, [fake_view(100 + seed, 0.0) for seed in range(8)])
+        new = fake_view(9, shift)
+        found.append(float(distance(new, new, fake_view(109, 0.0))))
     assert found[0] < 0.2 * found[1] < 0.2 * found[2]
 
 
 def test_the_distance_draws_features_to_the_real_ones() -> None:
     distance = FeatureDistance(0, "Y", CPU)
     made, real = fake_view(0, 1.0), fake_view(1, 0.0)
-    distance.begin([made] * 8, [real] * 8)
+    distance.begin([made] * 8, [made] * 8, [real] * 8)
     stages = [stage.requires_grad_() for stage in made.features]
-    distance(made, real).backward()
+    distance(made, made, real).backward()
     for stage in stages:
         assert stage.grad is not None
         assert float(stage.grad.mean()) > 0  # less of it is nearer
@@ -130,7 +131,8 @@ def test_the_distance_draws_features_to_the_real_ones() -> None:
 def test_the_distance_sees_that_each_picture_mixes_what_real_pictures_keep_apart() -> None:
     def view(seed: int, sign: Tensor | float) -> View:
         plain = fake_view(seed, 0.0)
-        return View(plain.source, plain.pictures, [f + sign for f in plain.features])
+        stages = [f + sign for f in plain.features]
+        return View(plain.source, plain.pictures, stages, plain.whole)
 
     checks = 2.0 * ((torch.arange(12)[:, None] + torch.arange(12)) % 2) - 1  # half up, half down
     real = [view(seed, 1.0 if seed % 2 else -1.0) for seed in range(32)]
@@ -138,9 +140,31 @@ def test_the_distance_sees_that_each_picture_mixes_what_real_pictures_keep_apart
     for signs in ([1.0, -1.0], [checks, checks]):
         distance = FeatureDistance(0, "Y", CPU)
         made = [view(100 + seed, signs[seed % 2]) for seed in range(32)]
-        distance.begin(made, real)
-        found.append(sum(float(distance(made[i], real[i])) for i in range(4)))
+        distance.begin(made, made, real)
+        found.append(sum(float(distance(made[i], made[i], real[i])) for i in range(4)))
     assert found[1] > 2 * found[0]
+
+
+def test_what_is_smooth_is_compared_with_what_is_smooth() -> None:
+    """Half of each picture is smooth; there, features are 1 in real pictures, elsewhere −1."""
+
+    def view(seed: int, sign: float) -> View:
+        plain, draw = fake_view(seed, 0.0), torch.Generator().manual_seed(seed)
+        shown = torch.nn.functional.interpolate(
+            torch.randn(1, 3, 24, 24, generator=draw), scale_factor=8
+        )
+        shown[..., :96] *= 0.02
+        side = torch.cat([torch.ones(6), -torch.ones(6)])
+        stages = [0.3 * f + sign * side for f in plain.features]
+        return View(shown, shown, stages, plain.whole)
+
+    found = []
+    for sign in (1.0, -1.0):  # with −1 the same vectors are at the other places
+        distance = FeatureDistance(0, "Y", CPU)
+        made, real = [[view(n + seed, s) for seed in range(32)] for n, s in ((0, sign), (50, 1.0))]
+        distance.begin(made, made, real)
+        found.append(sum(float(distance(made[i], made[i], real[i])) for i in range(4)))
+    assert found[1] > 3 * found[0]
 
 
 @needs_weights

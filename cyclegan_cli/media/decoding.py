@@ -51,7 +51,7 @@ def held_pillow() -> Iterator[None]:
     """Silence warnings and lift Pillow's own limit of pixels while any thread decodes.
 
     ``warnings.catch_warnings`` is not for threads: two that overlap can leave the filters changed.
-    So the first to enter changes the process, and the last to leave puts it back.
+    The first to enter changes the process, and the last to leave puts it back.
     """
     global _users, _limit_before  # noqa: PLW0603 - the state of a process, guarded by the lock
     with _lock:
@@ -78,12 +78,8 @@ def decoding(name: str) -> Iterator[None]:
             yield
     except PictureError:
         raise
-    except FileNotFoundError as error:
-        raise PictureError(f"{name}: there is no such file.") from error
     except IsADirectoryError as error:
         raise PictureError(f"{name} is a folder, not a picture.") from error
-    except MemoryError as error:
-        raise PictureError(f"{name}: there is not enough memory to decode it.") from error
     except Exception as error:
         # Decoders meet bytes that nobody foresaw with errors that nobody foresaw (struct.error,
         # IndexError, SyntaxError, …): all mean that this file cannot be read.
@@ -106,6 +102,10 @@ def _is_unsupported(error: Exception, file: BinaryIO | None = None) -> bool:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[:1].lower() + error.strerror[1:]
     text = (str(error).splitlines() or [""])[0][:100].rstrip(".") or type(error).__name__
@@ -157,8 +157,7 @@ def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.I
 def _formats_of(head: bytes) -> list[str]:
     """Those that a file with this beginning can be of; only what they need is imported.
 
-    Of what Pillow loads first, each format is told by its first bytes. To load the rest takes as
-    long as a tenth of a program's start.
+    Each format that Pillow loads first is told by its first bytes. Loading the rest takes long.
     """
     Image.preinit()
     kind = sniff(head)

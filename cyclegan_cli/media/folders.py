@@ -160,7 +160,7 @@ def walk(
     """
     found: list[Path] = []
     skipped = 0
-    seen = set[tuple[int, int]]()
+    seen: set[tuple[int, int]] = set()
     with contextlib.suppress(OSError):
         seen = {_identity(without)} - {_identity(folder)} if without else seen
     folders, links = deque([folder]), deque[Path]()
@@ -228,8 +228,8 @@ def _fold(name: str) -> str:
 def ignores_case(folder: Path) -> bool:
     """Whether names that differ only in case are one name in ``folder``, which need not exist.
 
-    Nothing is written to find out: an entry of the folder, or of one above it on the same device,
-    is looked up in the other case. True where nothing there can tell.
+    An entry of the folder, or of one above it on the same device, is looked up in the other case.
+    True where nothing there can tell.
     """
     while not is_folder(folder):
         if folder == folder.parent:
@@ -239,26 +239,15 @@ def ignores_case(folder: Path) -> bool:
     for place in (folder, *folder.parents):
         if place.stat().st_dev != device:
             break
-        answer = _probe(place)
-        if answer is not None:
-            return answer
-    return True
-
-
-def _probe(folder: Path) -> bool | None:
-    try:
-        with os.scandir(folder) as entries:
+        with contextlib.suppress(OSError), os.scandir(place) as entries:
             for entry in entries:
-                other = entry.name.swapcase()
-                if other != entry.name:
+                swapped = place / entry.name.swapcase()
+                if swapped.name != entry.name:
                     # Where both spellings exist as two files, case matters.
-                    swapped = folder / other
-                    return os.path.lexists(swapped) and os.path.samestat(
-                        swapped.lstat(), entry.stat(follow_symlinks=False)
-                    )
-    except OSError:
-        return None
-    return None
+                    there = os.path.lexists(swapped)
+                    own = entry.stat(follow_symlinks=False)
+                    return there and os.path.samestat(swapped.lstat(), own)
+    return True
 
 
 def check_place(target: Path) -> None:

@@ -39,7 +39,7 @@ HEIF_HINT = pip_extra("heif")
 PAINTED = b"Painted by cyclegan"  # in the metadata of every picture and video that is written
 
 # The first extension of a format, and what is written for one that cannot be, or that few can open.
-_EXTENSIONS = {name: ending for ending, name in reversed(_FORMATS.items())} | {"MPO": ".jpg"}
+EXTENSIONS = {name: ending for ending, name in reversed(_FORMATS.items())} | {"MPO": ".jpg"}
 _REPLACED = {".mpo": ".jpg", ".heic": ".jpg", ".heif": ".jpg", ".pgm": ".ppm", ".pbm": ".ppm"}
 
 # Cameras' raw files are TIFFs whose first picture is a preview the size of a stamp.
@@ -100,7 +100,7 @@ def is_video(path: Path | None) -> bool:
 def format_by_name(name: str) -> str:
     """What ``--format NAME`` means: ``jpg``, ``png``, ``tiff``…; raises UsageError otherwise."""
     known = _FORMATS.get("." + name.lower().lstrip("."), name.upper())
-    if known == "MPO" or known not in _EXTENSIONS:
+    if known == "MPO" or known not in EXTENSIONS:
         raise UsageError(
             f"Pictures cannot be written as '{name}'.",
             hint="--format jpg, png, webp, tif, gif, avif, heic, bmp, jp2 or ppm.",
@@ -110,20 +110,14 @@ def format_by_name(name: str) -> str:
     return known
 
 
-def extension_of(name: str) -> str:
-    """The extension under which pictures read as ``name`` are written."""
-    return _EXTENSIONS[name]
-
-
 def default_extension(path: Path) -> str:
-    """The extension of ``path``'s translation: its own, or that of the nearest kind in colour.
+    """The extension of ``path``'s translation: its own, but HEIC becomes JPEG and PGM becomes PPM.
 
-    HEIC becomes JPEG and PGM becomes PPM. Where the name has no known extension, the first bytes
-    of the file decide, and PNG where they say nothing.
+    Where the name has no known extension, the first bytes decide, and PNG where they say nothing.
     """
     if format_of(path) is not None:
         return _REPLACED.get(path.suffix.lower(), path.suffix)
-    extension = _EXTENSIONS[sniff_file(path) or "PNG"]
+    extension = EXTENSIONS[sniff_file(path) or "PNG"]
     return _REPLACED.get(extension, extension)
 
 
@@ -131,10 +125,7 @@ def default_extension(path: Path) -> str:
 
 
 def is_painting(path: Path) -> bool:
-    """Whether the metadata say that this program painted the picture or video in ``path``.
-
-    They lie at one end of the file, which is all that is read. Formats without them never say so.
-    """
+    """Whether the metadata, at either end of the file, say that this program painted it."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         head = file.read(_VIDEO_HEAD if is_video(path) else _END)
         if PAINTED in head:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -26,11 +26,11 @@ from cyclegan_cli.media.formats import is_video
 from cyclegan_cli.media.pictures import Frame, Picture, read_picture
 from cyclegan_cli.media.plan import Job
 from cyclegan_cli.media.video import Motion, probe, read_frames, transcoded, write_frames
-from cyclegan_cli.painting.statistics import OverrideStats
 from cyclegan_cli.painting.steady import Steady
 from cyclegan_cli.settings import TranslateSettings
 
-Paint: TypeAlias = Callable[[Array], Array]  # H×W×3 uint8 or uint16 in, the same (or wider) out
+# H×W×3 uint8 or uint16 in, the same (or wider) out. Videos also give override_stats and origin.
+Paint: TypeAlias = Callable[..., Array]
 _PATIENCE = 10.0  # seconds to wait, when stopped, for a reader that may hang on a pipe
 
 
@@ -56,20 +56,6 @@ class Failed:
     error: CycleganError
 
 
-Event: TypeAlias = Done | Failed
-
-
-class PaintFrame(Protocol):
-    """Paints H×W×3 uint8 or uint16 pixels; the same, or wider, comes out."""
-
-    def __call__(
-        self,
-        pixels: Array,
-        override_stats: OverrideStats | None = None,
-        origin: tuple[int, int] = (0, 0),
-    ) -> Array: ...
-
-
 @dataclass(frozen=True)
 class FramePainted:
     """Frame ``number`` (from 1) of about ``frames`` of a video is painted and handed on."""
@@ -87,7 +73,7 @@ class Sounds:
     codec: str
 
 
-MediaEvent: TypeAlias = Done | Failed | FramePainted | Sounds
+Event: TypeAlias = Done | Failed | FramePainted | Sounds
 
 
 @dataclass(frozen=True)
@@ -230,12 +216,12 @@ def _write(step: _Step, settings: TranslateSettings, stdout: BinaryIO | None) ->
 
 def translate_media(
     jobs: Sequence[Job],
-    paint: PaintFrame,
+    paint: Paint,
     settings: TranslateSettings,
     *,
     stdin: bytes = b"",
     stdout: BinaryIO | None = None,
-) -> Generator[MediaEvent, None, None]:
+) -> Generator[Event, None, None]:
     """``translate_pictures`` for pictures and videos, in the order of ``jobs``.
 
     One ``Done`` or ``Failed`` a job; videos give a ``FramePainted`` for each frame before it.
@@ -253,8 +239,8 @@ def translate_media(
 
 
 def _translate_video(
-    job: Job, paint: PaintFrame, settings: TranslateSettings
-) -> Generator[MediaEvent, None, None]:
+    job: Job, paint: Paint, settings: TranslateSettings
+) -> Generator[Event, None, None]:
     start = time.perf_counter()
     try:
         with _unforeseen(job.source, "painted"):
@@ -274,8 +260,8 @@ def _translate_video(
 
 
 def _frames(
-    job: Job, motion: Motion, paint: PaintFrame, settings: TranslateSettings
-) -> Generator[MediaEvent, None, tuple[int, tuple[int, int]]]:
+    job: Job, motion: Motion, paint: Paint, settings: TranslateSettings
+) -> Generator[Event, None, tuple[int, tuple[int, int]]]:
     """Paint and write each frame; returns their number and (width, height)."""
     assert job.target is not None
     assert job.format is not None

@@ -5,6 +5,8 @@ Colours are combined in OKLab (Ottosson, "A perceptual color space for image pro
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +27,6 @@ from cyclegan_cli.painting.strips import check_memory
 from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
-    from cyclegan_cli.painting.bands import BandPainter
     from cyclegan_cli.painting.painter import Painter
     from cyclegan_cli.painting.statistics import OverrideStats
 
@@ -53,7 +54,7 @@ _LUMINANCE = np.array([[0.2126, 0.7152, 0.0722]], np.float32)  # of linear sRGB
 
 
 def paint_picture(
-    painter: Painter | BandPainter,
+    painter: Painter,
     pixels: Pixels,
     settings: TranslateSettings,
     *,
@@ -71,21 +72,21 @@ def paint_picture(
     if settings.strength == 0:
         painted = pixels.copy()
     else:
-        painted = _painted(painter, pixels, settings, override_stats, origin)
+        paint = partial(painter.paint, override_stats=override_stats)
+        painted = _painted(paint, pixels, settings, origin)
     return np.concatenate([pixels, painted], axis=1) if settings.compare else painted
 
 
 def _painted(
-    painter: Painter | BandPainter,
+    paint: Callable[..., Pixels],
     pixels: Pixels,
     settings: TranslateSettings,
-    override_stats: OverrideStats | None,
     origin: tuple[int, int],
 ) -> Pixels:
     height, width = pixels.shape[:2]
-    enlarger = _at_resolution(painter, pixels, settings, override_stats, origin)
+    enlarger = _at_resolution(paint, pixels, settings, origin)
     if enlarger is None:
-        result = painter.paint(pixels, override_stats=override_stats, origin=origin)
+        result = paint(pixels, origin=origin)
         if settings.strength == 1.0 and not settings.keep_color:
             return result
     else:
@@ -109,10 +110,9 @@ def _painted(
 
 
 def _at_resolution(
-    painter: Painter | BandPainter,
+    paint: Callable[..., Pixels],
     pixels: Pixels,
     settings: TranslateSettings,
-    override_stats: OverrideStats | None,
     origin: tuple[int, int],
 ) -> Enlarger | None:
     """The painting at the resolution of ``settings``; None if that is the picture's own."""
@@ -130,12 +130,7 @@ def _at_resolution(
     photo = resized(lambda a, b: to_planes(pixels[a:b], 3), 3, (height, width), size)
     photo.clip(-1.0, 1.0, out=photo)
     moved = (round(origin[0] * scale), round(origin[1] * scale))
-    painted = painter.paint(
-        photo.transpose(1, 2, 0),
-        override_stats=override_stats,
-        origin=moved,
-        deep=pixels.dtype == np.uint16,
-    )
+    painted = paint(photo.transpose(1, 2, 0), origin=moved, deep=pixels.dtype == np.uint16)
     return Enlarger(photo, to_planes(painted, 3), (height, width))
 
 

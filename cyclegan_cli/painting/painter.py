@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,20 +44,19 @@ def open_painter(
     """A painter with the generator in ``weights``, for the command and the API.
 
     PyTorch is loaded only for a GPU (with ``auto`` only if there is a driver), for a precision that
-    the kernels lack, for ``exact_reference``, or without the kernels.
-
-    ``gpu``: ``auto``, ``cpu``, ``mps``, ``cuda`` or a CUDA device's number. The rest: as for
-    ``Painter``.
-    Raises DeviceError for a device that is not there, UsageError for several, WeightsError for a
-    damaged file.
+    the kernels lack, for ``exact_reference``, or without the kernels. ``gpu``: ``auto``, ``cpu``,
+    ``mps``, ``cuda`` or a CUDA device's number. The rest: as for ``Painter``. Raises DeviceError
+    for a device that is not there, UsageError for several, WeightsError for a damaged file.
     """
     loaded, gpu = load_weights(weights), normal_gpu(gpu)
     by_kernels = precision in ("auto", "fp32") or (precision == "bf16" and kernels.has_bf16())
     plain = by_kernels and not exact_reference and library() is not None
-    on_cpu = gpu == "cpu" or (gpu == "auto" and not _may_use_gpu())
+    # PyTorch is loaded, or is installed where there may be a GPU.
+    may_use_gpu = sys.modules.get("torch") is not None or may_have_accelerator()
+    on_cpu = gpu == "cpu" or (gpu == "auto" and not may_use_gpu)
     if plain and on_cpu and sys.platform == "linux":
         return Painter(
-            loaded, precision="bf16" if precision == "bf16" else "fp32", max_memory=max_memory
+            loaded, "cpu", "bf16" if precision == "bf16" else "fp32", max_memory=max_memory
         )
     from cyclegan_cli.engine.device import resolve, resolve_precision
 
@@ -78,21 +77,15 @@ def open_painter(
     )
 
 
-def _may_use_gpu() -> bool:
-    """Whether PyTorch is loaded, or is installed where there may be a GPU."""
-    if sys.modules.get("torch") is not None:
-        return True
-    return importlib.util.find_spec("torch") is not None and may_have_accelerator()
-
-
 class Painter:
     """A generator applied to arrays of pixels.
 
     ``device``: PyTorch's name. ``precision``: of convolutions. ``label``: the device's name for
     people. ``max_memory``: bytes that this process may use (on CUDA: of the card), None for what is
     free. ``exact_reference``: every layer by PyTorch's operations. ``notes``: messages about the
-    last picture, such as that memory was short. Raises WeightsError unless the generator's pictures
-    have 1 or 3 channels.
+    last picture, such as that memory was short. ``by_processes``: paints a picture by several
+    processes (``bands.together``). Raises WeightsError unless the generator's pictures have 1 or 3
+    channels.
     """
 
     def __init__(
@@ -117,10 +110,11 @@ class Painter:
         self.label = label or (f"CPU, {threads}" if threads else device)
         self.max_memory = max_memory
         self.notes: list[str] = []
+        self.by_processes: Callable[..., Pixels] | None = None
         self._weights, self._precision = weights, precision
         self._by_kernels = device == "cpu" and not exact_reference and library() is not None
         self._backends: dict[Precision, Any] = {}
-        self._backend(precision)  # raises now if something is wrong with the device
+        self.backend_for(deep=False)  # raises now if something is wrong with the device
 
     def paint(
         self,
@@ -145,8 +139,13 @@ class Painter:
         """
         check(pixels)
         self.notes = []
-        backend = self.backend_for(pixels, deep, self.scene_code(pixels, override_stats))
-        for plan in self.plans(backend, pixels.shape, pixels.nbytes):
+        code = self._scene_code(pixels, override_stats)
+        deep = pixels.dtype == np.uint16 if deep is None else deep
+        backend = self.backend_for(deep, code)
+        plans = self.plans(backend, pixels.shape, pixels.nbytes)
+        if self.by_processes is not None:
+            return self.by_processes(pixels, override_stats, origin, deep, code, plans)
+        for plan in plans:
             try:
                 return self.paint_rows(
                     *(backend, pixels, pixels.shape[0], plan, (0, pixels.shape[0])),
@@ -164,14 +163,26 @@ class Painter:
             hint="Paint it smaller: --resolution 2048.",
         )
 
-    def backend_for(
-        self, pixels: Pixels, deep: bool | None = None, code: Array | None = None
-    ) -> Any:
-        """The backend for such a picture. ``code``: of its scene, if any."""
-        deep = pixels.dtype == np.uint16 if deep is None else deep
-        return self._backend("fp32" if deep else self._precision, code)
+    def backend_for(self, deep: bool, code: Array | None = None) -> Any:
+        """The backend for a picture, as ``paint`` says of ``deep``. ``code``: of its scene."""
+        precision: Precision = "fp32" if deep else self._precision
+        if code is not None:  # weights for one picture; others may be painted at the same time
+            return self._made(precision, conditioned(self._weights, code))
+        if precision not in self._backends:
+            self._backends[precision] = self._made(precision, self._weights)
+        return self._backends[precision]
 
-    def scene_code(self, pixels: Pixels, override_stats: OverrideStats | None) -> Array | None:
+    def _made(self, precision: Precision, weights: Weights) -> Any:
+        bf16 = precision == "bf16" and kernels.has_bf16()
+        if self._by_kernels and (bf16 or precision == "fp32"):
+            from cyclegan_cli.painting.by_kernels import KernelBackend
+
+            return KernelBackend(weights, bf16=bf16)
+        from cyclegan_cli.painting.by_torch import TorchBackend
+
+        return TorchBackend(weights, self.device, precision)
+
+    def _scene_code(self, pixels: Pixels, override_stats: OverrideStats | None) -> Array | None:
         """The code of the picture's scene; None for generators without one.
 
         ``override_stats`` may blend it with that of other frames, as it does with statistics.
@@ -250,20 +261,3 @@ class Painter:
         # Pixels as float32 and before the conversion take more bytes than the values.
         cost = max(3, source_channels(spec)) * size[1] * 4
         return Rows(source_channels(spec), *size, backend.itemsize, cost, read=read, fresh=True)
-
-    def _backend(self, precision: Precision, code: Array | None = None) -> Any:
-        if code is not None:  # weights for one picture; others may be painted at the same time
-            return self._made(precision, conditioned(self._weights, code))
-        if precision not in self._backends:
-            self._backends[precision] = self._made(precision, self._weights)
-        return self._backends[precision]
-
-    def _made(self, precision: Precision, weights: Weights) -> Any:
-        bf16 = precision == "bf16" and kernels.has_bf16()
-        if self._by_kernels and (bf16 or precision == "fp32"):
-            from cyclegan_cli.painting.by_kernels import KernelBackend
-
-            return KernelBackend(weights, bf16=bf16)
-        from cyclegan_cli.painting.by_torch import TorchBackend
-
-        return TorchBackend(weights, self.device, precision)

@@ -39,10 +39,9 @@ def deep_grey(image: Image.Image) -> NDArray[np.uint16] | None:
 def sample_range(values: NDArray[Any], bits: int) -> tuple[float, float]:
     """The values that are black and white in a file that does not say so.
 
-    values: any shape, unsigned or signed integers or floats. ``bits``: of a sample in the file.
-    Unsigned: 0 and the largest that ``bits`` can hold. Signed without a negative value: 0 and the
-    least of 255, 65535 and the format's largest that holds them all. Floats from 0 to 1: these two.
-    All others: the smallest and the largest value that there is.
+    Unsigned: 0 and the largest that ``bits`` of a sample can hold. Signed without a negative value:
+    0 and the least of 255, 65535 and the format's largest that holds them all. Floats from 0 to 1:
+    these two. All others: the smallest and the largest value that there is.
     """
     kind = values.dtype.kind
     if kind in "bu":
@@ -58,10 +57,7 @@ def sample_range(values: NDArray[Any], bits: int) -> tuple[float, float]:
 def to_16_bits(
     values: NDArray[Any], low: float, high: float, *, invert: bool = False
 ) -> NDArray[np.uint16]:
-    """Values from ``low`` to ``high`` as 0 to 65535, or 65535 to 0 with ``invert``; others clipped.
-
-    values: any shape, real; what is no number becomes 0.
-    """
+    """Values (any shape, real) from ``low`` to ``high`` as 0 to 65535; others clipped, NaN is 0."""
     if values.dtype == np.uint16 and (low, high, invert) == (0, 65535, False):
         return values
     result = np.empty(values.shape, np.uint16)
@@ -82,10 +78,7 @@ def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """A decoded 8-bit image as (RGB in sRGB, alpha as L or None), of the same size.
-
-    An embedded ICC profile is applied, unless it is broken or of another colour space.
-    """
+    """A decoded 8-bit image as (RGB in sRGB, alpha as L or None); its ICC profile is applied."""
     profile = image.info.get("icc_profile")
     alpha = None
     if image.mode == "La":
@@ -134,16 +127,14 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 # -- more than 8 bits a channel, for which Pillow's colour engine has no mode ---------------------
 #
-# Profiles of the matrix and tone curve kind (ICC.1:2022, 8.3.3, 8.4.3, 10.6 and 10.18), which
-# cameras, scanners and editors embed. imagecodecs' Little CMS takes 16 bits, but came out up to
-# 8 % of white away with its tables and 0.2 % without.
+# Profiles of the matrix and tone curve kind (ICC.1:2022, 8.3.3, 8.4.3, 10.6 and 10.18). The Little
+# CMS of imagecodecs came out up to 8 % of white away with its tables, 0.2 % without.
 
 # XYZ under D50 to linear sRGB: the inverse of the sRGB profile's colorants (IEC 61966-2-1, adapted
 # to D50 by Bradford's method, as in the ICC's own sRGB profile).
-_COLORANTS = np.array(
+_XYZ_TO_SRGB = np.linalg.inv(
     [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
 )
-_XYZ_TO_SRGB = np.linalg.inv(_COLORANTS)
 # Parametric curves by type: how many numbers, as g, a, b, c, d, e, f.
 _PARAMETERS = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}
 
@@ -168,16 +159,12 @@ def deep_to_srgb(values: NDArray[np.uint16], profile: object) -> NDArray[np.uint
     by_tables = _profiled(Image.fromarray(to_8_bits(values)), profile)
     if by_tables is None:
         return np.ascontiguousarray(colour)
-    eight: NDArray[np.uint16] = np.asarray(by_tables).astype(np.uint16)
-    eight *= np.uint16(257)
+    eight: NDArray[np.uint16] = np.asarray(by_tables, np.uint16) * np.uint16(257)
     return eight
 
 
 def _by_matrix(pixels: NDArray[np.uint16], profile: bytes) -> NDArray[np.uint16] | None:
-    """H×W×3 or H×W (grey) uint16 in ``profile``'s colours, as H×W×3 uint16 sRGB.
-
-    None where the profile is broken, of another colour space, or made of lookup tables.
-    """
+    """H×W×3 or H×W uint16 as H×W×3 sRGB; None where ``profile`` is not of a matrix and curves."""
     curves, matrix = _parsed(profile)
     if not curves or (pixels.ndim == 2) != (matrix is None):
         return None
@@ -200,10 +187,7 @@ def encode_srgb(linear: Array) -> Array:
 
 @lru_cache(maxsize=16)
 def is_srgb(profile: bytes) -> bool:
-    """Whether ``profile`` is sRGB under whatever name: to convert from it would only round.
-
-    Its makers differ in the last digits of the same numbers: less than half an 8-bit level.
-    """
+    """Whether ``profile`` is sRGB but for the last digits: to convert from it would only round."""
     curves, matrix = _parsed(profile)
     if matrix is None or np.abs(matrix - np.eye(3)).max() >= 0.002:
         return False

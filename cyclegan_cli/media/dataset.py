@@ -1,7 +1,7 @@
 """Unpaired pictures of two domains, in an order that a resumed run finds again.
 
-Which picture is drawn and how it is cropped and flipped follows from the seed, the epoch and the
-position alone, so any place in any epoch can be started from, with any number of worker threads.
+What is drawn, cropped and flipped follows from the seed, the epoch and the position alone, so any
+place in any epoch can be started from, with any number of worker threads.
 """
 
 from __future__ import annotations
@@ -34,11 +34,7 @@ def _read(file: Path, settings: TrainSettings) -> Tensor:
 
 
 def _resize(image: Image.Image, size: list[int]) -> Tensor:
-    """3×H×W uint8, bicubic and antialiased.
-
-    torchvision leaves this to Pillow for its images, but not for tensors, where some levels differ:
-    a run is resumed with the pictures that it began with.
-    """
+    """3×H×W uint8, bicubic and antialiased; as Pillow's image, since tensors get other levels."""
     resized = functional.resize(image, size, InterpolationMode.BICUBIC)
     pixels: Tensor = functional.pil_to_tensor(resized)
     return pixels.contiguous()
@@ -160,10 +156,7 @@ class UnpairedPictures:
 
 
 def whole_views(files: Sequence[Path], settings: TrainSettings) -> Tensor:
-    """The middle of each picture of ``files``, never flipped: for samples.
-
-    Returns float32, N×3×crop×crop in [−1, 1], N ≥ 1.
-    """
+    """The middle of each of N ≥ 1 pictures: float32, N×3×crop×crop in [−1, 1]. For samples."""
     views, crop = [], settings.crop_sides[1]
     for file in files:
         pixels = _read(file, settings)

@@ -38,9 +38,6 @@ _MOST = 16  # samples a pixel: more would take more memory than is asked for
 _COLOURS = {0: 1, 1: 1, 2: 3, _CMYK: 4}  # samples of each photometric interpretation
 
 
-# -- TIFF ----------------------------------------------------------------------------------------
-
-
 class TiffImage(TiffImagePlugin.TiffImageFile):
     """An opened TIFF. ``deep``: bytes a pixel of its page, where ``read_page`` is to decode it:
     more than 8 bits a sample, signed integers, floats, or samples in separate planes.
@@ -65,10 +62,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
             self.info["icc_profile"] = self.tag_v2[_PROFILE]
 
     def samples(self) -> Array:
-        """H×W×samples of the page that the image is at, as stored.
-
-        Raises EOFError where the file ends before its pixels.
-        """
+        """H×W×samples of the current page, as stored. Raises EOFError if any are missing."""
         import tifffile
 
         assert self.fp is not None
@@ -155,14 +149,8 @@ def _divided(colour: Array, alpha: NDArray[np.uint16]) -> NDArray[np.float32]:
     return np.divide(colour, seen, out=result, where=seen > 0)
 
 
-# -- PNG, HEIF and JPEG 2000 ---------------------------------------------------------------------
-
-
 def read_deep(image: Image.Image) -> Array | None:
-    """H×W×channels uint16, white at 65535, of an opened file that Pillow would give 8 bits of.
-
-    None for files of 8 bits, and of other formats than PNG, HEIF and JPEG 2000.
-    """
+    """H×W×channels uint16 of a PNG, HEIF or JPEG 2000 that Pillow gives 8 bits of; else None."""
     if is_deep_png(image):
         import imagecodecs
 

@@ -247,10 +247,7 @@ _CLEAR = 255  # the palette's last entry, where a frame has transparent pixels
 
 
 def whole_steps(durations: Sequence[float], step: int) -> list[int]:
-    """Milliseconds as multiples of ``step``; what is rounded off one frame goes to the next.
-
-    A frame that was shown at all is shown for one step or more.
-    """
+    """Milliseconds as multiples of ``step`` that add up; what was shown stays one step at least."""
     result: list[int] = []
     exact = given = 0.0
     for duration in durations:

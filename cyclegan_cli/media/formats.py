@@ -1,11 +1,9 @@
-"""What an extension and the bytes of a file say of its format, and what each format can hold.
-
-Pillow is not imported.
-"""
+"""What extensions and bytes say of a file's format, and what formats hold; without Pillow."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import struct
 from collections.abc import Iterator
@@ -81,9 +79,8 @@ def sniff_file(path: Path) -> str | None:
 
 def may_be_read(path: Path) -> bool:
     """Whether ``path`` can be a picture or a video, by its first bytes where they tell."""
-    if is_video(path) or path.suffix.lower() in _WITHOUT_MAGIC or not path.is_file():
-        return True
-    return sniff_file(path) is not None
+    tells = path.is_file() and not is_video(path) and path.suffix.lower() not in _WITHOUT_MAGIC
+    return not tells or sniff_file(path) is not None
 
 
 def format_of(path: Path) -> str | None:
@@ -93,7 +90,7 @@ def format_of(path: Path) -> str | None:
 
 
 def is_video(path: Path | None) -> bool:
-    """Whether ``path``'s extension is that of a video (stdin, None, never is)."""
+    """Whether ``path``'s extension is that of a video; None is stdin, which is none."""
     return path is not None and path.suffix.lower() in VIDEO_EXTENSIONS
 
 
@@ -111,17 +108,11 @@ def format_by_name(name: str) -> str:
 
 
 def default_extension(path: Path) -> str:
-    """The extension of ``path``'s translation: its own, but HEIC becomes JPEG and PGM becomes PPM.
-
-    Where the name has no known extension, the first bytes decide, and PNG where they say nothing.
-    """
+    """Of ``path``'s translation: its own, or JPEG for HEIC; by the first bytes if not known."""
     if format_of(path) is not None:
         return _REPLACED.get(path.suffix.lower(), path.suffix)
     extension = EXTENSIONS[sniff_file(path) or "PNG"]
     return _REPLACED.get(extension, extension)
-
-
-# -- pictures and videos that this program wrote ------------------------------------------------
 
 
 def is_painting(path: Path) -> bool:
@@ -148,3 +139,14 @@ def riff_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
         name, length = struct.unpack("<4sI", header)
         yield name, length
         position += 8 + length + length % 2
+
+
+def is_lossless_webp(source: Path | bytes) -> bool:
+    """Whether the (first frame of a) WebP was compressed without loss."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        for chunk, _ in riff_chunks(file):
+            # A frame's own chunks follow 16 bytes of its header.
+            kind = file.read(20)[16:] if chunk == b"ANMF" else chunk
+            if kind in (b"VP8L", b"VP8 ", b"ALPH"):
+                return kind == b"VP8L"
+    return False

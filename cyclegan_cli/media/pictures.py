@@ -11,24 +11,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cyclegan_cli import __version__
-from cyclegan_cli.media import deep
-from cyclegan_cli.media.colour import (
-    Array,
-    deep_grey,
-    deep_to_srgb,
-    eight_bits_to_srgb,
-    to_8_bits,
-    to_srgb,
-)
-from cyclegan_cli.media.decoding import (
-    MAX_PIXELS,
-    check_memory,
-    check_size,
-    decoding,
-    is_lossless_webp,
-    opened,
-)
-from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED
+from cyclegan_cli.media import colour, deep
+from cyclegan_cli.media.colour import Array, to_8_bits
+from cyclegan_cli.media.decoding import MAX_PIXELS, check_memory, check_size, decoding, opened
+from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED, is_lossless_webp
 
 # Who made a picture, when and how: text, ratings, and the numbers of the exposure. Other tags say
 # how pixels are stored, and could make another file unreadable.
@@ -62,10 +48,7 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame or page: ``pixels`` H×W×3 sRGB, ``alpha`` H×W or None, both uint8 or uint16.
-
-    ``duration``: milliseconds, None for what is not animated.
-    """
+    """Pixels H×W×3 sRGB and alpha H×W, uint8 or uint16. ``duration``: milliseconds, if animated."""
 
     pixels: Array
     alpha: Array | None
@@ -95,20 +78,17 @@ class Picture:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """The (first) picture in ``path`` as H×W×3 sRGB in 0..255, as a viewer shows it on white.
+    """The (first) picture in ``path`` as H×W×3 sRGB in 0..255, upright, on white.
 
-    Its orientation and colour profile are applied; transparency is composited on white.
     Raises PictureError for anything that cannot be read, or has more than ``MAX_PIXELS`` pixels.
     """
     return read_small(path)[0]
 
 
 def read_small(path: Path, side: int | None = None) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """The picture in ``path`` as ``read_rgb`` gives it, but coarser where that is cheaper.
+    """``read_rgb``, of a JPEG at the smallest fraction with at least ``side`` pixels a side.
 
-    A JPEG is decoded at the smallest fraction of its size that has at least ``side`` pixels a side;
-    its file is read to the end. Returns H×W×3 sRGB in 0..255, and (width, height) of the whole
-    picture, upright. Raises PictureError as ``read_rgb`` does.
+    Returns H×W×3, and (width, height) of the whole picture. The file is read to the end.
     """
     name = str(path)
     with decoding(name), opened(path, name, MAX_PIXELS) as image:
@@ -125,10 +105,9 @@ def read_small(path: Path, side: int | None = None) -> tuple[NDArray[np.uint8], 
 
 
 def read_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Everything in ``source``, a path or a file's bytes (of stdin).
+    """Everything in ``source``, a path or a file's bytes; of an MPO the first picture.
 
-    ``max_pixels`` bounds the pixels of all frames together. Of a JPEG with several pictures in it
-    (MPO) the first is read. Raises PictureError for anything that cannot be read.
+    ``max_pixels``: of all frames together. Raises PictureError for anything that cannot be read.
     """
     called = str(source) if isinstance(source, Path) else "stdin"
     if isinstance(source, Path) and source.is_fifo():
@@ -181,14 +160,14 @@ def _decode(image: Image.Image) -> tuple[Array, Array | None]:
     pixels: Array
     alpha: Array | None
     if stored is None:
-        rgb, mask = to_srgb(image)
+        rgb, mask = colour.to_srgb(image)
         pixels, alpha = np.array(rgb), None if mask is None else np.array(mask)
     else:
         values, alpha = stored
         if values.dtype == np.uint16 and values.shape[2:] != (4,):
-            pixels = deep_to_srgb(values, profile)
+            pixels = colour.deep_to_srgb(values, profile)
         else:
-            pixels = eight_bits_to_srgb(to_8_bits(values), profile)
+            pixels = colour.eight_bits_to_srgb(to_8_bits(values), profile)
             alpha = None if alpha is None else to_8_bits(alpha)
     turn = 1 if is_turned else _orientation(image)
     return _turned(pixels, turn), None if alpha is None else _turned(alpha, turn)
@@ -208,7 +187,7 @@ def _stored_deep(image: Image.Image) -> tuple[Array, Array | None] | None:
     if image.format == "PCX" and image.mode == "1":
         return _two_colours(image), None
     image.load()
-    grey, clear = deep_grey(image), image.info.get("transparency")
+    grey, clear = colour.deep_grey(image), image.info.get("transparency")
     if grey is None:
         return None
     if not isinstance(clear, int) or not image.mode.startswith("I;16"):
@@ -266,10 +245,7 @@ def _exif_orientation(image: Image.Image) -> int | None:
 
 
 def tagged(exif: bytes, dpi: tuple[float, float] | None = None) -> bytes:
-    """``exif``, with the tag by which ``media.formats.is_painting`` knows a painting.
-
-    ``dpi``: the resolution, for formats that have no other place for it.
-    """
+    """``exif`` with the tag of ``formats.is_painting``; ``dpi``: for formats that lack a field."""
     block = Image.Exif()
     if exif:
         block.load(exif)

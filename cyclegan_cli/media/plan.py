@@ -81,9 +81,9 @@ def make_plan(
         raise UsageError("Nothing to translate was named.", hint="cyclegan translate --help")
     if several and (output == "-" or ("-" in inputs and output is None)):
         raise UsageError("stdout takes one picture, not one of each style.", hint="-o FOLDER")
-    if several and "-" in inputs:
-        raise UsageError("stdin has no name: paint it with one style, -o FILE.")
     if "-" in inputs:
+        if several:
+            raise UsageError("stdin has no name: paint it with one style, -o FILE.")
         if len(tokens) > 1:
             raise UsageError("- (stdin) is one picture, and cannot be mixed with other inputs.")
         return _checked([_stdin_job(names[0], output, wanted)], existing)
@@ -115,10 +115,9 @@ def make_plan(
 def _stdin_job(style: str, output: str | None, file_format: str | None) -> Job:
     if output is None or output == "-":
         return Job(None, None, file_format, style)
-    target = Path(output)
     if _means_folder(output):
-        raise UsageError(f"stdin has no name: -o must name a file, not the folder {target}.")
-    return Job(None, target, file_format or _known_format(target), style)
+        raise UsageError(f"stdin has no name: -o must name a file, not the folder {Path(output)}.")
+    return Job(None, Path(output), file_format or _known_format(Path(output)), style)
 
 
 def _paintings(found: list[Input], styles: Iterable[str]) -> set[Path]:
@@ -139,9 +138,6 @@ def _paintings(found: list[Input], styles: Iterable[str]) -> set[Path]:
         for item in found
         if not item.named and (is_named_after(item.path, item.stem) or is_painting(item.path))
     }
-
-
-# -- outputs ---------------------------------------------------------------------------------
 
 
 def _targets(
@@ -257,9 +253,6 @@ def _known_format(target: Path) -> str:
     return formats.format_by_name(known)
 
 
-# -- refusals --------------------------------------------------------------------------------
-
-
 def _checked(
     jobs: list[Job], existing: Existing, share: Callable[[list[Job]], list[Job]] | None = None
 ) -> Plan:
@@ -293,14 +286,8 @@ def _checked(
     return Plan([job for job in jobs if job not in left_out], there)
 
 
-# -- several processes -----------------------------------------------------------------------
-
-
 def share_of_jobs(jobs: Sequence[Job], rank: int, size: int) -> list[Job]:
-    """The jobs of process ``rank`` of ``size``, in their order, balanced by pixels.
-
-    The same inputs give the same shares in every process and every run. Only headers are read.
-    """
+    """The jobs of process ``rank`` of ``size``, in order, balanced by pixels; always the same."""
     owners = balanced([_pixels(job) for job in jobs], size)
     return [job for job, owner in zip(jobs, owners, strict=True) if owner == rank]
 

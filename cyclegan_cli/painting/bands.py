@@ -1,7 +1,6 @@
-"""One picture painted by several processes, each a band of its rows.
+"""One picture painted by several processes, each a band of its rows, with the result of one.
 
-The statistics of every InstanceNorm are pooled over the bands by all-reduce, and rows at the border
-of a band are exchanged. So the result is that of one process.
+InstanceNorm's statistics are pooled by all-reduce, and rows at the bands' borders are exchanged.
 """
 
 from __future__ import annotations
@@ -40,10 +39,6 @@ class _Task:
     deep: bool
     code: Array | None  # of the scene, which no band sees whole
     plans: list[Plan]
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
 
 class _Band:
@@ -106,7 +101,8 @@ class _Band:
         """The first plan that all processes have the memory for."""
         task, plans = self.task, list[Plan]()
         with contextlib.suppress(PictureError):
-            plans = self._painter.plans(backend, task.shape, task.nbytes)
+            nbytes = int(np.prod(task.shape)) * np.dtype(task.dtype).itemsize
+            plans = self._painter.plans(backend, task.shape, nbytes)
         # The largest of each process's first possible plan is possible for all, if any is.
         fits = [plan in plans for plan in task.plans]
         vote = self._group.check_in(fits.index(True) if any(fits) else len(fits))
@@ -173,7 +169,18 @@ def together(painter: Painter, group: Group) -> Iterator[None]:
         size = painter.padded_size(pixels.shape)
         task = _Task(pixels.shape, str(pixels.dtype), size, override is not None, *how)
         try:
-            return _paint_all(_Band(painter, group, task), group, pixels, override)
+            band = _Band(painter, group, task)
+            group.first(task)
+            for rank in range(1, group.size):
+                low, high = band.needed(rank)
+                band.send(pixels[low:high], rank)
+            painted = np.empty_like(pixels, order="C")
+            own = band.paint(pixels, override)
+            painted[: len(own)] = own
+            for rank in range(1, group.size):
+                low, high = band.shown(rank)
+                painted[low:high] = band.receive((low, high), rank)
+            return painted
         except PictureError:  # raised by all, which go on with the next picture
             raise
         except BaseException as error:  # the others are in the middle of it: all end
@@ -189,20 +196,6 @@ def together(painter: Painter, group: Group) -> Iterator[None]:
         if broken is not None:
             raise broken
         group.first(None)
-
-
-def _paint_all(band: _Band, group: Group, pixels: Pixels, override: OverrideStats | None) -> Pixels:
-    group.first(band.task)
-    for rank in range(1, group.size):
-        low, high = band.needed(rank)
-        band.send(pixels[low:high], rank)
-    painted = np.empty_like(pixels, order="C")
-    own = band.paint(pixels, override)
-    painted[: len(own)] = own
-    for rank in range(1, group.size):
-        low, high = band.shown(rank)
-        painted[low:high] = band.receive((low, high), rank)
-    return painted
 
 
 def help_paint(painter: Painter, group: Group) -> None:

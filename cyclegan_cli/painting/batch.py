@@ -1,7 +1,6 @@
 """Many pictures and videos: read, painted and written in order, whatever fails.
 
-One thread reads ahead, one writes behind, the caller's thread paints. At most one picture is read
-in advance, and one is painted before the last is written. Videos are painted a frame at a time.
+One thread reads a picture ahead, one writes behind, the caller's thread paints.
 """
 
 from __future__ import annotations
@@ -36,11 +35,7 @@ _PATIENCE = 10.0  # seconds to wait, when stopped, for a reader that may hang on
 
 @dataclass(frozen=True)
 class Done:
-    """``job`` is written. ``size``: (width, height) of the first frame written, in pixels;
-    ``frames``: how many there are in the file.
-
-    ``seconds``: the time spent on it, waiting left out.
-    """
+    """``size``: (width, height) of the first frame; ``seconds``: spent on it, waiting left out."""
 
     job: Job
     size: tuple[int, int]
@@ -93,13 +88,12 @@ def translate_pictures(
     stdin: bytes = b"",
     stdout: BinaryIO | None = None,
 ) -> Generator[Event, None, None]:
-    """Do ``jobs``; yields one event a job, in their order.
+    """Do ``jobs``; yields one ``Done`` or ``Failed`` a job, in their order.
 
     ``paint`` is called in this thread, once a frame. ``stdin``: the bytes of the job without a
     source; ``stdout``: for the job without a target. If the iterator is closed or an exception
-    passes through it, the current file is finished or removed, and the threads end. An error of one
-    file is its ``Failed``; raised are BrokenPipeError of ``stdout`` and what iterating ``jobs``
-    raises.
+    passes through it, the current file is finished or removed, and the threads end. Raises
+    BrokenPipeError of ``stdout`` and what iterating ``jobs`` raises.
     """
     stop = threading.Event()
     before = threading.Semaphore(2)
@@ -211,9 +205,6 @@ def _write(step: _Step, settings: TranslateSettings, stdout: BinaryIO | None) ->
     return Done(job, (width, height), count, step.seconds + time.perf_counter() - start)
 
 
-# -- videos ---------------------------------------------------------------------------------------
-
-
 def translate_media(
     jobs: Sequence[Job],
     paint: Paint,
@@ -222,11 +213,9 @@ def translate_media(
     stdin: bytes = b"",
     stdout: BinaryIO | None = None,
 ) -> Generator[Event, None, None]:
-    """``translate_pictures`` for pictures and videos, in the order of ``jobs``.
+    """``translate_pictures``, and videos, which give a ``FramePainted`` for each frame.
 
-    One ``Done`` or ``Failed`` a job; videos give a ``FramePainted`` for each frame before it.
-    If the iterator is closed or an exception passes through it, no incomplete file and no ffmpeg
-    is left.
+    If the iterator is closed or an exception passes through it, no incomplete file is left.
     """
     for video, group in itertools.groupby(jobs, lambda job: is_video(job.source)):
         if not video:
@@ -270,9 +259,7 @@ def _frames(
         yield Sounds(job, codec)
     steady = Steady(float(motion.rate)) if settings.steady else None
     writer = write_frames(
-        job.target,
-        job.format,
-        motion,
+        *(job.target, job.format, motion),
         quality=settings.quality,
         strip_metadata=settings.strip_metadata,
     )

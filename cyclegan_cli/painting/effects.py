@@ -34,20 +34,16 @@ _STRIP = 2**17  # pixels of a strip: they stay in the processor's caches
 # Bytes a pixel of the painting: photo, painting as pixels and as planes, the Enlarger's maps.
 _RESIZED = 4 * (3 + 3 + 3 + 5)
 
-_LMS = np.array(  # linear sRGB to the cones' responses
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-)
-_LAB = np.array(  # their cube roots to lightness, green–red and blue–yellow
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-)
+_LMS = np.array((  # linear sRGB to the cones' responses
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+))  # fmt: skip
+_LAB = np.array((  # their cube roots to lightness, green–red and blue–yellow
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+))  # fmt: skip
 _FORTH = (_LMS.astype(np.float32), _LAB.astype(np.float32))
 _BACK = (np.linalg.inv(_LAB).astype(np.float32), np.linalg.inv(_LMS).astype(np.float32))
 _LUMINANCE = np.array([[0.2126, 0.7152, 0.0722]], np.float32)  # of linear sRGB
@@ -64,9 +60,8 @@ def paint_picture(
     """Paint ``pixels`` with resolution, keep_color, strength, compare of ``settings``, in order.
 
     pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype, or with
-    ``compare`` H×2W×3, the original on the left. ``strength`` blends sRGB values.
-    ``override_stats``, and ``origin`` in pixels of the picture: as for ``Painter.paint``. Raises
-    PictureError for arrays of another shape or type, and if memory is short.
+    ``compare`` H×2W×3, the original on the left. The rest, and what is raised: as
+    ``Painter.paint``.
     """
     check(pixels)
     if settings.strength == 0:
@@ -134,14 +129,10 @@ def _at_resolution(
     return Enlarger(photo, to_planes(painted, 3), (height, width))
 
 
-# -- colours --------------------------------------------------------------------------------------
-
-
 def with_colors_of(photo: Planes, painting: Planes) -> Planes:
-    """The painting's lightness with the photo's hue and saturation.
+    """The painting's lightness with the photo's hue and saturation: sRGB, 3×h×w in [−1, 1].
 
-    Both: sRGB, 3×h×w in [−1, 1]; returns the same. The photo's chroma is scaled with the lightness.
-    Colours outside sRGB move towards the grey of their luminance.
+    The chroma is scaled with the lightness, and colours outside sRGB move towards their grey.
     """
     lab, light = _to_lab(photo), _to_lab(painting)[0]
     lab[1:] *= np.minimum(light / np.maximum(lab[0], np.float32(1e-3)), np.float32(1.5))

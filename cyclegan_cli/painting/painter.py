@@ -19,14 +19,7 @@ from cyclegan_cli.errors import PictureError, UsageError, WeightsError, counted
 from cyclegan_cli.machine import may_have_accelerator, normal_gpu
 from cyclegan_cli.painting.evaluate import Band, estimate, evaluate
 from cyclegan_cli.painting.pixels import Pixels, check, padded, padded_rows
-from cyclegan_cli.painting.statistics import (
-    Array,
-    Moments,
-    OverrideStats,
-    conditioned,
-    scene_code,
-    thumbnail,
-)
+from cyclegan_cli.painting.statistics import Array, Moments, OverrideStats, conditioned, scene_code
 from cyclegan_cli.painting.strips import Plan, Rows, choose
 from cyclegan_cli.settings import Precision
 
@@ -43,10 +36,9 @@ def open_painter(
 ) -> Painter:
     """A painter with the generator in ``weights``, for the command and the API.
 
-    PyTorch is loaded only for a GPU (with ``auto`` only if there is a driver), for a precision that
-    the kernels lack, for ``exact_reference``, or without the kernels. ``gpu``: ``auto``, ``cpu``,
-    ``mps``, ``cuda`` or a CUDA device's number. The rest: as for ``Painter``. Raises DeviceError
-    for a device that is not there, UsageError for several, WeightsError for a damaged file.
+    PyTorch is loaded only for a GPU (with ``auto`` only if there is a driver), a precision that the
+    kernels lack, ``exact_reference``, or without the kernels. ``gpu``: ``auto``, ``cpu``, ``mps``,
+    ``cuda`` or a number. Raises DeviceError, UsageError for several devices, WeightsError.
     """
     loaded, gpu = load_weights(weights), normal_gpu(gpu)
     by_kernels = precision in ("auto", "fp32") or (precision == "bf16" and kernels.has_bf16())
@@ -82,10 +74,8 @@ class Painter:
 
     ``device``: PyTorch's name. ``precision``: of convolutions. ``label``: the device's name for
     people. ``max_memory``: bytes that this process may use (on CUDA: of the card), None for what is
-    free. ``exact_reference``: every layer by PyTorch's operations. ``notes``: messages about the
-    last picture, such as that memory was short. ``by_processes``: paints a picture by several
-    processes (``bands.together``). Raises WeightsError unless the generator's pictures have 1 or 3
-    channels.
+    free. ``notes``: messages about the last picture. ``by_processes``: paints by several processes
+    (``bands.together``). Raises WeightsError unless pictures have 1 or 3 channels.
     """
 
     def __init__(
@@ -127,15 +117,13 @@ class Painter:
         """Translate one picture of any size.
 
         pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype,
-        rounded. A generator with 1 input channel gets the luma; 1 output channel is repeated as
-        grey. ``override_stats``: decides each InstanceNorm's statistics. ``origin``: row and column
-        of the canvas in the picture's corner. ``deep``: paint in float32, whatever the precision,
-        since the picture has more than 8 bits a channel; None: if it is uint16.
+        rounded. 1 input channel gets the luma; 1 output channel is repeated. ``override_stats``:
+        decides each InstanceNorm's statistics. ``origin``: row and column of the canvas in the
+        picture's corner. ``deep``: paint in float32, whatever the precision; None: if it is uint16.
 
-        A picture whose sides are no multiples of 4, or less than 16, is padded at the bottom and
-        the right by reflection, and the result is cropped. The padding is part of the picture for
-        InstanceNorm. Raises PictureError for arrays of another shape or type, and if memory is
-        short.
+        Sides that are no multiples of 4, or less than 16, are padded by reflection, which is part
+        of the picture for InstanceNorm, and cropped. Raises PictureError for other arrays, or short
+        memory.
         """
         check(pixels)
         self.notes = []
@@ -183,13 +171,10 @@ class Painter:
         return TorchBackend(weights, self.device, precision)
 
     def _scene_code(self, pixels: Pixels, override_stats: OverrideStats | None) -> Array | None:
-        """The code of the picture's scene; None for generators without one.
-
-        ``override_stats`` may blend it with that of other frames, as it does with statistics.
-        """
+        """The code of the picture's scene, if any; ``override_stats`` may blend it with others."""
         if self.spec.code == 0:
             return None
-        code = scene_code(self._weights, thumbnail(pixels, self.spec.in_channels))
+        code = scene_code(self._weights, pixels)
         if override_stats is not None:
             found = override_stats(_SCENE, Moments(1, code, np.zeros_like(code)))
             code = np.asarray(found.mean, np.float32)
@@ -219,10 +204,7 @@ class Painter:
         origin: tuple[int, int] = (0, 0),
         band: Band | None = None,
     ) -> Pixels:
-        """``rows`` [start, stop) of the result; ``band``: of this process, if there are several.
-
-        pixels: rows from ``first`` on of a picture of ``height`` rows.
-        """
+        """``rows`` [start, stop) of the result. pixels: from ``first`` on, of ``height`` rows."""
         start, stop = rows
         width = pixels.shape[1]
         painted = np.empty((stop - start, *pixels.shape[1:]), pixels.dtype)

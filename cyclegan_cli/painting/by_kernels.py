@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from cyclegan_cli.engine.fast.kernels import Array, Strip
 from cyclegan_cli.engine.fast.library import keep_freed_memory
 from cyclegan_cli.engine.layers import Layer
 from cyclegan_cli.engine.weights import Weights
-from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
+from cyclegan_cli.painting.pixels import from_planes, to_planes
 from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, recoloured, smoothed
 from cyclegan_cli.painting.strips import Place, Rows, Scratch, needed
 
@@ -86,6 +85,8 @@ class KernelBackend:
     """``evaluate.Backend`` on arrays, C×h×W."""
 
     sum_itemsize = 4
+    from_pixels, to_pixels = staticmethod(to_planes), staticmethod(from_planes)
+    smoothed = staticmethod(smoothed)
 
     def __init__(self, weights: Weights, *, bf16: bool = False) -> None:
         """``bf16``: convolutions in bfloat16, except depthwise ones and those after them."""
@@ -117,18 +118,12 @@ class KernelBackend:
         """Free what is kept for later pictures."""
         self._transformed = {}
 
-    def from_pixels(self, pixels: Pixels, channels: int) -> Array:
-        return to_planes(pixels, channels)
-
     def with_grain(self, values: Array, grain: Array) -> Array:
         values += grain
         return values
 
     def with_channel(self, values: Array, grain: Array) -> Array:
         return np.concatenate([values, grain])
-
-    def to_pixels(self, strip: Array, dtype: np.dtype[Any]) -> Pixels:
-        return from_planes(strip, dtype)
 
     def apply(self, layer: Layer, source: Rows[Array]) -> Rows[Array]:
         found = source.deferred
@@ -303,9 +298,6 @@ class KernelBackend:
             kernels.copy_pixels(strip, rows)
         else:
             rows[...] = strip
-
-    def smoothed(self, picture: Array) -> Array:
-        return smoothed(picture)
 
     def finish(self, strip: Array, source: Array | None) -> Array:
         matrix = self._tensors.get(RECOLOUR)

@@ -89,11 +89,10 @@ class Painter:
         exact_reference: bool = False,
     ) -> None:
         self.spec = weights.spec
-        for channels in (self.spec.in_channels, self.spec.out_channels):
-            if channels not in (1, 3):
-                raise WeightsError(
-                    f"This generator's pictures have {channels} channels; 1 or 3 can be painted."
-                )
+        for count in (self.spec.in_channels, self.spec.out_channels):
+            if count not in (1, 3):
+                what = f"This generator's pictures have {count} channels"
+                raise WeightsError(f"{what}; 1 or 3 can be painted.")
         self.unit = reduction(self.spec)  # of height and width, which pictures are padded to
         self.device = device
         threads = counted(kernels.threads(), "thread") if device == "cpu" else ""

@@ -267,16 +267,14 @@ def obtainable(style: Style, way: Way) -> bool:
     return way in entries().get(style.name, {})
 
 
-def _read(path: Path) -> list[Row]:
+def _read(path: Path) -> Iterator[Row]:
     data = read_toml(path, missing_ok=True)
     rows, servers = data.get("generator", []), data.get("servers", {})
     if not isinstance(rows, list) or not isinstance(servers, dict):
         raise UsageError(f"{path} has no [[generator]] rows.", hint="cyclegan docs styles")
-    result = []
     for number, row in enumerate(rows, 1):
         with row_errors(f"{path}: [[generator]] number {number}", "styles"):
-            result.append(_row(row, servers))
-    return result
+            yield _row(row, servers)
 
 
 @contextlib.contextmanager

@@ -269,13 +269,11 @@ def _plan(archive: zipfile.ZipFile) -> dict[tuple[str, str], zipfile.ZipInfo]:
 
 def _parts(info: zipfile.ZipInfo) -> tuple[str, ...]:
     """The folders and the name of an entry. Raises DownloadError for one that leads elsewhere."""
-    name = info.orig_filename
-    path = PurePosixPath(name)
-    drive = re.match(r"[A-Za-z]:", name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or drive:
+    path = PurePosixPath(info.orig_filename)
+    elsewhere = re.match(r"[A-Za-z]:|.*[\\\0]", info.orig_filename, re.DOTALL)
+    if path.is_absolute() or ".." in path.parts or elsewhere:
         raise _bad(info, "leads out of its folder")
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise _bad(info, "is a link or a device, not a file")
     return path.parts
 

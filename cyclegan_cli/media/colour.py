@@ -139,14 +139,6 @@ _XYZ_TO_SRGB = np.linalg.inv(
 _PARAMETERS = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}
 
 
-def eight_bits_to_srgb(values: NDArray[np.uint8], profile: object) -> NDArray[np.uint8]:
-    """H×W grey, H×W×3 RGB or H×W×4 CMYK as H×W×3 sRGB."""
-    mode = {2: "L"}.get(values.ndim, "RGB" if values.shape[-1] == 3 else "CMYK")
-    image = Image.frombytes(mode, (values.shape[1], values.shape[0]), values.tobytes())
-    image.info["icc_profile"] = profile
-    return np.array(to_srgb(image)[0])
-
-
 def deep_to_srgb(values: NDArray[np.uint16], profile: object) -> NDArray[np.uint16]:
     """H×W or H×W×3 uint16 as H×W×3 sRGB; by 8 bits where the profile is made of tables."""
     colour = values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)

@@ -192,7 +192,7 @@ def _not_a_picture(name: str, head: bytes, error: Exception, file: BinaryIO) -> 
 
 
 def check_size(image: Image.Image, name: str, max_pixels: int, others: int = 0) -> None:
-    """Raise PictureError for no pixels, or more than ``max_pixels`` with ``others`` before it."""
+    """Raise PictureError for no pixels, or more than ``max_pixels`` with the ``others`` before."""
     width, height = image.size
     if width < 1 or height < 1:
         raise PictureError(f"{name} has no pixels ({width}×{height}).")
@@ -206,7 +206,7 @@ def check_size(image: Image.Image, name: str, max_pixels: int, others: int = 0) 
 
 
 def check_memory(image: Image.Image, name: str, others: int = 0) -> None:
-    """Raise PictureError where it is too little for ``image`` and ``others``, pixels of frames."""
+    """Raise PictureError if it is short for ``image`` and ``others``, the pixels before it."""
     pixels = image.width * image.height
     if pixels + others <= _SMALL:
         return

@@ -167,7 +167,11 @@ def _decode(image: Image.Image) -> tuple[Array, Array | None]:
         if values.dtype == np.uint16 and values.shape[2:] != (4,):
             pixels = colour.deep_to_srgb(values, profile)
         else:
-            pixels = colour.eight_bits_to_srgb(to_8_bits(values), profile)
+            mode = {2: "L"}.get(values.ndim, "RGB" if values.shape[-1] == 3 else "CMYK")
+            size, data = (values.shape[1], values.shape[0]), to_8_bits(values).tobytes()
+            eight = Image.frombytes(mode, size, data)
+            eight.info["icc_profile"] = profile
+            pixels = np.array(colour.to_srgb(eight)[0])
             alpha = None if alpha is None else to_8_bits(alpha)
     turn = 1 if is_turned else _orientation(image)
     return _turned(pixels, turn), None if alpha is None else _turned(alpha, turn)

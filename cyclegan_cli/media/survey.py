@@ -220,18 +220,14 @@ def _shared(x: Domain, y: Domain) -> Iterator[Symptom]:
         yield Symptom("shared", message, hint, files)
 
 
-def domain_distance(x: Sequence[Look], y: Sequence[Look]) -> float:
-    """The largest Cohen's d of all features: means over the pooled deviation; N ≥ 2 in each."""
-    a, b = (np.array([look.features for look in looks]) for looks in (x, y))
-    spread = np.sqrt((a.var(axis=0, ddof=1) + b.var(axis=0, ddof=1)) / 2)
-    return float((np.abs(a.mean(axis=0) - b.mean(axis=0)) / np.maximum(spread, 1e-6)).max())
-
-
 def _alike(x: Domain, y: Domain) -> Iterator[Symptom]:
     n, m = len(x.looks), len(y.looks)
     if min(n, m) < MANY:
         return
-    distance = domain_distance(x.looks, y.looks)
+    # The largest Cohen's d of all features: the difference of means over the pooled deviation.
+    a, b = (np.array([look.features for look in domain.looks]) for domain in (x, y))
+    spread = np.sqrt((a.var(axis=0, ddof=1) + b.var(axis=0, ddof=1)) / 2)
+    distance = (np.abs(a.mean(axis=0) - b.mean(axis=0)) / np.maximum(spread, 1e-6)).max()
     # Chance alone makes domains differ by a few times the standard error of d.
     if distance <= max(NEAR, _SIGMAS * (1 / n + 1 / m) ** 0.5):
         message = f"{x.label} and {y.label} hardly differ: in colour, contrast and detail by at "

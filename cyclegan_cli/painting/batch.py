@@ -179,8 +179,7 @@ def _paint(step: _Step, paint: Paint) -> _Step:
 
 
 def _paint_frame(frame: Frame, paint: Paint) -> Frame:
-    painted = paint(frame.pixels)
-    alpha = frame.alpha
+    painted, alpha = paint(frame.pixels), frame.alpha
     if alpha is not None and painted.shape[1] != alpha.shape[1]:
         alpha = np.concatenate([alpha, alpha], axis=1)  # original and result, side by side
     return Frame(painted, alpha, frame.duration)

@@ -234,13 +234,9 @@ def _distinct(found: list[Input], place: Callable[[Input, str], Path]) -> list[P
 
 def _means_folder(output: str) -> bool:
     """An existing folder, a name that ends in a separator, or one without an extension."""
-    separators = tuple(s for s in (os.sep, os.altsep) if s)
-    path = Path(output)
-    return (
-        is_folder(path)
-        or output.endswith(separators)
-        or (not path.suffix and not folders.exists(path))
-    )
+    if is_folder(output) or output.endswith((os.sep, os.altsep or os.sep)):
+        return True
+    return not Path(output).suffix and not folders.exists(output)
 
 
 def _known_format(target: Path) -> str:

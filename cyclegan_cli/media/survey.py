@@ -162,12 +162,10 @@ def _pictures(count: int, domain: Domain) -> str:
 
 def same_picture(a: Sequence[Look], b: Sequence[Look]) -> list[tuple[int, int]]:
     """Index pairs (of ``a``, of ``b``) that are one picture: by bytes, or content if not flat."""
-    pairs = set()
     by_digest: dict[str, list[int]] = {}
     for index, one in enumerate(b):
         by_digest.setdefault(one.digest, []).append(index)
-    for index, one in enumerate(a):
-        pairs |= {(index, other) for other in by_digest.get(one.digest, ())}
+    pairs = {(i, j) for i, one in enumerate(a) for j in by_digest.get(one.digest, ())}
     left, right = _normalised(a), _normalised(b)
     for start in range(0, len(left), _BLOCK):
         close = left[start : start + _BLOCK] @ right.T > SAME

@@ -162,12 +162,13 @@ def together(painter: Painter, group: Group) -> Iterator[None]:
     """
     broken: CycleganError | None = None
 
-    def paint(pixels: Pixels, override: OverrideStats | None, *how: Any) -> Pixels:
+    def paint(pixels: Pixels, override: OverrideStats | None, *facts: Any) -> Pixels:
+        """``facts``: the last fields of ``_Task``."""
         nonlocal broken
         if broken is not None:
             raise broken
         size = painter.padded_size(pixels.shape)
-        task = _Task(pixels.shape, str(pixels.dtype), size, override is not None, *how)
+        task = _Task(pixels.shape, str(pixels.dtype), size, override is not None, *facts)
         try:
             band = _Band(painter, group, task)
             group.first(task)

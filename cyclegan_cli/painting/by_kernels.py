@@ -249,19 +249,8 @@ class KernelBackend:
         mean, scale = factors(moments)
         return _deferred(_Deferred(source, mean, scale), source.derived(*source.shape))
 
-    def in_memory(self, values: Array) -> Rows[Array]:
-        channels, height, width = values.shape
-        cost = channels * width * self.itemsize
-        read: Read = lambda start, stop: values[:, start:stop]  # noqa: E731
-        return Rows(channels, height, width, self.itemsize, cost, read=read)
-
-    def added(self, source: Rows[Array], other: Rows[Array]) -> Rows[Array]:
-        def read(start: int, stop: int) -> Array:
-            rows = source.read(start, stop)
-            rows += other.read(start, stop)
-            return rows
-
-        return dataclasses.replace(source.derived(*source.shape), read=read)
+    def on_device(self, strip: Array) -> Array:
+        return strip
 
     def accumulate(self, total: Array, source: Rows[Array], start: int) -> None:
         before = source.deferred

@@ -201,19 +201,8 @@ class TorchBackend:
 
         return dataclasses.replace(source.derived(*source.shape), read=read)
 
-    def in_memory(self, values: Tensor) -> Rows[Tensor]:
-        def read(start: int, stop: int) -> Tensor:
-            return values[:, :, start:stop].to(self.device)
-
-        channels, height, width = values.shape[1:]
-        cost = channels * width * self.itemsize
-        return Rows(channels, height, width, self.itemsize, cost, read=read)
-
-    def added(self, source: Rows[Tensor], other: Rows[Tensor]) -> Rows[Tensor]:
-        def read(start: int, stop: int) -> Tensor:
-            return source.read(start, stop).add_(other.read(start, stop))
-
-        return dataclasses.replace(source.derived(*source.shape), read=read)
+    def on_device(self, strip: Tensor) -> Tensor:
+        return strip.to(self.device)
 
     def accumulate(self, total: Tensor, source: Rows[Tensor], start: int) -> None:
         part = source.read(start, start + total.shape[2])

@@ -36,10 +36,9 @@ class Backend(Protocol[T]):
     def normalised(self, source: Rows[T], moments: Moments) -> Rows[T]: ...
     # The statistics of rows that were read last.
     def measure(self, strip: T) -> Moments: ...
-    # The rows of a buffer, which may be on another device or in a mapped file.
-    def in_memory(self, values: T) -> Rows[T]: ...
-    # The sum of two of the same shape; rows from ``start`` on added to ``total``, in place.
-    def added(self, source: Rows[T], other: Rows[T]) -> Rows[T]: ...
+    # Rows of a buffer, which may be on another device or in a mapped file.
+    def on_device(self, strip: T) -> T: ...
+    # Rows from ``start`` on added to ``total``, in place.
     def accumulate(self, total: T, source: Rows[T], start: int) -> None: ...
     # All of ``rows``, without gaps in memory; a buffer for them, not cleared; rows written to it.
     def whole(self, rows: Rows[T]) -> T: ...
@@ -112,13 +111,6 @@ class _Sizes:
     def normalised(self, source: Rows[Any], _moments: Moments) -> Rows[Any]:
         return source.derived(*source.shape)
 
-    def added(self, source: Rows[Any], _other: Rows[Any]) -> Rows[Any]:
-        return source.derived(*source.shape)
-
-    def in_memory(self, values: Any) -> Rows[Any]:
-        channels, height, width = values.shape
-        return Rows(channels, height, width, self.itemsize, channels * width * self.itemsize)
-
     def empty(self, rows: Rows[Any], _place: Place, _scratch: Scratch) -> Any:
         item = np.zeros((), f"V{self.itemsize}")
         return np.broadcast_to(item, rows.shape)  # one item of memory, however many are shown
@@ -126,7 +118,7 @@ class _Sizes:
     def _not_computed(self, *_arguments: Any) -> Any:
         raise NotImplementedError("only sizes are known")
 
-    measure = accumulate = whole = write = smoothed = finish = _not_computed
+    on_device = measure = accumulate = whole = write = smoothed = finish = _not_computed
 
 
 class _Evaluation(Generic[T]):
@@ -165,7 +157,7 @@ class _Evaluation(Generic[T]):
             elif part.kind == "save":
                 self._save(part.slot)
             elif part.kind == "add":
-                self._rows = self._backend.added(self._rows, self._saved[part.slot])
+                self._rows = _added(self._rows, self._saved[part.slot])
             else:
                 self._rows = self._backend.apply(part, self._rows)
         for start, stop in self._strips(self._rows):
@@ -211,17 +203,17 @@ class _Evaluation(Generic[T]):
         if total is not self._kept:
             self._keep(total)
         self.middle = max(self.middle, self._rows.bytes)
-        self._rows = self._backend.in_memory(total)
+        self._rows = self._in_memory(total)
         self._second = self._new(self._rows) if trunk.blocks else None
         for block in trunk.blocks:
             if any(layer.kind == "instance_norm" for layer in block):
                 self._accumulate(total, self._branch(block, self._rows))
                 continue
-            summed = self._backend.added(self._branch(block, self._rows), self._rows)
+            summed = _added(self._branch(block, self._rows), self._rows)
             assert self._second is not None
             filled, _ = self._filled(self._second, summed, measured=False)
             total, self._second = filled, total
-            self._kept, self._rows = total, self._backend.in_memory(total)
+            self._kept, self._rows = total, self._in_memory(total)
         self._drop(self._second)
         self._second = None
 
@@ -231,7 +223,7 @@ class _Evaluation(Generic[T]):
             if layer.kind == "instance_norm":
                 assert self._second is not None
                 self._second, moments = self._filled(self._second, rows)
-                kept = self._backend.in_memory(self._second)
+                kept = self._in_memory(self._second)
                 rows = self._backend.normalised(kept, self._used_stats(moments))
             else:
                 rows = self._backend.apply(layer, rows)
@@ -305,11 +297,21 @@ class _Evaluation(Generic[T]):
         self._norms += 1
         return moments
 
+    def _in_memory(self, values: T) -> Rows[T]:
+        """The rows of a buffer."""
+        channels, height, width = values.shape[-3:]
+        size, on_device = self._backend.itemsize, self._backend.on_device
+
+        def read(start: int, stop: int) -> T:  # without ``self``: it would live as long as rows do
+            return on_device(values[..., start:stop, :])
+
+        return Rows(channels, height, width, size, channels * width * size, read=read)
+
     def _keep(self, buffer: T) -> None:
         """Continue from ``buffer``, and free the one before it."""
         self._drop(self._kept)
         self._kept = buffer
-        self._rows = self._backend.in_memory(buffer)
+        self._rows = self._in_memory(buffer)
 
     def _new(self, rows: Rows[T]) -> T:
         self._alive += rows.bytes
@@ -319,3 +321,14 @@ class _Evaluation(Generic[T]):
     def _drop(self, buffer: T | None) -> None:
         if buffer is not None:
             self._alive -= buffer.nbytes
+
+
+def _added(source: Rows[T], other: Rows[T]) -> Rows[T]:
+    """The sum of two of the same shape."""
+
+    def read(start: int, stop: int) -> T:
+        rows = source.read(start, stop)
+        rows += other.read(start, stop)
+        return rows
+
+    return dataclasses.replace(source.derived(*source.shape), read=read)

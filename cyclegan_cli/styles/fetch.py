@@ -125,13 +125,11 @@ class Download:
     _received: bool = False
 
     def fetch(self) -> str:
-        """Download it, from CYCLEGAN_MIRROR first; returns the address used.
-
-        Raises DownloadError, with what each address answered; NoNetworkError; StoreError.
-        """
+        """Download it; returns the address used. Raises DownloadError, StoreError."""
         base, known = mirror(), self.known_digest()
+        addresses = [f"{base}/{self.file}", *self.addresses] if base else self.addresses
         try:
-            return self._run([f"{base}/{self.file}"] * bool(base) + [*self.addresses], known)
+            return self._run(addresses, known)
         except NoNetworkError as error:
             message = f"{self.what} cannot be downloaded: {error}."
             raise NoNetworkError(message, hint=self.hints[1]) from error

@@ -68,10 +68,9 @@ def make_plan(
     literally. ``output``: a file, a folder (where a folder's tree is mirrored), ``-`` for stdout,
     or None: beside the input, as ``<stem>_<style>.<ext>`` (``<style>-reverse`` with ``reverse``).
     Outputs of this program are left out of folders and patterns unless ``include_paintings``; they
-    are known by metadata or, beside their original, by the name of one of ``styles``. ``share``:
-    which of all jobs are this process's; others may be writing theirs. Raises UsageError where an
-    input is missing, two would write one output, an output is an input, or one exists and
-    ``existing`` is "refuse".
+    are known by metadata or by the name of one of ``styles``. ``share``: which of all jobs are this
+    process's. Raises UsageError where an input is missing, two would write one output, an output is
+    an input, or one exists and ``existing`` is "refuse".
     """
     wanted = formats.format_by_name(file_format) if file_format is not None else None
     tokens = [*inputs, *(folders.Verbatim(str(path)) for path in listed)]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cyclegan_cli.errors import CycleganError, PictureError, UsageError, did_you_mean
-from cyclegan_cli.media.colour import deep_grey, is_deep_grey, to_8_bits, to_srgb
+from cyclegan_cli.media.colour import deep_grey, to_8_bits, to_srgb
 from cyclegan_cli.painting.effects import paint_picture
 from cyclegan_cli.painting.painter import Painter, open_painter
 from cyclegan_cli.settings import Precision, TranslateSettings
@@ -171,9 +171,8 @@ class LoadedStyle:
 
     def _paint_image(self, image: Image.Image, settings: TranslateSettings) -> Image.Image:
         upright = ImageOps.exif_transpose(image)
-        if is_deep_grey(upright):
-            grey = to_8_bits(deep_grey(upright))
-            values = np.repeat(grey[..., None], 3, axis=2)
+        if (grey := deep_grey(upright)) is not None:
+            values = np.repeat(to_8_bits(grey)[..., None], 3, axis=2)
         else:
             rgb, alpha = to_srgb(upright)
             values = np.asarray(rgb)

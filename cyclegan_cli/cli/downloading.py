@@ -22,8 +22,8 @@ from cyclegan_cli.styles.datasets import (
     here,
     location,
 )
-from cyclegan_cli.styles.download import Learned, Tell, Waiting, ensure
-from cyclegan_cli.styles.fetch import Event, Failed, Received, Trying
+from cyclegan_cli.styles.download import ensure
+from cyclegan_cli.styles.fetch import Event, Failed, Received, Tell, Trying, Waiting
 
 _UNIT = 1_000_000  # progress counts megabytes
 
@@ -162,7 +162,7 @@ def telling(console: Console) -> Iterator[Tell]:
     shown = 0  # megabytes
     with contextlib.ExitStack() as bars:
 
-        def tell(event: Event | Waiting | Learned) -> None:
+        def tell(event: Event) -> None:
             nonlocal bar, shown
             if isinstance(event, Received):
                 if bar is None:

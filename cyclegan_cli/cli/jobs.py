@@ -19,8 +19,7 @@ from cyclegan_cli.media.plan import Job, Plan
 from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
-    from cyclegan_cli.painting.bands import BandPainter
-    from cyclegan_cli.painting.batch import Done, Failed, FramePainted, PaintFrame
+    from cyclegan_cli.painting.batch import Done, Failed, FramePainted, Paint
     from cyclegan_cli.painting.painter import Painter
     from cyclegan_cli.painting.statistics import OverrideStats
 
@@ -52,7 +51,7 @@ def paint_by(
     weights: Path,
     settings: TranslateSettings,
     gpu: str,
-    run: Callable[[PaintFrame], None],
+    run: Callable[[Paint], None],
     *,
     together: bool,
 ) -> None:
@@ -64,20 +63,17 @@ def paint_by(
         run(_frames(console, settings, _open(console, weights, settings, gpu)))
         return
     with importing():
-        from cyclegan_cli.painting.bands import BandPainter, help_paint
+        from cyclegan_cli.painting import bands
 
     with team(gpu) as group:
         opened = _open(console, weights, settings, gpu)
         if not group.joined:
             run(_frames(console, settings, opened))
         elif not group.leads:
-            help_paint(opened, group)
+            bands.help_paint(opened, group)
         else:
-            bands = BandPainter(opened, group)
-            try:
-                run(_frames(console, settings, bands))
-            finally:
-                bands.finish()
+            with bands.together(opened, group):
+                run(_frames(console, settings, opened))
 
 
 def _open(console: Console, weights: Path, settings: TranslateSettings, gpu: str) -> Painter:
@@ -99,9 +95,7 @@ def _open(console: Console, weights: Path, settings: TranslateSettings, gpu: str
     return opened
 
 
-def _frames(
-    console: Console, settings: TranslateSettings, opened: Painter | BandPainter
-) -> PaintFrame:
+def _frames(console: Console, settings: TranslateSettings, opened: Painter) -> Paint:
     with importing():
         from cyclegan_cli.painting.effects import paint_picture
 
@@ -147,7 +141,7 @@ class Work:
         self.done = 0
         self.failures: list[Failed] = []
 
-    def run(self, jobs: list[Job], paint: PaintFrame, settings: TranslateSettings) -> None:
+    def run(self, jobs: list[Job], paint: Paint, settings: TranslateSettings) -> None:
         """Do the jobs of one style and render their events."""
         with importing():
             from cyclegan_cli.painting.batch import Done, FramePainted, Sounds, translate_media

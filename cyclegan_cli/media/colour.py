@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
@@ -27,13 +26,10 @@ def srgb_profile() -> bytes:
     return profile[:24] + struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + profile[36:]
 
 
-def is_deep_grey(image: Image.Image) -> bool:
-    """Whether ``image`` is grey with more than 8 bits a pixel."""
-    return image.mode in _DEEP
-
-
-def deep_grey(image: Image.Image) -> NDArray[np.uint16]:
-    """H×W uint16 of a deep grey image, black and white as ``sample_range`` has them."""
+def deep_grey(image: Image.Image) -> NDArray[np.uint16] | None:
+    """H×W of a grey image of more than 8 bits, its range by ``sample_range``; None for others."""
+    if image.mode not in _DEEP:
+        return None
     values: NDArray[Any] = np.asarray(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return values.astype(np.uint16)  # Pillow scales PGM of more than 8 bits to 65535
@@ -43,10 +39,9 @@ def deep_grey(image: Image.Image) -> NDArray[np.uint16]:
 def sample_range(values: NDArray[Any], bits: int) -> tuple[float, float]:
     """The values that are black and white in a file that does not say so.
 
-    values: any shape, unsigned or signed integers or floats. ``bits``: of a sample in the file.
-    Unsigned: 0 and the largest that ``bits`` can hold. Signed without a negative value: 0 and the
-    least of 255, 65535 and the format's largest that holds them all. Floats from 0 to 1: these two.
-    All others: the smallest and the largest value that there is.
+    Unsigned: 0 and the largest that ``bits`` of a sample can hold. Signed without a negative value:
+    0 and the least of 255, 65535 and the format's largest that holds them all. Floats from 0 to 1:
+    these two. All others: the smallest and the largest value that there is.
     """
     kind = values.dtype.kind
     if kind in "bu":
@@ -62,10 +57,7 @@ def sample_range(values: NDArray[Any], bits: int) -> tuple[float, float]:
 def to_16_bits(
     values: NDArray[Any], low: float, high: float, *, invert: bool = False
 ) -> NDArray[np.uint16]:
-    """Values from ``low`` to ``high`` as 0 to 65535, or 65535 to 0 with ``invert``; others clipped.
-
-    values: any shape, real; what is no number becomes 0.
-    """
+    """Values (any shape, real) from ``low`` to ``high`` as 0 to 65535; others clipped, NaN is 0."""
     if values.dtype == np.uint16 and (low, high, invert) == (0, 65535, False):
         return values
     result = np.empty(values.shape, np.uint16)
@@ -86,10 +78,7 @@ def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """A decoded 8-bit image as (RGB in sRGB, alpha as L or None), of the same size.
-
-    An embedded ICC profile is applied, unless it is broken or of another colour space.
-    """
+    """A decoded 8-bit image as (RGB in sRGB, alpha as L or None); its ICC profile is applied."""
     profile = image.info.get("icc_profile")
     alpha = None
     if image.mode == "La":
@@ -106,14 +95,14 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     if isinstance(profile, bytes) and profile and not (image.mode == "RGB" and is_srgb(profile)):
         converted = _profiled(image, profile)
     if converted is None and image.mode == "LAB":
-        converted = _lab_transform().apply(image)
+        converted = _profiled(image, b"")
     if converted is None:
         converted = image if image.mode == "RGB" else image.convert("RGB")  # which would copy
     return converted, alpha
 
 
 def _profiled(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """``image`` (L, RGB, CMYK or LAB) in ``profile``'s colours as sRGB; None where it cannot be."""
+    """``image`` (L, RGB, CMYK or LAB) from ``profile`` to sRGB; None where it cannot be applied."""
     transform = _transform(profile, image.mode)
     if transform is None and image.mode == "L":
         # Some grey pictures carry the RGB profile of the program that saved them.
@@ -124,9 +113,11 @@ def _profiled(image: Image.Image, profile: bytes) -> Image.Image | None:
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From ``profile`` to sRGB for ``mode``; None where the profile cannot be used for it."""
+    """From ``profile`` (empty: plain LAB) to sRGB; None where it is none or not for ``mode``."""
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        source = ImageCms.ImageCmsProfile(
+            io.BytesIO(profile) if profile else ImageCms.createProfile("LAB")
+        )
         if _PROFILE_MODES.get(source.profile.xcolor_space) != mode:
             return None
         return ImageCms.buildTransform(source, io.BytesIO(srgb_profile()), mode, "RGB")
@@ -134,44 +125,18 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         return None
 
 
-@lru_cache(maxsize=1)
-def _lab_transform() -> ImageCms.ImageCmsTransform:
-    lab = ImageCms.createProfile("LAB")
-    return ImageCms.buildTransform(lab, io.BytesIO(srgb_profile()), "LAB", "RGB")
-
-
 # -- more than 8 bits a channel, for which Pillow's colour engine has no mode ---------------------
 #
-# Profiles of the matrix and tone curve kind (ICC.1:2022, 8.3.3, 8.4.3, 10.6 and 10.18), which
-# cameras, scanners and editors embed. imagecodecs' Little CMS takes 16 bits, but came out up to
-# 8 % of white away with its tables and 0.2 % without.
+# Profiles of the matrix and tone curve kind (ICC.1:2022, 8.3.3, 8.4.3, 10.6 and 10.18). The Little
+# CMS of imagecodecs came out up to 8 % of white away with its tables, 0.2 % without.
 
 # XYZ under D50 to linear sRGB: the inverse of the sRGB profile's colorants (IEC 61966-2-1, adapted
 # to D50 by Bradford's method, as in the ICC's own sRGB profile).
-_COLORANTS = np.array(
+_XYZ_TO_SRGB = np.linalg.inv(
     [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
 )
-_XYZ_TO_SRGB = np.linalg.inv(_COLORANTS)
-_COLORANT_TAGS = (b"rXYZ", b"gXYZ", b"bXYZ")
-
 # Parametric curves by type: how many numbers, as g, a, b, c, d, e, f.
 _PARAMETERS = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}
-
-
-@dataclass(frozen=True)
-class _Profile:
-    """Tables of 65536 linear values a channel, and the matrix to linear sRGB (None: grey)."""
-
-    curves: list[Array]
-    matrix: Array | None
-
-
-def eight_bits_to_srgb(values: NDArray[np.uint8], profile: object) -> NDArray[np.uint8]:
-    """H×W grey, H×W×3 RGB or H×W×4 CMYK as H×W×3 sRGB."""
-    mode = {2: "L"}.get(values.ndim, "RGB" if values.shape[-1] == 3 else "CMYK")
-    image = Image.frombytes(mode, (values.shape[1], values.shape[0]), values.tobytes())
-    image.info["icc_profile"] = profile
-    return np.array(to_srgb(image)[0])
 
 
 def deep_to_srgb(values: NDArray[np.uint16], profile: object) -> NDArray[np.uint16]:
@@ -186,27 +151,22 @@ def deep_to_srgb(values: NDArray[np.uint16], profile: object) -> NDArray[np.uint
     by_tables = _profiled(Image.fromarray(to_8_bits(values)), profile)
     if by_tables is None:
         return np.ascontiguousarray(colour)
-    eight: NDArray[np.uint16] = np.asarray(by_tables).astype(np.uint16)
-    eight *= np.uint16(257)
+    eight: NDArray[np.uint16] = np.asarray(by_tables, np.uint16) * np.uint16(257)
     return eight
 
 
 def _by_matrix(pixels: NDArray[np.uint16], profile: bytes) -> NDArray[np.uint16] | None:
-    """H×W×3 or H×W (grey) uint16 in ``profile``'s colours, as H×W×3 uint16 sRGB.
-
-    None where the profile is broken, of another colour space, or made of lookup tables.
-    """
-    parsed = _parsed(profile)
-    if parsed is None or (pixels.ndim == 2) != (parsed.matrix is None):
+    """H×W×3 or H×W uint16 as H×W×3 sRGB; None where ``profile`` is not of a matrix and curves."""
+    curves, matrix = _parsed(profile)
+    if not curves or (pixels.ndim == 2) != (matrix is None):
         return None
     result = np.empty((*pixels.shape[:2], 3), np.uint16)
     for top in range(0, pixels.shape[0], _STRIP):
         strip = pixels[top : top + _STRIP]
-        if parsed.matrix is None:
-            linear = np.repeat(parsed.curves[0][strip][..., None], 3, axis=2)
+        if matrix is None:
+            linear = np.repeat(curves[0][strip][..., None], 3, axis=2)
         else:
-            linear = np.stack([c[strip[..., k]] for k, c in enumerate(parsed.curves)], axis=2)
-            linear = linear @ parsed.matrix.T
+            linear = np.stack([c[strip[..., k]] for k, c in enumerate(curves)], axis=2) @ matrix.T
         result[top : top + _STRIP] = np.rint(encode_srgb(linear) * 65535)
     return result
 
@@ -219,20 +179,20 @@ def encode_srgb(linear: Array) -> Array:
 
 @lru_cache(maxsize=16)
 def is_srgb(profile: bytes) -> bool:
-    """Whether ``profile`` is sRGB under whatever name: to convert from it would only round.
-
-    Its makers differ in the last digits of the same numbers: less than half an 8-bit level.
-    """
-    parsed = _parsed(profile)
-    if parsed is None or parsed.matrix is None:
+    """Whether ``profile`` is sRGB but for the last digits: to convert from it would only round."""
+    curves, matrix = _parsed(profile)
+    if matrix is None or np.abs(matrix - np.eye(3)).max() >= 0.002:
         return False
     codes = np.arange(65536) / 65535
-    curves = all(np.abs(encode_srgb(curve) - codes).max() < 0.002 for curve in parsed.curves)
-    return bool(curves and np.abs(parsed.matrix - np.eye(3)).max() < 0.002)
+    return all(np.abs(encode_srgb(curve) - codes).max() < 0.002 for curve in curves)
 
 
 @lru_cache(maxsize=4)
-def _parsed(profile: bytes) -> _Profile | None:
+def _parsed(profile: bytes) -> tuple[list[Array], Array | None]:
+    """Tables of 65536 linear values a channel, and the matrix to linear sRGB (None for grey).
+
+    The tables are empty where the profile is of another kind, or broken.
+    """
     try:
         tags = {}
         for index in range(min(struct.unpack_from(">I", profile, 128)[0], 200)):
@@ -240,14 +200,14 @@ def _parsed(profile: bytes) -> _Profile | None:
             tags[name] = profile[offset : offset + size]
         space, connection = profile[16:20], profile[20:24]
         if connection != b"XYZ " or b"A2B0" in tags or space not in (b"GRAY", b"RGB "):
-            return None
+            return [], None
         if space == b"GRAY":
-            return _Profile([_curve(tags[b"kTRC"])], None)
+            return [_curve(tags[b"kTRC"])], None
         curves = [_curve(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC")]
-        colorants = [struct.unpack_from(">iii", tags[name], 8) for name in _COLORANT_TAGS]
-        return _Profile(curves, _XYZ_TO_SRGB @ (np.array(colorants).T / 65536))
+        colorants = [struct.unpack_from(">iii", tags[c + b"XYZ"], 8) for c in (b"r", b"g", b"b")]
+        return curves, _XYZ_TO_SRGB @ (np.array(colorants).T / 65536)
     except (struct.error, ValueError, IndexError, KeyError, OverflowError, ZeroDivisionError):
-        return None
+        return [], None
 
 
 def _curve(tag: bytes) -> Array:

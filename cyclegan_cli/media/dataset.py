@@ -1,16 +1,14 @@
 """Unpaired pictures of two domains, in an order that a resumed run finds again.
 
-Which picture is drawn and how it is cropped and flipped follows from the seed, the epoch and the
-position alone, so any place in any epoch can be started from, with any number of worker threads.
+What is drawn, cropped and flipped follows from the seed, the epoch and the position alone, so any
+place in any epoch can be started from, with any number of worker threads.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,28 +20,6 @@ from cyclegan_cli.machine import shares
 from cyclegan_cli.media.pictures import read_rgb
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import TrainSettings
-
-
-@dataclass
-class _Domain:
-    """The pictures of one domain, kept in memory once decoded and resized, as far as it reaches."""
-
-    files: Sequence[Path]
-    settings: TrainSettings
-    budget: int  # bytes that may still be kept
-
-    def __post_init__(self) -> None:
-        self._kept: dict[int, Tensor] = {}
-
-    def __getitem__(self, index: int) -> Tensor:
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
-        pixels = _read(self.files[index], self.settings)
-        if pixels.nbytes <= self.budget:
-            self.budget -= pixels.nbytes
-            self._kept[index] = pixels
-        return pixels
 
 
 def _read(file: Path, settings: TrainSettings) -> Tensor:
@@ -64,11 +40,7 @@ def _read(file: Path, settings: TrainSettings) -> Tensor:
 
 
 def _resize(image: Image.Image, size: list[int]) -> Tensor:
-    """3×H×W uint8, bicubic and antialiased.
-
-    torchvision leaves this to Pillow for its images, but not for tensors, where some levels differ:
-    a run is resumed with the pictures that it began with.
-    """
+    """3×H×W uint8, bicubic and antialiased; as Pillow's image, since tensors get other levels."""
     resized = functional.resize(image, size, InterpolationMode.BICUBIC)
     pixels: Tensor = functional.pil_to_tensor(resized)
     return pixels.contiguous()
@@ -94,9 +66,8 @@ class UnpairedPictures:
     through X in a new random order each epoch, again from its start where X is the smaller; y is
     drawn at random (as in the public implementation). ``workers``: threads that prepare batches
     ahead, 0 for none. ``memory``: bytes for decoded pictures. ``pinned``: batches lie in memory
-    from which CUDA copies while it computes. ``part``: (rank, size): of each batch only this
-    process's share is read; the shares together are the batch of one process, so no picture is
-    drawn by two.
+    from which CUDA copies while it computes. ``part``: (rank, size): only this process's share of
+    each batch is read.
     """
 
     def __init__(
@@ -110,12 +81,11 @@ class UnpairedPictures:
         pinned: bool = False,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.part = part
-        self.settings = settings
-        self.pinned = pinned
-        self.workers = workers
-        self.x = _Domain(x, settings, memory // 2)
-        self.y = _Domain(y, settings, memory // 2)
+        self.part, self.settings = part, settings
+        self.pinned, self.workers = pinned, workers
+        self.files = {"x": x, "y": y}
+        self._left = {"x": memory // 2, "y": memory // 2}  # bytes that may still be kept
+        self._kept: dict[tuple[str, int], Tensor] = {}
         self.pictures_per_epoch = max(len(x), len(y))
 
     @property
@@ -126,9 +96,8 @@ class UnpairedPictures:
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of ``epoch`` from number ``first`` on.
 
-        Yields x, y: float32, N×3×crop×crop in [−1, 1]; N may be 0 in an epoch's last batch, where
-        fewer pictures than processes are left. Raises PictureError where a picture can no
-        longer be read.
+        Yields x, y: float32, N×3×crop×crop in [−1, 1]; N may be 0 in an epoch's last batch, if
+        processes share it. Raises PictureError where a picture can no longer be read.
         """
         order = self._order(epoch)
         numbers = range(first, self.steps_per_epoch)
@@ -136,8 +105,7 @@ class UnpairedPictures:
             yield from (self._batch(epoch, order, number) for number in numbers)
             return
         pool = ThreadPoolExecutor(self.workers, "pictures")
-        with contextlib.ExitStack() as stack:
-            stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        try:
             ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
             for number in numbers:
                 ahead.append(pool.submit(self._batch, epoch, order, number))
@@ -145,9 +113,11 @@ class UnpairedPictures:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self.x.files)))
+        order = list(range(len(self.files["x"])))
         choices(self.settings.seed, "order", epoch).shuffle(order)
         return order
 
@@ -159,17 +129,27 @@ class UnpairedPictures:
         mine = shares(len(positions), processes)[rank]
         for position in positions[mine.start : mine.stop]:
             draw = choices(self.settings.seed, "partner", epoch, position)
-            x, y = order[position % len(order)], draw.randrange(len(self.y.files))
-            xs.append(self._view("x", self.x[x], epoch, position))
-            ys.append(self._view("y", self.y[y], epoch, position))
+            xs.append(self._view("x", order[position % len(order)], epoch, position))
+            ys.append(self._view("y", draw.randrange(len(self.files["y"])), epoch, position))
         if not xs:
             none = torch.empty(0, 3, self.settings.crop_size, self.settings.crop_size)
             return none, none
         batch = torch.stack(xs), torch.stack(ys)
         return (batch[0].pin_memory(), batch[1].pin_memory()) if self.pinned else batch
 
-    def _view(self, domain: str, pixels: Tensor, epoch: int, position: int) -> Tensor:
+    def _picture(self, domain: str, index: int) -> Tensor:
+        """3×H×W uint8, kept once decoded and resized, as far as the memory reaches."""
+        pixels = self._kept.get((domain, index))
+        if pixels is None:
+            pixels = _read(self.files[domain][index], self.settings)
+            if pixels.nbytes <= self._left[domain]:
+                self._left[domain] -= pixels.nbytes
+                self._kept[domain, index] = pixels
+        return pixels
+
+    def _view(self, domain: str, index: int, epoch: int, position: int) -> Tensor:
         """A random crop, flipped half of the time."""
+        pixels = self._picture(domain, index)
         choice = choices(self.settings.seed, "crop", domain, epoch, position)
         low, high = self.settings.crop_sides
         high = min(high, *pixels.shape[1:])
@@ -183,10 +163,7 @@ class UnpairedPictures:
 
 
 def whole_views(files: Sequence[Path], settings: TrainSettings) -> Tensor:
-    """The middle of each picture of ``files``, never flipped: for samples.
-
-    Returns float32, N×3×crop×crop in [−1, 1], N ≥ 1.
-    """
+    """The middle of each of N ≥ 1 pictures: float32, N×3×crop×crop in [−1, 1]. For samples."""
     views = []
     for file in files:
         pixels = _read(file, settings)

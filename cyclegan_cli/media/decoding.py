@@ -19,11 +19,10 @@ from PIL import Image, UnidentifiedImageError
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.machine import MEMORY_MARGIN, available_memory
 from cyclegan_cli.media.deep import TiffImage, is_deep_png
-from cyclegan_cli.media.formats import HEIF_HINT, RAW_EXTENSIONS, riff_chunks, sniff
+from cyclegan_cli.media.formats import HEIF_HINT, RAW_EXTENSIONS, sniff
 
 MAX_PIXELS = 1_000_000_000
-# Bytes a pixel that decoding takes at its most (measured: JPEG, TIFF and PNG 10 to 14; WebP 22, 16
-# bits with alpha 24).
+# Bytes a pixel that decoding takes (measured: JPEG, TIFF, PNG 10 to 14; WebP 22, 16 bits 24).
 _DECODING, _DECODING_MORE = 14, 24
 _FRAME = 8  # bytes a pixel that a frame will take when it is painted and encoded, with its alpha
 _SMALL = 2**24  # pixels that are decoded without asking how much memory there is
@@ -51,7 +50,7 @@ def held_pillow() -> Iterator[None]:
     """Silence warnings and lift Pillow's own limit of pixels while any thread decodes.
 
     ``warnings.catch_warnings`` is not for threads: two that overlap can leave the filters changed.
-    So the first to enter changes the process, and the last to leave puts it back.
+    The first to enter changes the process, and the last to leave puts it back.
     """
     global _users, _limit_before  # noqa: PLW0603 - the state of a process, guarded by the lock
     with _lock:
@@ -78,12 +77,8 @@ def decoding(name: str) -> Iterator[None]:
             yield
     except PictureError:
         raise
-    except FileNotFoundError as error:
-        raise PictureError(f"{name}: there is no such file.") from error
     except IsADirectoryError as error:
         raise PictureError(f"{name} is a folder, not a picture.") from error
-    except MemoryError as error:
-        raise PictureError(f"{name}: there is not enough memory to decode it.") from error
     except Exception as error:
         # Decoders meet bytes that nobody foresaw with errors that nobody foresaw (struct.error,
         # IndexError, SyntaxError, …): all mean that this file cannot be read.
@@ -106,6 +101,10 @@ def _is_unsupported(error: Exception, file: BinaryIO | None = None) -> bool:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[:1].lower() + error.strerror[1:]
     text = (str(error).splitlines() or [""])[0][:100].rstrip(".") or type(error).__name__
@@ -155,11 +154,7 @@ def opened(source: Path | bytes, name: str, max_pixels: int) -> Iterator[Image.I
 
 
 def _formats_of(head: bytes) -> list[str]:
-    """Those that a file with this beginning can be of; only what they need is imported.
-
-    Of what Pillow loads first, each format is told by its first bytes. To load the rest takes as
-    long as a tenth of a program's start.
-    """
+    """Those that a file with this beginning can be of; only what they need is imported."""
     Image.preinit()
     kind = sniff(head)
     if kind == "TIFF" or (kind in FORMATS and kind in Image.OPEN):
@@ -196,22 +191,8 @@ def _not_a_picture(name: str, head: bytes, error: Exception, file: BinaryIO) -> 
     return PictureError(f"{name} is not a picture, or of a kind that is not known here.")
 
 
-def is_lossless_webp(source: Path | bytes) -> bool:
-    """Whether the (first frame of a) WebP was compressed without loss."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        for chunk, _ in riff_chunks(file):
-            # A frame's own chunks follow 16 bytes of its header.
-            kind = file.read(20)[16:] if chunk == b"ANMF" else chunk
-            if kind in (b"VP8L", b"VP8 ", b"ALPH"):
-                return kind == b"VP8L"
-    return False
-
-
 def check_size(image: Image.Image, name: str, max_pixels: int, others: int = 0) -> None:
-    """Raise PictureError where ``image`` has no pixel, or more than ``max_pixels``.
-
-    ``others``: the pixels of the frames before it, which count, too.
-    """
+    """Raise PictureError for no pixels, or more than ``max_pixels`` with the ``others`` before."""
     width, height = image.size
     if width < 1 or height < 1:
         raise PictureError(f"{name} has no pixels ({width}×{height}).")
@@ -225,15 +206,12 @@ def check_size(image: Image.Image, name: str, max_pixels: int, others: int = 0) 
 
 
 def check_memory(image: Image.Image, name: str, others: int = 0) -> None:
-    """Raise PictureError where the memory does not suffice to decode ``image``.
-
-    ``others``: the pixels of the frames before it, which will be painted and encoded, too.
-    """
+    """Raise PictureError if it is short for ``image`` and ``others``, the pixels before it."""
     pixels = image.width * image.height
     if pixels + others <= _SMALL:
         return
-    plain = image.mode in ("RGB", "L", "CMYK") and image.format in ("JPEG", "PNG", "TIFF", "BMP")
     stored = getattr(image, "deep", 0)
+    plain = image.mode in ("RGB", "L", "CMYK") and image.format in ("JPEG", "PNG", "TIFF", "BMP")
     plain &= not stored and not is_deep_png(image)
     needed = pixels * (_DECODING if plain else _DECODING_MORE + stored) + others * _FRAME
     limit = MEMORY_MARGIN * available_memory()

@@ -38,9 +38,6 @@ _MOST = 16  # samples a pixel: more would take more memory than is asked for
 _COLOURS = {0: 1, 1: 1, 2: 3, _CMYK: 4}  # samples of each photometric interpretation
 
 
-# -- TIFF ----------------------------------------------------------------------------------------
-
-
 class TiffImage(TiffImagePlugin.TiffImageFile):
     """An opened TIFF. ``deep``: bytes a pixel of its page, where ``read_page`` is to decode it:
     more than 8 bits a sample, signed integers, floats, or samples in separate planes.
@@ -64,17 +61,27 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
         if _PROFILE in self.tag_v2:
             self.info["icc_profile"] = self.tag_v2[_PROFILE]
 
-    def page(self) -> tifffile.TiffPage:
-        """The page that the image is at."""
+    def samples(self) -> Array:
+        """H×W×samples of the current page, as stored. Raises EOFError if any are missing."""
         import tifffile
 
+        assert self.fp is not None
         if self._whole is None:
-            assert self.fp is not None
             self.fp.seek(0)
             self._whole = tifffile.TiffFile(self.fp)
         page = self._whole.pages[self.tell()]
         assert isinstance(page, tifffile.TiffPage)
-        return page
+        end = page.parent.filehandle.size
+        segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+        # tifffile takes what is not there for zeros.
+        whole = all(count > 0 and 0 < offset <= end - count for offset, count in segments)
+        if not whole or len(segments) < int(np.prod(page.chunked)):
+            raise EOFError("strips or tiles are missing")
+        values = page.asarray(squeeze=False, maxworkers=1)
+        planes, depth, height, width, samples = values.shape
+        if depth != 1:
+            raise NotImplementedError("a volume is not supported")
+        return np.moveaxis(values[:, 0], 0, 2).reshape(height, width, planes * samples)
 
 
 def _is_deep(tags: Any) -> bool:
@@ -95,7 +102,7 @@ def read_page(image: TiffImage) -> tuple[Array, Array | None]:
     tags = image.tag_v2
     if tags.get(_SAMPLES, 1) > _MOST:
         raise NotImplementedError(f"{tags[_SAMPLES]} samples a pixel are not supported")
-    values = _samples(image.page())
+    values = image.samples()
     photometric = tags.get(_PHOTOMETRIC, 1 if values.shape[2] < 3 else 2)
     count = _COLOURS.get(photometric, 0)
     others = values.shape[2] - count
@@ -122,21 +129,6 @@ def read_page(image: TiffImage) -> tuple[Array, Array | None]:
     return colour, alpha
 
 
-def _samples(page: tifffile.TiffPage) -> Array:
-    """H×W×samples. Raises EOFError where the file ends before its pixels."""
-    end = page.parent.filehandle.size
-    segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
-    # tifffile takes what is not there for zeros.
-    whole = all(count > 0 and 0 < offset <= end - count for offset, count in segments)
-    if not whole or len(segments) < int(np.prod(page.chunked)):
-        raise EOFError("strips or tiles are missing")
-    values = page.asarray(squeeze=False, maxworkers=1)
-    planes, depth, height, width, samples = values.shape
-    if depth != 1:
-        raise NotImplementedError("a volume is not supported")
-    return np.moveaxis(values[:, 0], 0, 2).reshape(height, width, planes * samples)
-
-
 def _said_range(tags: Any, colour: Array, bits: int) -> tuple[float, float]:
     """Black and white: SMinSampleValue and SMaxSampleValue, else what the format means."""
     low, high = sample_range(colour, bits)
@@ -157,7 +149,25 @@ def _divided(colour: Array, alpha: NDArray[np.uint16]) -> NDArray[np.float32]:
     return np.divide(colour, seen, out=result, where=seen > 0)
 
 
-# -- PNG and JPEG 2000 ---------------------------------------------------------------------------
+def read_deep(image: Image.Image) -> Array | None:
+    """H×W×channels uint16 of a PNG, HEIF or JPEG 2000 that Pillow gives 8 bits of; else None."""
+    if is_deep_png(image):
+        import imagecodecs
+
+        data = file_bytes(image)
+        image.load()  # for what follows the pixels, and for Pillow's words where they are cut short
+        pixels: Array = imagecodecs.png_decode(data)
+        return pixels
+    if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
+        from pillow_heif import open_heif
+
+        data = file_bytes(image)
+        file = open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
+        values = np.atleast_3d(np.asarray(file[file.primary_index]))
+        return to_16_bits(values, 0, 2.0 ** image.info["bit_depth"] - 1)
+    if image.format == "JPEG2000" and image.mode not in ("P", "PA"):
+        return _read_jpeg2000(file_bytes(image))
+    return None
 
 
 def is_deep_png(image: Image.Image) -> bool:
@@ -168,37 +178,8 @@ def is_deep_png(image: Image.Image) -> bool:
     return any(tile.args in ("RGB;16B", "RGBA;16B", "LA;16B") for tile in image.tile)
 
 
-def read_png(image: Image.Image) -> NDArray[np.uint16]:
-    """H×W×3 (RGB), H×W×4 (RGBA) or H×W×2 (grey, alpha) uint16 of a 16-bit PNG, which is loaded."""
-    import imagecodecs
-
-    data = file_bytes(image)
-    image.load()  # for what follows the pixels, and for Pillow's words where they are cut short
-    values: NDArray[np.uint16] = imagecodecs.png_decode(data)
-    return values
-
-
-def read_heif(image: Image.Image) -> Array | None:
-    """H×W×channels uint16 of an opened HEIF of more than 8 bits, white at 65535. None for 8."""
-    depth = image.info.get("bit_depth", 8) if image.format == "HEIF" else 8
-    if depth <= 8:
-        return None
-    from pillow_heif import open_heif
-
-    data = io.BytesIO(file_bytes(image))
-    file = open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
-    values = np.atleast_3d(np.asarray(file[file.primary_index]))
-    return to_16_bits(values, 0, 2.0**depth - 1)
-
-
-def read_jpeg2000(image: Image.Image) -> NDArray[np.uint16] | None:
-    """H×W×channels uint16 of an opened JPEG 2000 of other depths than 8 bits, white at 65535.
-
-    Pillow turns white into black where there are more, into grey where there are fewer. None for 8.
-    """
-    if image.format != "JPEG2000" or image.mode in ("P", "PA"):
-        return None
-    data = file_bytes(image)
+def _read_jpeg2000(data: bytes) -> Array | None:
+    """Pillow turns white into black where there are more bits than 8, into grey where fewer."""
     start = data.index(_SIZ)
     (channels,) = struct.unpack_from(">H", data, start + 40)
     depths = {data[start + 42 + 3 * index] for index in range(channels)}

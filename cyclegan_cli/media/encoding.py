@@ -48,11 +48,10 @@ def write_picture(
     is not very large: what cannot be read is not left there.
 
     ``kind``: Pillow's name of the format, None for the picture's own (JPEG instead of HEIF).
-    ``quality`` 1..100: 95 for JPEG and WebP, 90 for AVIF and HEIF where it is None; 100 is without
-    loss for WebP; JPEG, AVIF and HEIF keep full colour resolution from 90 up; other formats lose
-    nothing. Colour is sRGB and says so. 16 bits stay 16 in PNG and TIFF; where there is no alpha,
-    white shows through. ``strip_metadata`` leaves out EXIF, XMP and resolution, and with them the
-    tag by which paintings are known.
+    ``quality`` 1..100: None is 95 for JPEG and WebP, 90 for AVIF and HEIF; these keep full colour
+    resolution from 90 up; 100 is without loss for WebP. 16 bits stay 16 in PNG and TIFF; formats
+    without alpha show white. ``strip_metadata`` leaves out EXIF, XMP and resolution, and with them
+    the tag by which paintings are known.
 
     Raises PictureError where the format cannot hold the picture or the file cannot be written.
     """
@@ -127,8 +126,8 @@ def _encode(picture: Picture, kind: str, options: dict[str, Any], file: BinaryIO
         _encode_animation(picture, frames, kind, options, file)
     elif kind == "TIFF":
         _encode_tiff(frames, options, file)
-    elif kind == "PNG" and _is_deep(frames[0]):
-        png_of(_joined(frames[0]), options, file)
+    elif kind == "PNG" and (deep := _deep(frames[0])) is not None:
+        png_of(deep, options, file)
     else:
         _image(frames[0], kind).save(file, kind, **options)
 
@@ -175,20 +174,20 @@ def _options(
 
 
 def _encode_tiff(frames: tuple[Frame, ...], options: dict[str, Any], file: BinaryIO) -> None:
-    deep = [_is_deep(frame) for frame in frames]
+    pages, deep = [], []
+    for frame in frames:
+        values = _deep(frame)
+        deep.append(values is not None)
+        if values is None:
+            pages.append(_image(frame, "TIFF"))
+        else:  # as the 8-bit image of the same bytes, twice as wide
+            height, width, channels = values.shape
+            mode, data = "RGBA" if channels == 4 else "RGB", values.astype("<u2").tobytes()
+            pages.append(Image.frombytes(mode, (2 * width, height), data))
     # libtiff, which compresses, cannot write the nested parts of EXIF.
     parts = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
     if not any(deep) and not any(options["exif"].get_ifd(part) for part in parts):
         options |= {"compression": "tiff_adobe_deflate"}
-    pages = []
-    for frame in frames:
-        if _is_deep(frame):  # as the 8-bit image of the same bytes, twice as wide
-            values = _joined(frame).astype("<u2")
-            height, width, channels = values.shape
-            mode = "RGBA" if channels == 4 else "RGB"
-            pages.append(Image.frombytes(mode, (2 * width, height), values.tobytes()))
-        else:
-            pages.append(_image(frame, "TIFF"))
     pages[0].save(file, "TIFF", save_all=len(pages) > 1, append_images=pages[1:], **options)
     if any(deep):
         widen_tiff(file, deep)
@@ -222,12 +221,10 @@ def _encode_animation(
     file.write(data if kind != "WEBP" else unmerged_webp(data, options["duration"], picture.plays))
 
 
-def _is_deep(frame: Frame) -> bool:
-    return bool(frame.pixels.dtype == np.uint16)
-
-
-def _joined(frame: Frame) -> Array:
-    """H×W×3, or H×W×4 with alpha."""
+def _deep(frame: Frame) -> Array | None:
+    """H×W×3, or H×W×4 with alpha, of a frame of 16 bits; None for others."""
+    if frame.pixels.dtype != np.uint16:
+        return None
     if frame.alpha is None:
         return frame.pixels
     return np.concatenate([frame.pixels, frame.alpha[..., None]], axis=2)
@@ -250,11 +247,7 @@ _CLEAR = 255  # the palette's last entry, where a frame has transparent pixels
 
 
 def whole_steps(durations: Sequence[float], step: int) -> list[int]:
-    """Milliseconds as multiples of ``step``; what is rounded off one frame goes to the next.
-
-    So the sum, and each frame's start, is off by half a step at most. A frame that was shown at
-    all is shown for one step or more.
-    """
+    """Milliseconds as multiples of ``step`` that add up; what was shown stays one step at least."""
     result: list[int] = []
     exact = given = 0.0
     for duration in durations:
@@ -269,8 +262,8 @@ def gif_frames(frames: Sequence[Frame]) -> tuple[list[Image.Image], list[int]]:
     """Each frame with its own palette of 256 colours, or of 255 and one that is transparent; and
     what happens to it before the next (1: it stays, 2: it is cleared).
 
-    Median cut without dithering: exact where a frame has no more colours than that, and without
-    noise that would differ from frame to frame. One that repeats is transparent, over that before.
+    Median cut without dithering, whose noise would differ from frame to frame. One that repeats is
+    transparent, over that before.
     """
     made = [_palette_frame(frame) for frame in frames]
     repeats = [False]
@@ -317,10 +310,9 @@ _CLEARED = 0x01  # flag of ANMF: its rectangle is cleared after it. Without 0x02
 
 
 def unmerged_webp(data: bytes, durations: Sequence[int], plays: int) -> bytes:
-    """A WebP with ICC profile that Pillow wrote of frames of ``durations`` (milliseconds), where
-    libwebp has merged some, or all into a still picture: with a frame for each.
-
-    One that was merged is shown for its own time, then transparent frames over it for the rest.
+    """A WebP with ICC profile of frames of ``durations`` (milliseconds), of which libwebp merged
+    some, or all: with a frame for each. One that was merged is shown for its own time, then
+    transparent frames over it.
     """
     chunks = _chunks(data)
     header = bytearray(chunks[0][1])  # VP8X: flags, and from 4 the canvas less 1
@@ -336,29 +328,25 @@ def unmerged_webp(data: bytes, durations: Sequence[int], plays: int) -> bytes:
         times = [0]
         if kind == b"ANMF":
             merged -= 1
-            shown = int.from_bytes(payload[12:15], "little")
+            together = int.from_bytes(payload[12:15], "little")
             times = [left.popleft()]
-            while left and (sum(times) < shown or not merged):
+            while left and (sum(times) < together or not merged):
                 times.append(left.popleft())
         if len(times) == 1:
             body += _chunk(kind, payload)
             continue
         header[0] |= _HAS_ALPHA
-        stays = payload[15] & ~_CLEARED
-        body += _timed(payload[:12], times[0], stays, payload[16:])
         width, height = (int.from_bytes(payload[at : at + 3], "little") + 1 for at in (6, 9))
         buffer = io.BytesIO()
         Image.new("RGBA", (width, height)).save(buffer, "WEBP", lossless=True)
         nothing = _image_data(_chunks(buffer.getvalue()))
-        for time in times[1:-1]:
-            body += _timed(payload[:12], time, 0, nothing)
-        body += _timed(payload[:12], times[-1], payload[15] & _CLEARED, nothing)
+        images = [payload[16:]] + [nothing] * (len(times) - 1)
+        flags = [payload[15] & ~_CLEARED] + [0] * (len(times) - 2) + [payload[15] & _CLEARED]
+        for time, flag, image in zip(times, flags, images, strict=True):
+            shown = time.to_bytes(3, "little") + bytes([flag])
+            body += _chunk(b"ANMF", payload[:12] + shown + image)
     body = b"WEBP" + _chunk(b"VP8X", bytes(header)) + body
     return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def _timed(place: bytes, time: int, flags: int, image: bytes) -> bytes:
-    return _chunk(b"ANMF", place + time.to_bytes(3, "little") + bytes([flags]) + image)
 
 
 def _image_data(chunks: list[tuple[bytes, bytes]]) -> bytes:

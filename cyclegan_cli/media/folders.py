@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import operator
 import os
 import re
 import unicodedata
@@ -21,6 +22,7 @@ _READ = PICTURE_EXTENSIONS | VIDEO_EXTENSIONS
 _NAME_LIMIT = 255  # bytes of a file name, on nearly every file system
 _SHOWN = 5  # names in one error
 _DIGITS = re.compile(r"(\d+)")
+_identity = operator.attrgetter("st_dev", "st_ino")  # of what stat says: the same for one folder
 
 
 def exists(path: Path | str) -> bool:
@@ -69,10 +71,9 @@ def expand(tokens: Sequence[str]) -> list[tuple[Path, bool]]:
     paths: list[tuple[Path, bool]] = []
     missing: list[str] = []
     for token in tokens:
-        path = Path(token)
         if token and exists(token):
-            paths.append((path, True))
-        elif isinstance(token, Verbatim) or not token:
+            paths.append((Path(token), True))
+        elif isinstance(token, Verbatim):
             missing.append(token)
         elif token.startswith("@"):
             entries = read_list(Path(token[1:]))
@@ -115,8 +116,7 @@ def find_inputs(
     """
     paths = expand(tokens)
     found: list[Input] = []
-    ignored = 0
-    any_folder = False
+    ignored, any_folder = 0, False
     for path, named in paths:
         if not is_folder(path):
             found.append(Input(path, None, named))
@@ -130,20 +130,15 @@ def find_inputs(
         if not pictures and len(paths) == 1:
             raise unreadable[0] if unreadable else UsageError(f"There is no picture in {path}.")
     keys = PlaceKeys()
-    named_places = {keys.key(item.path) for item in found if item.named}
     unique: dict[tuple[str, str], Input] = {}
     for item in found:
-        unique.setdefault(keys.key(item.path), item)
-    kept = [replace(item, named=key in named_places) for key, item in unique.items()]
-    return kept, ignored, any_folder or len(paths) > 1
+        first = unique.setdefault(keys.key(item.path), item)
+        unique[keys.key(item.path)] = replace(first, named=first.named or item.named)
+    return list(unique.values()), ignored, any_folder or len(paths) > 1
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Every picture under ``folder``, by its extension, in natural order of the path.
-
-    Hidden files and folders (a leading dot) are skipped. Links to folders are followed, each folder
-    is entered once. Raises UsageError where a folder cannot be read.
-    """
+    """Every picture under ``folder``, in natural order; see ``walk``. Raises UsageError."""
     return walk(folder)[0]
 
 
@@ -153,22 +148,22 @@ def walk(
     kinds: frozenset[str] = PICTURE_EXTENSIONS,
     unreadable: list[UsageError] | None = None,
 ) -> tuple[list[Path], int]:
-    """``find_pictures``, with these extensions, and the number of files that it skipped.
+    """Files under ``folder`` with these extensions, in natural order, and how many it skipped.
 
-    ``without``: a folder below ``folder`` that is left out, such as the one that is written to.
-    ``unreadable``: takes the errors of folders below ``folder``, which are raised where it is None.
+    Hidden files and folders are skipped; links to folders are followed, each folder is entered
+    once. ``without``: a folder that is left out. ``unreadable``: takes the errors (UsageError) of
+    folders below ``folder``, which are raised where it is None.
     """
-    found: list[Path] = []
-    skipped = 0
-    seen = set[tuple[int, int]]()
+    found, skipped = list[Path](), 0
+    seen: set[tuple[int, int]] = set()
     with contextlib.suppress(OSError):
-        seen = {_identity(without)} - {_identity(folder)} if without else seen
+        seen = {_identity(without.stat())} - {_identity(folder.stat())} if without else seen
     folders, links = deque([folder]), deque[Path]()
     while folders or links:
         # Links last, so that a folder is found under its own name where it has one here.
         current = folders.popleft() if folders else links.popleft()
         try:
-            if (identity := _identity(current)) in seen:
+            if (identity := _identity(current.stat())) in seen:
                 continue
             seen.add(identity)
             with os.scandir(current) as scan:
@@ -191,11 +186,6 @@ def walk(
         links = deque(sorted(links, key=lambda path: natural_key(str(path))))
     found.sort(key=lambda path: [natural_key(part) for part in path.relative_to(folder).parts])
     return found, skipped
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    about = folder.stat()
-    return about.st_dev, about.st_ino
 
 
 def _is(asked: Callable[[], bool]) -> bool:
@@ -226,11 +216,7 @@ def _fold(name: str) -> str:
 
 
 def ignores_case(folder: Path) -> bool:
-    """Whether names that differ only in case are one name in ``folder``, which need not exist.
-
-    Nothing is written to find out: an entry of the folder, or of one above it on the same device,
-    is looked up in the other case. True where nothing there can tell.
-    """
+    """Whether names that differ only in case are one in ``folder``, or nothing there can tell."""
     while not is_folder(folder):
         if folder == folder.parent:
             return True
@@ -239,26 +225,15 @@ def ignores_case(folder: Path) -> bool:
     for place in (folder, *folder.parents):
         if place.stat().st_dev != device:
             break
-        answer = _probe(place)
-        if answer is not None:
-            return answer
-    return True
-
-
-def _probe(folder: Path) -> bool | None:
-    try:
-        with os.scandir(folder) as entries:
+        with contextlib.suppress(OSError), os.scandir(place) as entries:
             for entry in entries:
-                other = entry.name.swapcase()
-                if other != entry.name:
+                swapped = place / entry.name.swapcase()
+                if swapped.name != entry.name:
                     # Where both spellings exist as two files, case matters.
-                    swapped = folder / other
-                    return os.path.lexists(swapped) and os.path.samestat(
-                        swapped.lstat(), entry.stat(follow_symlinks=False)
-                    )
-    except OSError:
-        return None
-    return None
+                    there = os.path.lexists(swapped)
+                    own = entry.stat(follow_symlinks=False)
+                    return there and os.path.samestat(swapped.lstat(), own)
+    return True
 
 
 def check_place(target: Path) -> None:

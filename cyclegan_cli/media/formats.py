@@ -1,11 +1,9 @@
-"""What an extension and the bytes of a file say of its format, and what each format can hold.
-
-Pillow is not imported.
-"""
+"""What extensions and bytes say of a file's format, and what formats hold; without Pillow."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import struct
 from collections.abc import Iterator
@@ -39,7 +37,7 @@ HEIF_HINT = pip_extra("heif")
 PAINTED = b"Painted by cyclegan"  # in the metadata of every picture and video that is written
 
 # The first extension of a format, and what is written for one that cannot be, or that few can open.
-_EXTENSIONS = {name: ending for ending, name in reversed(_FORMATS.items())} | {"MPO": ".jpg"}
+EXTENSIONS = {name: ending for ending, name in reversed(_FORMATS.items())} | {"MPO": ".jpg"}
 _REPLACED = {".mpo": ".jpg", ".heic": ".jpg", ".heif": ".jpg", ".pgm": ".ppm", ".pbm": ".ppm"}
 
 # Cameras' raw files are TIFFs whose first picture is a preview the size of a stamp.
@@ -81,9 +79,8 @@ def sniff_file(path: Path) -> str | None:
 
 def may_be_read(path: Path) -> bool:
     """Whether ``path`` can be a picture or a video, by its first bytes where they tell."""
-    if is_video(path) or path.suffix.lower() in _WITHOUT_MAGIC or not path.is_file():
-        return True
-    return sniff_file(path) is not None
+    tells = path.is_file() and not is_video(path) and path.suffix.lower() not in _WITHOUT_MAGIC
+    return not tells or sniff_file(path) is not None
 
 
 def format_of(path: Path) -> str | None:
@@ -93,14 +90,14 @@ def format_of(path: Path) -> str | None:
 
 
 def is_video(path: Path | None) -> bool:
-    """Whether ``path``'s extension is that of a video (stdin, None, never is)."""
+    """Whether ``path``'s extension is that of a video; None is stdin, which is none."""
     return path is not None and path.suffix.lower() in VIDEO_EXTENSIONS
 
 
 def format_by_name(name: str) -> str:
     """What ``--format NAME`` means: ``jpg``, ``png``, ``tiff``…; raises UsageError otherwise."""
     known = _FORMATS.get("." + name.lower().lstrip("."), name.upper())
-    if known == "MPO" or known not in _EXTENSIONS:
+    if known == "MPO" or known not in EXTENSIONS:
         raise UsageError(
             f"Pictures cannot be written as '{name}'.",
             hint="--format jpg, png, webp, tif, gif, avif, heic, bmp, jp2 or ppm.",
@@ -110,31 +107,16 @@ def format_by_name(name: str) -> str:
     return known
 
 
-def extension_of(name: str) -> str:
-    """The extension under which pictures read as ``name`` are written."""
-    return _EXTENSIONS[name]
-
-
 def default_extension(path: Path) -> str:
-    """The extension of ``path``'s translation: its own, or that of the nearest kind in colour.
-
-    HEIC becomes JPEG and PGM becomes PPM. Where the name has no known extension, the first bytes
-    of the file decide, and PNG where they say nothing.
-    """
+    """Of ``path``'s translation: its own, or JPEG for HEIC; by the first bytes if not known."""
     if format_of(path) is not None:
         return _REPLACED.get(path.suffix.lower(), path.suffix)
-    extension = _EXTENSIONS[sniff_file(path) or "PNG"]
+    extension = EXTENSIONS[sniff_file(path) or "PNG"]
     return _REPLACED.get(extension, extension)
 
 
-# -- pictures and videos that this program wrote ------------------------------------------------
-
-
 def is_painting(path: Path) -> bool:
-    """Whether the metadata say that this program painted the picture or video in ``path``.
-
-    They lie at one end of the file, which is all that is read. Formats without them never say so.
-    """
+    """Whether the metadata, at either end of the file, say that this program painted it."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         head = file.read(_VIDEO_HEAD if is_video(path) else _END)
         if PAINTED in head:
@@ -157,3 +139,14 @@ def riff_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
         name, length = struct.unpack("<4sI", header)
         yield name, length
         position += 8 + length + length % 2
+
+
+def is_lossless_webp(source: Path | bytes) -> bool:
+    """Whether the (first frame of a) WebP was compressed without loss."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        for chunk, _ in riff_chunks(file):
+            # A frame's own chunks follow 16 bytes of its header.
+            kind = file.read(20)[16:] if chunk == b"ANMF" else chunk
+            if kind in (b"VP8L", b"VP8 ", b"ALPH"):
+                return kind == b"VP8L"
+    return False

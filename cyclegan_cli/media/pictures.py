@@ -11,36 +11,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cyclegan_cli import __version__
-from cyclegan_cli.media.colour import (
-    Array,
-    deep_grey,
-    deep_to_srgb,
-    eight_bits_to_srgb,
-    is_deep_grey,
-    to_8_bits,
-    to_srgb,
-)
-from cyclegan_cli.media.decoding import (
-    MAX_PIXELS,
-    check_memory,
-    check_size,
-    decoding,
-    is_lossless_webp,
-    opened,
-)
-from cyclegan_cli.media.deep import (
-    TiffImage,
-    file_bytes,
-    is_deep_png,
-    read_heif,
-    read_jpeg2000,
-    read_page,
-    read_png,
-)
-from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED
+from cyclegan_cli.media import colour, deep
+from cyclegan_cli.media.colour import Array, to_8_bits
+from cyclegan_cli.media.decoding import MAX_PIXELS, check_memory, check_size, decoding, opened
+from cyclegan_cli.media.formats import ANIMATED, PAGED, PAINTED, is_lossless_webp
 
-# What says who made a picture, when and how: text, ratings, and the numbers of the exposure. Other
-# tags say how pixels are stored, here or by some program, and could make another file unreadable.
+# Who made a picture, when and how: text, ratings, and the numbers of the exposure. Other tags say
+# how pixels are stored, and could make another file unreadable.
 _TEXT = frozenset({11, 269, 270, 271, 272, 285, 305, 306, 315, 316, 33432})
 _RATINGS = frozenset({18246, 18249})
 _XP = frozenset(range(40091, 40096))  # Windows' title, comment, author, keywords, subject: UTF-16
@@ -71,10 +48,7 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame or page: ``pixels`` H×W×3 sRGB, ``alpha`` H×W or None, both uint8 or uint16.
-
-    ``duration``: milliseconds, None for what is not animated.
-    """
+    """Pixels H×W×3 sRGB and alpha H×W, uint8 or uint16. ``duration``: milliseconds, if animated."""
 
     pixels: Array
     alpha: Array | None
@@ -85,9 +59,8 @@ class Frame:
 class Picture:
     """A decoded file. ``mode`` and ``format`` are Pillow's names for the original.
 
-    ``plays``: how often an animation runs, 0 for ever. ``poster``: the first frame is what programs
-    show that know no APNG, and no part of the animation. ``lossless``: the original was a WebP
-    without loss.
+    ``plays``: how often an animation runs, 0 for ever. ``poster``: the first frame is for programs
+    that know no APNG, and not shown by others. ``lossless``: it was a WebP without loss.
     """
 
     frames: tuple[Frame, ...]
@@ -105,26 +78,20 @@ class Picture:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """The (first) picture in ``path`` as H×W×3 sRGB in 0..255, as a viewer shows it on white.
+    """The (first) picture in ``path`` as H×W×3 sRGB in 0..255, upright, on white.
 
-    Its orientation and colour profile are applied; transparency is composited on white.
-    Raises PictureError, naming the file and the reason, for anything that cannot be read: missing,
-    empty, cut short, not a picture, more than ``MAX_PIXELS`` pixels.
+    Raises PictureError for anything that cannot be read, or has more than ``MAX_PIXELS`` pixels.
     """
     return read_small(path)[0]
 
 
-def read_small(
-    path: Path, side: int | None = None, *, max_pixels: int = MAX_PIXELS
-) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """The picture in ``path`` as ``read_rgb`` gives it, but coarser where that is cheaper.
+def read_small(path: Path, side: int | None = None) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """``read_rgb``, of a JPEG at the smallest fraction with at least ``side`` pixels a side.
 
-    A JPEG is decoded at the smallest fraction of its size that has at least ``side`` pixels a side;
-    its file is read to the end. Returns H×W×3 sRGB in 0..255, and (width, height) of the whole
-    picture, upright. Raises PictureError as ``read_rgb`` does.
+    Returns H×W×3, and (width, height) of the whole picture. The file is read to the end.
     """
     name = str(path)
-    with decoding(name), opened(path, name, max_pixels) as image:
+    with decoding(name), opened(path, name, MAX_PIXELS) as image:
         whole = image.size
         if side is not None and image.format in ("JPEG", "MPO"):  # HEIF: a thumbnail
             image.draft(None, (side, side))
@@ -137,21 +104,18 @@ def read_small(
     return pixels, whole
 
 
-def read_picture(
-    source: Path | bytes, max_pixels: int = MAX_PIXELS, *, name: str | None = None
-) -> Picture:
-    """Everything in ``source``, a path or a file's bytes; ``name`` is what errors call it.
+def read_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Everything in ``source``, a path or a file's bytes; of an MPO the first picture.
 
-    ``max_pixels`` bounds the pixels of all frames together. Of a JPEG with several pictures in it
-    (MPO) the first is read. Raises PictureError for anything that cannot be read.
+    ``max_pixels``: of all frames together. Raises PictureError for anything that cannot be read.
     """
-    called = name or (str(source) if isinstance(source, Path) else "stdin")
+    called = str(source) if isinstance(source, Path) else "stdin"
     if isinstance(source, Path) and source.is_fifo():
         with decoding(called):
             source = source.read_bytes()  # it can be read once only
     with decoding(called), opened(source, called, max_pixels) as image:
-        name_of_format, mode = image.format or "", image.mode
-        many = name_of_format in ANIMATED | PAGED
+        kind, mode = image.format or "", image.mode
+        many = kind in ANIMATED | PAGED
         count = max(1, getattr(image, "n_frames", 1)) if many else 1
         poster = count > 1 and bool(image.info.get("default_image"))
         frames: list[Frame] = []
@@ -168,26 +132,22 @@ def read_picture(
                 xmp = _XMP_ORIENTATION.sub(b"", _packet(image))
                 metadata = Metadata(_exif(image), xmp, _dpi(image))
             shown = None
-            if count > 1 and image.format in ANIMATED and not (poster and index == 0):
+            if count > 1 and kind in ANIMATED and not (poster and index == 0):
                 shown = float(image.info.get("duration") or 0)
             frames.append(Frame(pixels, alpha, shown))
+        loop = image.info.get("loop")
+        plays = int(loop or 0)
+        if kind == "GIF":  # which counts repetitions, and says nothing for once
+            plays = 1 if loop is None else 0 if loop == 0 else int(loop) + 1
         return Picture(
             tuple(frames),
             mode,
-            "JPEG" if name_of_format == "MPO" else name_of_format,
-            _plays(image),
+            "JPEG" if kind == "MPO" else kind,
+            plays,
             poster,
-            name_of_format == "WEBP" and is_lossless_webp(source),
+            kind == "WEBP" and is_lossless_webp(source),
             metadata,
         )
-
-
-def _plays(image: Image.Image) -> int:
-    """How often an animation runs. GIF counts repetitions, and says nothing for once."""
-    loop = image.info.get("loop")
-    if image.format == "GIF":
-        return 1 if loop is None else 0 if loop == 0 else int(loop) + 1
-    return int(loop or 0)
 
 
 def _decode(image: Image.Image) -> tuple[Array, Array | None]:
@@ -200,14 +160,18 @@ def _decode(image: Image.Image) -> tuple[Array, Array | None]:
     pixels: Array
     alpha: Array | None
     if stored is None:
-        rgb, mask = to_srgb(image)
+        rgb, mask = colour.to_srgb(image)
         pixels, alpha = np.array(rgb), None if mask is None else np.array(mask)
     else:
         values, alpha = stored
         if values.dtype == np.uint16 and values.shape[2:] != (4,):
-            pixels = deep_to_srgb(values, profile)
+            pixels = colour.deep_to_srgb(values, profile)
         else:
-            pixels = eight_bits_to_srgb(to_8_bits(values), profile)
+            mode = {2: "L"}.get(values.ndim, "RGB" if values.shape[-1] == 3 else "CMYK")
+            size, data = (values.shape[1], values.shape[0]), to_8_bits(values).tobytes()
+            eight = Image.frombytes(mode, size, data)
+            eight.info["icc_profile"] = profile
+            pixels = np.array(colour.to_srgb(eight)[0])
             alpha = None if alpha is None else to_8_bits(alpha)
     turn = 1 if is_turned else _orientation(image)
     return _turned(pixels, turn), None if alpha is None else _turned(alpha, turn)
@@ -217,11 +181,9 @@ def _stored_deep(image: Image.Image) -> tuple[Array, Array | None] | None:
     """(H×W grey, H×W×3 RGB or H×W×4 CMYK; alpha or None) of what Pillow decodes to 8 bits or not
     at all, neither turned nor in sRGB. None for all else, which is loaded.
     """
-    if isinstance(image, TiffImage) and image.deep:
-        return read_page(image)
-    values = read_png(image) if is_deep_png(image) else read_jpeg2000(image)
-    values = read_heif(image) if values is None else values
-    if values is not None:
+    if isinstance(image, deep.TiffImage) and image.deep:
+        return deep.read_page(image)
+    if (values := deep.read_deep(image)) is not None:
         count = values.shape[2]
         colours = count if image.mode == "CMYK" else {1: 1, 2: 1}.get(count, 3)
         alpha = values[..., colours] if count > colours else None
@@ -229,10 +191,9 @@ def _stored_deep(image: Image.Image) -> tuple[Array, Array | None] | None:
     if image.format == "PCX" and image.mode == "1":
         return _two_colours(image), None
     image.load()
-    if not is_deep_grey(image):
+    grey, clear = colour.deep_grey(image), image.info.get("transparency")
+    if grey is None:
         return None
-    grey = deep_grey(image)
-    clear = image.info.get("transparency")
     if not isinstance(clear, int) or not image.mode.startswith("I;16"):
         return grey, None
     return grey, np.where(grey != clear, 65535, 0).astype(np.uint16)
@@ -240,7 +201,7 @@ def _stored_deep(image: Image.Image) -> tuple[Array, Array | None] | None:
 
 def _two_colours(image: Image.Image) -> NDArray[np.uint8]:
     """H×W×3 of a 1-bit PCX in the colours of its header; Pillow takes them for black and white."""
-    header = file_bytes(image)[:22]
+    header = deep.file_bytes(image)[:22]
     colours = np.frombuffer(header, np.uint8, 6, 16).reshape(2, 3)
     # Versions 0 and 3 have no palette; programs that write none leave it all alike.
     if header[1] in (0, 3) or (colours[0] == colours[1]).all():
@@ -288,10 +249,7 @@ def _exif_orientation(image: Image.Image) -> int | None:
 
 
 def tagged(exif: bytes, dpi: tuple[float, float] | None = None) -> bytes:
-    """``exif``, with the tag by which ``media.formats.is_painting`` knows a painting.
-
-    ``dpi``: the resolution, for formats that have no other place for it.
-    """
+    """``exif`` with the tag of ``formats.is_painting``; ``dpi``: for formats that lack a field."""
     block = Image.Exif()
     if exif:
         block.load(exif)
@@ -305,9 +263,7 @@ def _exif(image: Image.Image) -> bytes:
     try:
         source = image.getexif()
         kept = Image.Exif()
-        for tag, value in source.items():
-            if _is_kept(tag, value):
-                kept[tag] = value
+        kept.update({tag: value for tag, value in source.items() if _is_kept(tag, value)})
         for ifd, tags in ((ExifTags.IFD.Exif, _EXPOSURE), (ExifTags.IFD.GPSInfo, _POSITION)):
             values = {tag: value for tag, value in source.get_ifd(ifd).items() if tag in tags}
             if values:

@@ -11,27 +11,9 @@ from typing import Literal
 
 from cyclegan_cli.errors import UsageError
 from cyclegan_cli.machine import balanced
-from cyclegan_cli.media.folders import (
-    Input,
-    PlaceKeys,
-    Verbatim,
-    check_place,
-    exists,
-    find_inputs,
-    fitting,
-    is_folder,
-    listed_names,
-    natural_key,
-)
-from cyclegan_cli.media.formats import (
-    default_extension,
-    extension_of,
-    format_by_name,
-    format_of,
-    is_painting,
-    is_video,
-    may_be_read,
-)
+from cyclegan_cli.media import folders, formats
+from cyclegan_cli.media.folders import Input, PlaceKeys, is_folder, listed_names
+from cyclegan_cli.media.formats import format_of, is_painting, is_video
 
 Existing = Literal["refuse", "overwrite", "skip"]
 _REVERSE = "-reverse"  # what the name of an output in the direction Y -> X has after the style's
@@ -40,10 +22,9 @@ _VIDEO = 100  # pixels a byte, about: reading a video's frames to count them wou
 
 @dataclass(frozen=True)
 class Job:
-    """One translation. ``source`` None: stdin; ``target`` None: stdout; ``format`` None: as read.
+    """One translation with ``style``. ``source`` None: stdin; ``target`` None: stdout.
 
-    ``format`` is Pillow's name of the format to write, or MP4, MOV, MKV, WEBM or AVI. ``style``:
-    the name of the one to paint with.
+    ``format``: Pillow's name of the format to write, MP4, MOV, MKV, WEBM or AVI; None: as read.
     """
 
     source: Path | None
@@ -83,42 +64,31 @@ def make_plan(
 ) -> Plan:
     """Decide what is read and what is written, before any of it.
 
-    ``inputs``: files, folders, patterns, ``@list.txt``, ``-`` for stdin. ``listed``: paths that are
-    taken literally. ``output``: a file, a folder, ``-`` for stdout, or None: beside the input, as
-    ``<stem>_<style>.<ext>`` (``<stem>_<style>-reverse.<ext>`` with ``reverse``). Beneath an output
-    folder, a folder's tree is mirrored with its names. ``file_format`` speaks of pictures: videos
-    keep their kind, or get that of ``output``. Of several styles, ``output`` must be a folder or
-    None, and the outputs in a folder are named after their style, too.
-
-    Inputs of one folder whose outputs would have one name get names of their own: see
-    ``_distinct``. Outputs of this program are left out of folders and patterns, unless
-    ``include_paintings``; they are known by their metadata or, beside their original, by the name
-    of one of ``styles`` or of ``style`` in theirs.
-
-    ``share``: which of all jobs are this process's; outputs that exist are looked for only then,
-    since other processes may be writing theirs.
-
-    Raises UsageError, naming files, where an input is missing, two inputs of different folders or
-    two styles would write one output, an output is an input, or one exists (unless ``existing``
-    says otherwise).
+    ``inputs``: files, folders, patterns, ``@list.txt``, ``-`` for stdin; ``listed``: paths, taken
+    literally. ``output``: a file, a folder (where a folder's tree is mirrored), ``-`` for stdout,
+    or None: beside the input, as ``<stem>_<style>.<ext>`` (``<style>-reverse`` with ``reverse``).
+    Outputs of this program are left out of folders and patterns unless ``include_paintings``; they
+    are known by metadata or by the name of one of ``styles``. ``share``: which of all jobs are this
+    process's. Raises UsageError where an input is missing, two would write one output, an output is
+    an input, or one exists and ``existing`` is "refuse".
     """
-    wanted = format_by_name(file_format) if file_format is not None else None
-    tokens = [*inputs, *(Verbatim(str(path)) for path in listed)]
+    wanted = formats.format_by_name(file_format) if file_format is not None else None
+    tokens = [*inputs, *(folders.Verbatim(str(path)) for path in listed)]
     names = [style] if isinstance(style, str) else style
     several = len(names) > 1
     if not tokens:
         raise UsageError("Nothing to translate was named.", hint="cyclegan translate --help")
     if several and (output == "-" or ("-" in inputs and output is None)):
         raise UsageError("stdout takes one picture, not one of each style.", hint="-o FOLDER")
-    if several and "-" in inputs:
-        raise UsageError("stdin has no name: paint it with one style, -o FILE.")
     if "-" in inputs:
+        if several:
+            raise UsageError("stdin has no name: paint it with one style, -o FILE.")
         if len(tokens) > 1:
             raise UsageError("- (stdin) is one picture, and cannot be mixed with other inputs.")
         return _checked([_stdin_job(names[0], output, wanted)], existing)
     unreadable: list[UsageError] = []
     folder = Path(output) if output not in (None, "-") else None
-    found, ignored, many = find_inputs(tokens, folder, unreadable)
+    found, ignored, many = folders.find_inputs(tokens, folder, unreadable)
     paintings = set() if include_paintings else _paintings(found, [*names, *styles])
     found = [item for item in found if item.path not in paintings]
     if not found:
@@ -144,10 +114,9 @@ def make_plan(
 def _stdin_job(style: str, output: str | None, file_format: str | None) -> Job:
     if output is None or output == "-":
         return Job(None, None, file_format, style)
-    target = Path(output)
     if _means_folder(output):
-        raise UsageError(f"stdin has no name: -o must name a file, not the folder {target}.")
-    return Job(None, target, file_format or _known_format(target), style)
+        raise UsageError(f"stdin has no name: -o must name a file, not the folder {Path(output)}.")
+    return Job(None, Path(output), file_format or _known_format(Path(output)), style)
 
 
 def _paintings(found: list[Input], styles: Iterable[str]) -> set[Path]:
@@ -170,9 +139,6 @@ def _paintings(found: list[Input], styles: Iterable[str]) -> set[Path]:
     }
 
 
-# -- outputs ---------------------------------------------------------------------------------
-
-
 def _targets(
     found: list[Input],
     label: str,
@@ -182,9 +148,10 @@ def _targets(
     many: bool,
     several: bool,
 ) -> list[Job]:
-    if output is not None and several and not _means_folder(output):
+    names_file = output is not None and not _means_folder(output)
+    if names_file and several:
         raise UsageError(f"-o {output} is a file: several styles need a folder.", hint="-o FOLDER")
-    if output is not None and not many and not _means_folder(output):
+    if output is not None and names_file and not many:
         source, target = found[0].path, Path(output)
         if is_video(source) and not is_video(target):
             hint = "-o FILE.mp4, .mov, .mkv, .webm, .avi"
@@ -195,20 +162,20 @@ def _targets(
             file_format = format_of(target)
         return [Job(source, target, file_format or _known_format(target))]
     path = Path(output or "")
-    if output is not None and not is_folder(path) and (exists(path) or format_of(path)):
+    if output is not None and not is_folder(path) and (folders.exists(path) or format_of(path)):
         raise UsageError(
             f"-o {path} is a file: several inputs, or a folder, want a folder.", hint="-o FOLDER"
         )
 
     def place(item: Input, stem: str) -> Path:
-        ending = default_extension(item.path)
+        ending = formats.default_extension(item.path)
         if file_format is not None and not is_video(item.path):
             same = format_of(item.path) == file_format
-            ending = item.path.suffix if same else extension_of(file_format)
+            ending = item.path.suffix if same else formats.EXTENSIONS[file_format]
         if output is None or several:
             ending = f"_{label}{ending}"
         path = item.path if output is None else Path(output) / (item.below or item.path.name)
-        return path.with_name(fitting(stem, ending))
+        return path.with_name(folders.fitting(stem, ending))
 
     return [
         Job(item.path, target, (None if is_video(item.path) else file_format) or format_of(target))
@@ -220,20 +187,18 @@ def _distinct(found: list[Input], place: Callable[[Input, str], Path]) -> list[P
     """An output for each input; ``place`` gives that of an input for the stem of its name.
 
     Where several inputs of one folder would have one output (``a.heic`` and ``a.jpg``), that whose
-    extension is the output's keeps the name, or the first by name where there is none; the others
-    keep their extension in the stem (``a.heic_monet.jpg``), and get a number where that name is
-    taken, too. Files that cannot be pictures choose last, so they change nobody's name. Nothing of
-    it depends on the order of the inputs.
-
+    extension is the output's keeps the name, or the first by name; the others keep their extension
+    in the stem (``a.heic_monet.jpg``), and get a number where that is taken, too. Files that cannot
+    be pictures choose last, so they change nobody's name. The order of the inputs does not matter.
     Raises UsageError where two inputs of different folders would have one output.
     """
     keys = PlaceKeys()
     first = [place(item, item.stem) for item in found]
     if len({keys.key(path) for path in first}) == len(first):
         return first
-    order = [natural_key(str(item.path)) for item in found]
+    order = [folders.natural_key(str(item.path)) for item in found]
     sources = {keys.key(item.path) for item in found}
-    readable = [may_be_read(item.path) for item in found]
+    readable = [formats.may_be_read(item.path) for item in found]
     chosen: dict[int, Path] = {}
     owners: dict[tuple[str, str], int] = {}  # of each output
     for now in (True, False):
@@ -268,9 +233,9 @@ def _distinct(found: list[Input], place: Callable[[Input, str], Path]) -> list[P
 
 def _means_folder(output: str) -> bool:
     """An existing folder, a name that ends in a separator, or one without an extension."""
-    separators = tuple(s for s in (os.sep, os.altsep) if s)
-    path = Path(output)
-    return is_folder(path) or output.endswith(separators) or (not path.suffix and not exists(path))
+    if is_folder(output) or output.endswith((os.sep, os.altsep or os.sep)):
+        return True
+    return not Path(output).suffix and not folders.exists(output)
 
 
 def _known_format(target: Path) -> str:
@@ -280,10 +245,7 @@ def _known_format(target: Path) -> str:
             f"{target}: the extension does not say which kind of picture to write.",
             hint="Name it .png or .jpg, or add --format png.",
         )
-    return format_by_name(known)
-
-
-# -- refusals --------------------------------------------------------------------------------
+    return formats.format_by_name(known)
 
 
 def _checked(
@@ -304,7 +266,7 @@ def _checked(
             if is_painting(target):
                 hint += "; or name the folder, or a pattern in quotes, which leave out paintings"
             raise UsageError(f"{target} is an input, and would be written over.", hint=hint)
-        check_place(target)
+        folders.check_place(target)
     jobs = share(jobs) if share else jobs
     there = [job for job in jobs if job.target is not None and os.path.lexists(job.target)]
     if there and existing == "refuse":
@@ -319,15 +281,8 @@ def _checked(
     return Plan([job for job in jobs if job not in left_out], there)
 
 
-# -- several processes -----------------------------------------------------------------------
-
-
 def share_of_jobs(jobs: Sequence[Job], rank: int, size: int) -> list[Job]:
-    """The jobs of process ``rank`` of ``size``, in their order, balanced by pixels.
-
-    The same inputs give the same shares in every process and every run, whichever outputs exist
-    already; each job is in one share. Only headers are read.
-    """
+    """The jobs of process ``rank`` of ``size``, in order, balanced by pixels; always the same."""
     owners = balanced([_pixels(job) for job in jobs], size)
     return [job for job, owner in zip(jobs, owners, strict=True) if owner == rank]
 

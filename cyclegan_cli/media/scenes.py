@@ -23,7 +23,10 @@ def photograph(number: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(250, 240, 200))
     for depth in range(3):
         base = horizon + round((depth - 1) * height * 0.09)
-        draw.polygon(_ridge(width, height, base, choice), fill=_hill(depth, choice))
+        rise = height * 0.12
+        line = [(width * i / 8, round(base + choice.uniform(-rise, rise))) for i in range(9)]
+        ridge = [(0, height), *((round(x), y) for x, y in line), (width, height)]
+        draw.polygon(ridge, fill=_hill(depth, choice))
     water = (width, max(2, round(height * choice.uniform(0.1, 0.25))))
     image.paste(_gradient(water, (90, 130, 160), (40, 70, 110), choice), (0, height - water[1]))
     return image.resize(size, Image.Resampling.LANCZOS)
@@ -52,23 +55,10 @@ def _gradient(
     return column.resize(size, Image.Resampling.BILINEAR)
 
 
-def _ridge(width: int, height: int, base: int, choice: random.Random) -> list[tuple[int, int]]:
-    points = 9
-    rise = height * 0.12
-    line = [
-        (round(width * i / (points - 1)), round(base + choice.uniform(-rise, rise)))
-        for i in range(points)
-    ]
-    return [(0, height), *line, (width, height)]
-
-
 def _hill(depth: int, choice: random.Random) -> Colour:
-    far, near = (110, 135, 150), (45, 85, 55)
-    share = depth / 2
-    r, g, b = (
-        a + (c - a) * share + choice.randint(-12, 12) for a, c in zip(far, near, strict=True)
-    )
-    return _level(r), _level(g), _level(b)
+    pairs = zip((110, 135, 150), (45, 85, 55), strict=True)  # far and near
+    r, g, b = (_level(a + (c - a) * (depth / 2) + choice.randint(-12, 12)) for a, c in pairs)
+    return r, g, b
 
 
 def _warm(colour: object, choice: random.Random) -> Colour:

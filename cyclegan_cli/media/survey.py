@@ -1,16 +1,15 @@
-"""What two folders of pictures tell before a training: each picture opened once, then copies, tiny
-and grey pictures, domains that share pictures or hardly differ.
+"""What two folders of pictures tell before a training: copies, tiny, dark and grey pictures,
+domains that share pictures or hardly differ.
 
-Copies are found by content: thumbnails of 16×16 in colour, freed of brightness and contrast, whose
-correlation is next to 1. That survives another size, format, quality or a slight change of tone,
-and is stricter than a hash of a few bits: two views of one place are two pictures.
+Copies are found by thumbnails of 16×16 in colour, freed of brightness and contrast, whose
+correlation is next to 1. That survives another size, format, quality or a slight change of tone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +57,8 @@ class Look:
 class Survey:
     """What was found: pictures that can be used, in order, and why others cannot."""
 
-    looks: list[Look] = field(default_factory=list)
-    unusable: list[PictureError] = field(default_factory=list)
+    looks: list[Look]
+    unusable: list[PictureError]
 
     @property
     def usable(self) -> list[Path]:
@@ -87,11 +86,8 @@ class Symptom:
 
 
 def survey(files: Sequence[Path], threads: int, advance: Callable[[], None]) -> Survey:
-    """Decode each of ``files`` to its end, ``threads`` at a time; ``advance`` is called after each.
-
-    JPEG pictures are decoded at a fraction of their size, which reads all of the file all the same.
-    """
-    found = Survey()
+    """Decode each of ``files`` to its end, ``threads`` at a time; call ``advance`` after each."""
+    found: list[Look | PictureError] = []
 
     def attempt(path: Path) -> Look | PictureError:
         try:
@@ -104,12 +100,10 @@ def survey(files: Sequence[Path], threads: int, advance: Callable[[], None]) -> 
 
     with ThreadPoolExecutor(threads, "survey") as pool:
         for result in pool.map(attempt, files):
-            if isinstance(result, Look):
-                found.looks.append(result)
-            else:
-                found.unusable.append(result)
+            found.append(result)
             advance()
-    return found
+    looks = [result for result in found if isinstance(result, Look)]
+    return Survey(looks, [result for result in found if isinstance(result, PictureError)])
 
 
 def look(path: Path) -> Look:
@@ -124,15 +118,9 @@ def look(path: Path) -> Look:
     contrast = float(light.std())
     edges = np.abs(np.diff(light, axis=0)).mean() + np.abs(np.diff(light, axis=1)).mean()
     features = (*values.mean(axis=(0, 1)), contrast, colour.mean(), edges / (contrast + 1))
-    return Look(
-        path,
-        size,
-        digest_of(path)[0],
-        thumbnail,
-        bool(np.percentile(colour, 95) <= _GREY),
-        tuple(float(feature) for feature in features),
-        int(pixels.max()),
-    )
+    grey = bool(np.percentile(colour, 95) <= _GREY)
+    features = tuple(float(feature) for feature in features)
+    return Look(path, size, digest_of(path)[0], thumbnail, grey, features, int(pixels.max()))
 
 
 def sizes(looks: Sequence[Look]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
@@ -173,16 +161,11 @@ def _pictures(count: int, domain: Domain) -> str:
 
 
 def same_picture(a: Sequence[Look], b: Sequence[Look]) -> list[tuple[int, int]]:
-    """The index pairs (of ``a``, of ``b``) that are one picture: equal files, or equal content.
-
-    Flat pictures are compared by their files alone.
-    """
-    pairs = set()
+    """Index pairs (of ``a``, of ``b``) that are one picture: by bytes, or content if not flat."""
     by_digest: dict[str, list[int]] = {}
     for index, one in enumerate(b):
         by_digest.setdefault(one.digest, []).append(index)
-    for index, one in enumerate(a):
-        pairs |= {(index, other) for other in by_digest.get(one.digest, ())}
+    pairs = {(i, j) for i, one in enumerate(a) for j in by_digest.get(one.digest, ())}
     left, right = _normalised(a), _normalised(b)
     for start in range(0, len(left), _BLOCK):
         close = left[start : start + _BLOCK] @ right.T > SAME
@@ -235,27 +218,18 @@ def _shared(x: Domain, y: Domain) -> Iterator[Symptom]:
         yield Symptom("shared", message, hint, files)
 
 
-def domain_distance(x: Sequence[Look], y: Sequence[Look]) -> float:
-    """By how much the domains differ in that of their features in which they differ most.
-
-    The difference of the means over the pooled standard deviation (Cohen's d); N ≥ 2 in each.
-    """
-    a, b = (np.array([look.features for look in looks]) for looks in (x, y))
-    spread = np.sqrt((a.var(axis=0, ddof=1) + b.var(axis=0, ddof=1)) / 2)
-    return float((np.abs(a.mean(axis=0) - b.mean(axis=0)) / np.maximum(spread, 1e-6)).max())
-
-
 def _alike(x: Domain, y: Domain) -> Iterator[Symptom]:
     n, m = len(x.looks), len(y.looks)
     if min(n, m) < MANY:
         return
-    distance = domain_distance(x.looks, y.looks)
+    # The largest Cohen's d of all features: the difference of means over the pooled deviation.
+    a, b = (np.array([look.features for look in domain.looks]) for domain in (x, y))
+    spread = np.sqrt((a.var(axis=0, ddof=1) + b.var(axis=0, ddof=1)) / 2)
+    distance = (np.abs(a.mean(axis=0) - b.mean(axis=0)) / np.maximum(spread, 1e-6)).max()
     # Chance alone makes domains differ by a few times the standard error of d.
     if distance <= max(NEAR, _SIGMAS * (1 / n + 1 / m) ** 0.5):
-        message = (
-            f"{x.label} and {y.label} hardly differ: in colour, contrast and detail by at most "
-            f"{distance:.2f} standard deviations."
-        )
+        message = f"{x.label} and {y.label} hardly differ: in colour, contrast and detail by at "
+        message += f"most {distance:.2f} standard deviations."
         hint = "Little can be learnt where there is little to change: are these the right folders?"
         yield Symptom("alike", message, hint)
 

@@ -1,7 +1,6 @@
 """Videos in and out, a frame at a time: rate, length, orientation and sound stay.
 
-Through the ffmpeg program of imageio-ffmpeg, by pipes of raw frames: no more than one frame is held
-here, however long the video is, and a damaged video can end that program, not this one.
+Through pipes to the ffmpeg program of imageio-ffmpeg: a damaged video can end that, not this one.
 """
 
 from __future__ import annotations
@@ -74,10 +73,9 @@ class Motion:
     """A video, as it is shown. ``path``: the file, None for frames that come from none.
 
     ``width``, ``height``: after rotation. ``rate``: frames a second, constant; ``frames``: how many
-    there will be. ``aspect``: of one pixel, width over height. ``start``: seconds from the file's
-    start to the first frame. ``variable``: whether the file's own rate is not constant, so that
-    frames are repeated or left out to keep each moment at its time. ``matrix``: whether the file
-    says how its YUV is meant. ``hdr``: whether its values are those of HDR (PQ or HLG, BT.2100).
+    there will be. ``aspect``: of one pixel, width over height. ``start``: seconds to the first
+    frame. ``variable``: the file's own rate is not constant, so frames are repeated or left out.
+    ``matrix``: the file says how its YUV is meant. ``hdr``: its values are PQ or HLG (BT.2100).
     ``sounds``: the codec of each track of sound.
     """
 
@@ -115,10 +113,9 @@ class _Running:
 
 @contextlib.contextmanager
 def _running(*arguments: str, feed: bool = False) -> Iterator[_Running]:
-    """ffmpeg with ``arguments``; its stdin is a pipe with ``feed``, else its stdout is one.
+    """ffmpeg with ``arguments``; its stdin is a pipe with ``feed``, else its stdout.
 
-    Whatever ends the block ends the program: it never outlives it. Raises PictureError where
-    there is no ffmpeg for this machine.
+    It ends with the block. Raises PictureError where there is no ffmpeg for this machine.
     """
     from imageio_ffmpeg import get_ffmpeg_exe
 
@@ -154,10 +151,7 @@ def _input(path: Path) -> list[str]:
 
 
 def probe(path: Path) -> Motion:
-    """Look at a video without decoding more than a frame of it.
-
-    Raises PictureError where it cannot be read, holds no video or is cut short.
-    """
+    """A video's facts. Raises PictureError where it cannot be read, holds none or is cut short."""
     if not path.is_file():
         raise PictureError(f"{path} is no file: a video is read twice, which a pipe cannot be.")
     seen = _first_frame(path)
@@ -176,7 +170,16 @@ def _first_frame(path: Path) -> Motion:
         log = ffmpeg.log()
     facts = {name: (int(a), int(b)) for name, a, b in _FACT.findall(text)}
     if "dimensions" not in facts or not re.search(r"^0, ", text, re.MULTILINE):
-        raise PictureError(f"{path} cannot be read as a video: {_why(path, log)}.")
+        complaints = (line.strip().rstrip(".") for line in log if _COMPLAINT.search(line))
+        if (kind := sniff_file(path)) is not None:
+            reason = f"it is a picture ({kind})"
+        elif not path.stat().st_size:
+            reason = "it is empty"
+        elif any("matches no streams" in line for line in log):
+            reason = "there is no picture in it"
+        else:
+            reason = next(complaints, "no frame could be decoded")
+        raise PictureError(f"{path} cannot be read as a video: {reason}.")
     streams = _STREAM.findall("\n".join(log).partition("Stream mapping:")[0])
     video = next((rest for kind, _, rest in streams if kind == "Video"), "")
     ticks, seconds = facts.get("tb", (1, 25))
@@ -193,25 +196,9 @@ def _first_frame(path: Path) -> Motion:
     )
 
 
-def _why(path: Path, log: Sequence[str]) -> str:
-    """What the file is instead, or the first complaint in a full log."""
-    if (kind := sniff_file(path)) is not None:
-        return f"it is a picture ({kind})"
-    if not path.stat().st_size:
-        return "it is empty"
-    if any("matches no streams" in line for line in log):
-        return "there is no picture in it"
-    complaints = (line.strip().rstrip(".") for line in log if _COMPLAINT.search(line))
-    return next(complaints, "no frame could be decoded")
-
-
 def _timeline(path: Path) -> list[Fraction]:
-    """When each frame is shown: seconds from the file's start, ascending, then when the last ends.
-
-    Reads the file once without decoding it. Raises PictureError where it is cut short.
-    """
-    times, ends = [], []
-    base = Fraction(1, 1000)
+    """When each frame is shown, in seconds, ascending, then when the last ends; not decoded."""
+    times, ends, base = [], [], Fraction(1, 1000)
     arguments = ("-v", "error", *_input(path), "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-")
     with _running(*arguments) as ffmpeg:
         assert ffmpeg.process.stdout is not None
@@ -253,10 +240,7 @@ def _rate(times: Sequence[Fraction], stated: Fraction) -> tuple[Fraction, bool]:
 
 
 def read_frames(motion: Motion) -> Generator[Frames, None, None]:
-    """Yield every frame: H×W×3 uint8, sRGB, upright. Close the iterator to end ffmpeg.
-
-    Raises PictureError where frames are missing at the end.
-    """
+    """Yield every frame: H×W×3 uint8, sRGB, upright. Raises PictureError where some are missing."""
     assert motion.path is not None
     filters = [f"fps=fps={motion.rate}:start_time=0:round=near"] if motion.variable else []
     arguments = ["-v", "error", *_input(motion.path), "-map", "0:V:0"]
@@ -274,11 +258,8 @@ def read_frames(motion: Motion) -> Generator[Frames, None, None]:
         code = ffmpeg.process.wait()
         said = ffmpeg.said()
     if code or count < motion.frames * 0.95 - 2:
-        reason = f": {said}" if said else ""
-        raise PictureError(
-            f"{motion.path}: only {count} of {counted(motion.frames, 'frame')} could be read"
-            f"{reason}."
-        )
+        reason = f"only {count} of {counted(motion.frames, 'frame')} could be read"
+        raise PictureError(f"{motion.path}: {reason}{': ' if said else ''}{said}.")
 
 
 def _to_srgb(motion: Motion) -> list[str]:
@@ -298,9 +279,8 @@ def _to_srgb(motion: Motion) -> list[str]:
 def transcoded(motion: Motion, kind: str) -> str | None:
     """The codec that the sound becomes in a file of ``kind``; None where it is copied."""
     container = _CONTAINERS[kind]
-    if not container.sounds or set(motion.sounds) <= set(container.sounds.split()):
-        return None
-    return container.sound[0].removeprefix("lib")
+    copied = not container.sounds or set(motion.sounds) <= set(container.sounds.split())
+    return None if copied else container.sound[0].removeprefix("lib")
 
 
 @contextlib.contextmanager
@@ -374,15 +354,13 @@ def _encoding(
     keep = "-1" if strip_metadata else "1"
     # By this ``media.formats.is_painting`` knows a painting; MOV has no field for it.
     mark = f"{'encoded_by' if kind == 'AVI' else 'encoding_tool'}={PAINTED.decode()} {__version__}"
-    copied = transcoded(motion, kind) is None
+    sound_codec = ("copy",) if transcoded(motion, kind) is None else container.sound
     scale = f"scale=out_color_matrix={colour}:out_range=tv:flags=bicubic+accurate_rnd"
     # What the frames say of themselves is what the encoder writes, whatever its options say.
     meant = f"setparams=range=tv:colorspace={colour}:color_primaries={colour}:color_trc={colour}"
     pixel = f"setsar={motion.aspect.numerator}/{motion.aspect.denominator}"
-    source, sound = list[str](), list[str]()
-    if motion.path is not None:
-        source = _input(motion.path)
-        sound = ["-map", "1:a?", "-map_metadata", keep, "-map_chapters", keep]
+    source = _input(motion.path) if motion.path is not None else []
+    sound = ["-map", "1:a?", "-map_metadata", keep, "-map_chapters", keep] if source else []
     return [
         *("-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
         *("-framerate", str(motion.rate)),
@@ -391,6 +369,6 @@ def _encoding(
         *("-i", "pipe:0", *source, "-map", "0:v:0", *sound),
         *("-vf", f"{scale}+full_chroma_int,format={layout},{meant},{pixel}"),
         *("-c:v", *container.codec, option, str(max(1, level))),
-        *("-c:a", *(("copy",) if copied else container.sound), *container.options),
+        *("-c:a", *sound_codec, *container.options),
         *(() if strip_metadata else ("-metadata", mark)),
     ]

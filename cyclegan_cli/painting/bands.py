@@ -1,12 +1,12 @@
-"""One picture painted by several processes, each a band of its rows.
+"""One picture painted by several processes, each a band of its rows, with the result of one.
 
-The statistics of every InstanceNorm are pooled over the bands by all-reduce, and rows at the border
-of a band are exchanged. So the result is that of one process.
+InstanceNorm's statistics are pooled by all-reduce, and rows at the bands' borders are exchanged.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from cyclegan_cli.engine.distributed import Group
 from cyclegan_cli.errors import CycleganError, PictureError, ProcessesError
 from cyclegan_cli.machine import shares
 from cyclegan_cli.painting.painter import Painter
-from cyclegan_cli.painting.pixels import Pixels, check
+from cyclegan_cli.painting.pixels import Pixels
 from cyclegan_cli.painting.statistics import Array, Moments, OverrideStats
 from cyclegan_cli.painting.strips import Plan
 
@@ -34,22 +34,18 @@ class _Task:
     shape: tuple[int, ...]
     dtype: str
     size: tuple[int, int]  # padded
-    plans: list[Plan]
     overridden: bool  # the first process decides the statistics
     origin: tuple[int, int]  # of the canvas
-    deep: bool | None
+    deep: bool
     code: Array | None  # of the scene, which no band sees whole
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+    plans: list[Plan]
 
 
 class _Band:
     """The rows of one process: at every resolution, the same part of the height."""
 
     def __init__(self, painter: Painter, group: Group, task: _Task) -> None:
-        self._painter, self._group, self._task = painter, group, task
+        self._painter, self._group, self.task = painter, group, task
         height, unit = task.size[0], painter.unit
         self._units = units = height // unit  # rows of the smallest layer: a band has whole ones
         busy = min(group.size, max(1, height // _LEAST))
@@ -69,12 +65,12 @@ class _Band:
 
     def needed(self, rank: int) -> tuple[int, int]:
         """The picture's own rows that process ``rank`` paints from."""
-        (low, high), height = self._of(rank, self._task.size[0]), self._task.shape[0]
+        (low, high), height = self._of(rank, self.task.size[0]), self.task.shape[0]
         return max(0, min(low, height) - _MARGIN), min(height, high + _MARGIN)
 
     def shown(self, rank: int) -> tuple[int, int]:
         """The picture's own rows that process ``rank`` paints: without the padding."""
-        (low, high), height = self._of(rank, self._task.size[0]), self._task.shape[0]
+        (low, high), height = self._of(rank, self.task.size[0]), self.task.shape[0]
         return min(low, height), min(high, height)
 
     def send(self, pixels: Pixels, rank: int) -> None:
@@ -84,15 +80,15 @@ class _Band:
 
     def receive(self, rows: tuple[int, int], rank: int) -> Pixels:
         """Rows [start, stop) that process ``rank`` sends."""
-        shape, dtype = (rows[1] - rows[0], *self._task.shape[1:]), np.dtype(self._task.dtype)
+        shape, dtype = (rows[1] - rows[0], *self.task.shape[1:]), np.dtype(self.task.dtype)
         data = torch.empty(int(np.prod(shape)) * dtype.itemsize, dtype=torch.uint8)
         self._group.receive(data, rank)
         return data.numpy().view(dtype).reshape(shape)
 
     def paint(self, pixels: Pixels, override: OverrideStats | None = None) -> Pixels:
         """This process's rows of the result. ``pixels``: those that ``needed`` gives."""
-        task, rank = self._task, self._group.rank
-        backend = self._painter.backend_for(pixels, task.deep, task.code)
+        task, rank = self.task, self._group.rank
+        backend = self._painter.backend_for(task.deep, task.code)
         return self._painter.paint_rows(
             *(backend, pixels, task.shape[0], self._agreed(backend), self.shown(rank)),
             first=self.needed(rank)[0],
@@ -103,9 +99,10 @@ class _Band:
 
     def _agreed(self, backend: Any) -> Plan:
         """The first plan that all processes have the memory for."""
-        task, plans = self._task, list[Plan]()
+        task, plans = self.task, list[Plan]()
         with contextlib.suppress(PictureError):
-            plans = self._painter.plans(backend, task.shape, task.nbytes)
+            nbytes = int(np.prod(task.shape)) * np.dtype(task.dtype).itemsize
+            plans = self._painter.plans(backend, task.shape, nbytes)
         # The largest of each process's first possible plan is possible for all, if any is.
         fits = [plan in plans for plan in task.plans]
         vote = self._group.check_in(fits.index(True) if any(fits) else len(fits))
@@ -147,7 +144,7 @@ class _Band:
             m2 = own_m2 + own.count * (own_mean - mean) ** 2
             self._group.sum_([m2])
             moments = Moments(int(count), mean.numpy(), m2.numpy())
-            if not self._task.overridden:
+            if not self.task.overridden:
                 return moments
             if override is not None:
                 moments = override(number, moments)
@@ -156,63 +153,50 @@ class _Band:
         return pool
 
 
-class BandPainter:
-    """Paints as ``painter`` does, each picture by all processes of ``group``; this is the first.
+@contextlib.contextmanager
+def together(painter: Painter, group: Group) -> Iterator[None]:
+    """``painter`` paints each picture by all processes of ``group``, of which this is the first.
 
-    The others call ``help_paint``, until ``finish``. ``notes``: as those of ``Painter``.
+    The others call ``help_paint`` until the block ends. ``painter.paint``, and the end of the
+    block, raise ProcessesError where another process has failed.
     """
+    broken: CycleganError | None = None
 
-    def __init__(self, painter: Painter, group: Group) -> None:
-        self._painter, self._group = painter, group
-        self._broken: CycleganError | None = None
-        self.notes: list[str] = []
-
-    def paint(
-        self,
-        pixels: Pixels,
-        *,
-        override_stats: OverrideStats | None = None,
-        origin: tuple[int, int] = (0, 0),
-        deep: bool | None = None,
-    ) -> Pixels:
-        """As ``Painter.paint``. Raises ProcessesError where another process has failed."""
-        check(pixels)
-        if self._broken is not None:
-            raise self._broken
-        size = self._painter.padded_size(pixels.shape)
-        code = self._painter.scene_code(pixels, override_stats)
-        backend = self._painter.backend_for(pixels, deep, code)
-        plans = self._painter.plans(backend, pixels.shape, pixels.nbytes)
-        overridden = override_stats is not None
-        task = _Task(pixels.shape, str(pixels.dtype), size, plans, overridden, origin, deep, code)
+    def paint(pixels: Pixels, override: OverrideStats | None, *facts: Any) -> Pixels:
+        """``facts``: the last fields of ``_Task``."""
+        nonlocal broken
+        if broken is not None:
+            raise broken
+        size = painter.padded_size(pixels.shape)
+        task = _Task(pixels.shape, str(pixels.dtype), size, override is not None, *facts)
         try:
-            return self._paint_all(task, pixels, override_stats)
+            band = _Band(painter, group, task)
+            group.first(task)
+            for rank in range(1, group.size):
+                low, high = band.needed(rank)
+                band.send(pixels[low:high], rank)
+            painted = np.empty_like(pixels, order="C")
+            own = band.paint(pixels, override)
+            painted[: len(own)] = own
+            for rank in range(1, group.size):
+                low, high = band.shown(rank)
+                painted[low:high] = band.receive((low, high), rank)
+            return painted
         except PictureError:  # raised by all, which go on with the next picture
             raise
         except BaseException as error:  # the others are in the middle of it: all end
-            self._group.report(error)
-            self._broken = ProcessesError(f"The processes cannot go on: {error}")
+            group.report(error)
+            broken = ProcessesError(f"The processes cannot go on: {error}")
             raise
 
-    def _paint_all(self, task: _Task, pixels: Pixels, override: OverrideStats | None) -> Pixels:
-        group, band = self._group, _Band(self._painter, self._group, task)
-        group.first(task)
-        for rank in range(1, group.size):
-            low, high = band.needed(rank)
-            band.send(pixels[low:high], rank)
-        painted = np.empty_like(pixels, order="C")
-        own = band.paint(pixels, override)
-        painted[: len(own)] = own
-        for rank in range(1, group.size):
-            low, high = band.shown(rank)
-            painted[low:high] = band.receive((low, high), rank)
-        return painted
-
-    def finish(self) -> None:
-        """End the other processes' ``help_paint``. Raises ProcessesError if they have failed."""
-        if self._broken is not None:
-            raise self._broken
-        self._group.first(None)
+    painter.by_processes = paint
+    try:
+        yield
+    finally:
+        painter.by_processes = None
+        if broken is not None:
+            raise broken
+        group.first(None)
 
 
 def help_paint(painter: Painter, group: Group) -> None:

@@ -1,7 +1,6 @@
 """Many pictures and videos: read, painted and written in order, whatever fails.
 
-One thread reads ahead, one writes behind, the caller's thread paints. At most one picture is read
-in advance, and one is painted before the last is written. Videos are painted a frame at a time.
+One thread reads a picture ahead, one writes behind, the caller's thread paints.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -26,21 +25,17 @@ from cyclegan_cli.media.formats import is_video
 from cyclegan_cli.media.pictures import Frame, Picture, read_picture
 from cyclegan_cli.media.plan import Job
 from cyclegan_cli.media.video import Motion, probe, read_frames, transcoded, write_frames
-from cyclegan_cli.painting.statistics import OverrideStats
 from cyclegan_cli.painting.steady import Steady
 from cyclegan_cli.settings import TranslateSettings
 
-Paint: TypeAlias = Callable[[Array], Array]  # H×W×3 uint8 or uint16 in, the same (or wider) out
+# H×W×3 uint8 or uint16 in, the same (or wider) out. Videos also give override_stats and origin.
+Paint: TypeAlias = Callable[..., Array]
 _PATIENCE = 10.0  # seconds to wait, when stopped, for a reader that may hang on a pipe
 
 
 @dataclass(frozen=True)
 class Done:
-    """``job`` is written. ``size``: (width, height) of the first frame written, in pixels;
-    ``frames``: how many there are in the file.
-
-    ``seconds``: the time spent on it, waiting left out.
-    """
+    """``size``: (width, height) of the first frame; ``seconds``: spent on it, waiting left out."""
 
     job: Job
     size: tuple[int, int]
@@ -54,20 +49,6 @@ class Failed:
 
     job: Job
     error: CycleganError
-
-
-Event: TypeAlias = Done | Failed
-
-
-class PaintFrame(Protocol):
-    """Paints H×W×3 uint8 or uint16 pixels; the same, or wider, comes out."""
-
-    def __call__(
-        self,
-        pixels: Array,
-        override_stats: OverrideStats | None = None,
-        origin: tuple[int, int] = (0, 0),
-    ) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +68,7 @@ class Sounds:
     codec: str
 
 
-MediaEvent: TypeAlias = Done | Failed | FramePainted | Sounds
+Event: TypeAlias = Done | Failed | FramePainted | Sounds
 
 
 @dataclass(frozen=True)
@@ -107,13 +88,12 @@ def translate_pictures(
     stdin: bytes = b"",
     stdout: BinaryIO | None = None,
 ) -> Generator[Event, None, None]:
-    """Do ``jobs``; yields one event a job, in their order.
+    """Do ``jobs``; yields one ``Done`` or ``Failed`` a job, in their order.
 
     ``paint`` is called in this thread, once a frame. ``stdin``: the bytes of the job without a
     source; ``stdout``: for the job without a target. If the iterator is closed or an exception
-    passes through it, the current file is finished or removed, and the threads end. An error of one
-    file is its ``Failed``; raised are BrokenPipeError of ``stdout`` and what iterating ``jobs``
-    raises.
+    passes through it, the current file is finished or removed, and the threads end. Raises
+    BrokenPipeError of ``stdout`` and what iterating ``jobs`` raises.
     """
     stop = threading.Event()
     before = threading.Semaphore(2)
@@ -199,8 +179,7 @@ def _paint(step: _Step, paint: Paint) -> _Step:
 
 
 def _paint_frame(frame: Frame, paint: Paint) -> Frame:
-    painted = paint(frame.pixels)
-    alpha = frame.alpha
+    painted, alpha = paint(frame.pixels), frame.alpha
     if alpha is not None and painted.shape[1] != alpha.shape[1]:
         alpha = np.concatenate([alpha, alpha], axis=1)  # original and result, side by side
     return Frame(painted, alpha, frame.duration)
@@ -225,22 +204,17 @@ def _write(step: _Step, settings: TranslateSettings, stdout: BinaryIO | None) ->
     return Done(job, (width, height), count, step.seconds + time.perf_counter() - start)
 
 
-# -- videos ---------------------------------------------------------------------------------------
-
-
 def translate_media(
     jobs: Sequence[Job],
-    paint: PaintFrame,
+    paint: Paint,
     settings: TranslateSettings,
     *,
     stdin: bytes = b"",
     stdout: BinaryIO | None = None,
-) -> Generator[MediaEvent, None, None]:
-    """``translate_pictures`` for pictures and videos, in the order of ``jobs``.
+) -> Generator[Event, None, None]:
+    """``translate_pictures``, and videos, which give a ``FramePainted`` for each frame.
 
-    One ``Done`` or ``Failed`` a job; videos give a ``FramePainted`` for each frame before it.
-    If the iterator is closed or an exception passes through it, no incomplete file and no ffmpeg
-    is left.
+    If the iterator is closed or an exception passes through it, no incomplete file is left.
     """
     for video, group in itertools.groupby(jobs, lambda job: is_video(job.source)):
         if not video:
@@ -253,8 +227,8 @@ def translate_media(
 
 
 def _translate_video(
-    job: Job, paint: PaintFrame, settings: TranslateSettings
-) -> Generator[MediaEvent, None, None]:
+    job: Job, paint: Paint, settings: TranslateSettings
+) -> Generator[Event, None, None]:
     start = time.perf_counter()
     try:
         with _unforeseen(job.source, "painted"):
@@ -274,8 +248,8 @@ def _translate_video(
 
 
 def _frames(
-    job: Job, motion: Motion, paint: PaintFrame, settings: TranslateSettings
-) -> Generator[MediaEvent, None, tuple[int, tuple[int, int]]]:
+    job: Job, motion: Motion, paint: Paint, settings: TranslateSettings
+) -> Generator[Event, None, tuple[int, tuple[int, int]]]:
     """Paint and write each frame; returns their number and (width, height)."""
     assert job.target is not None
     assert job.format is not None
@@ -284,9 +258,7 @@ def _frames(
         yield Sounds(job, codec)
     steady = Steady(float(motion.rate)) if settings.steady else None
     writer = write_frames(
-        job.target,
-        job.format,
-        motion,
+        *(job.target, job.format, motion),
         quality=settings.quality,
         strip_metadata=settings.strip_metadata,
     )

@@ -1,10 +1,9 @@
 """The layers of any generator by the compiled kernels, on NumPy arrays: CPU, no PyTorch.
 
-Layers between two convolutions are not computed on their own: InstanceNorm, ReLU, upsampling and
-padding are left to the convolution after them, and a depthwise convolution to the pointwise one
-after it. 3×3 convolutions with enough channels are computed by Winograd's filtering. In bfloat16,
-networks of whole convolutions with InstanceNorm keep their values in bfloat16 and in pixel order
-(``kernels``), and the trunk's sum in float32.
+InstanceNorm, ReLU, upsampling and padding are left to the convolution after them, and a depthwise
+convolution to the pointwise one after it. 3×3 convolutions with enough channels are computed by
+Winograd's filtering. In bfloat16, networks of whole convolutions with InstanceNorm keep their
+values in bfloat16 and in pixel order (``kernels``), and the trunk's sum in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +22,7 @@ from cyclegan_cli.engine.fast.kernels import Array, Strip
 from cyclegan_cli.engine.fast.library import keep_freed_memory
 from cyclegan_cli.engine.layers import Layer
 from cyclegan_cli.engine.weights import Weights
-from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
+from cyclegan_cli.painting.pixels import from_planes, to_planes
 from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, recoloured, smoothed
 from cyclegan_cli.painting.strips import Place, Rows, Scratch, needed
 
@@ -55,10 +53,6 @@ class _Deferred:
         """Whether layers that come before padding can still be deferred."""
         return self.pad == 0 and not self.enlarge and self.depthwise is None
 
-    @property
-    def only_normalises(self) -> bool:
-        return self.mean is not None and self.takes_more and not self.relu
-
     def strip(self, start: int, stop: int) -> Strip:
         """The rows of the source that rows [start, stop) of the padded picture need."""
         source, how = self.source, {"mirror": self.mirror, "enlarge": self.enlarge}
@@ -87,16 +81,12 @@ class _Deferred:
         return out
 
 
-class _LastMeasured(threading.local):
-    """The output that was measured last in each thread that paints."""
-
-    found: tuple[Array, Moments] | None = None
-
-
 class KernelBackend:
     """``evaluate.Backend`` on arrays, C×h×W."""
 
     sum_itemsize = 4
+    from_pixels, to_pixels = staticmethod(to_planes), staticmethod(from_planes)
+    smoothed = staticmethod(smoothed)
 
     def __init__(self, weights: Weights, *, bf16: bool = False) -> None:
         """``bf16``: convolutions in bfloat16, except depthwise ones and those after them."""
@@ -108,7 +98,7 @@ class KernelBackend:
         self.itemsize = 2 if self._half else 4
         self._packed: dict[str, Array] = {}  # weights in bfloat16
         self._transformed: dict[str, Array] = {}  # weights of Winograd's filtering
-        self._last = _LastMeasured()
+        self._last = threading.local()  # the output that was measured last in this thread
         keep_freed_memory()
 
     @property
@@ -128,22 +118,12 @@ class KernelBackend:
         """Free what is kept for later pictures."""
         self._transformed = {}
 
-    # -- pictures ----------------------------------------------------------------------------------
-
-    def from_pixels(self, pixels: Pixels, channels: int) -> Array:
-        return to_planes(pixels, channels)
-
     def with_grain(self, values: Array, grain: Array) -> Array:
         values += grain
         return values
 
     def with_channel(self, values: Array, grain: Array) -> Array:
         return np.concatenate([values, grain])
-
-    def to_pixels(self, strip: Array, dtype: np.dtype[Any]) -> Pixels:
-        return from_planes(strip, dtype)
-
-    # -- layers ------------------------------------------------------------------------------------
 
     def apply(self, layer: Layer, source: Rows[Array]) -> Rows[Array]:
         found = source.deferred
@@ -165,7 +145,8 @@ class KernelBackend:
         if before.depthwise is not None:
             if not layer.is_pointwise:
                 raise TypeError("a depthwise convolution is followed by a pointwise one")
-            return self._computed(before, before.depthwise, out, self._separable(before, layer))
+            compute = self._separable(before.depthwise, layer)
+            return self._computed(before, before.depthwise, out, compute)
         if layer.padding:
             if not before.takes_more:
                 raise TypeError("zeros cannot be put around what is padded or enlarged")
@@ -219,9 +200,8 @@ class KernelBackend:
             return kernels.pixels(shape, half=True)
         return kernels.empty(*shape)
 
-    def _separable(self, before: _Deferred, point: Layer) -> Compute:
-        assert before.depthwise is not None
-        both = self._weights(before.depthwise), self._weights(point)
+    def _separable(self, depth: Layer, point: Layer) -> Compute:
+        both = self._weights(depth), self._weights(point)
         return lambda strip, row, out: kernels.separable(strip, row, *both, out)
 
     def _winograd(self, layer: Layer) -> Compute:
@@ -229,8 +209,11 @@ class KernelBackend:
         weight, bias = self._weights(layer)
 
         def compute(strip: Strip, row: int, out: Array) -> None:
-            pixels = strip.height * strip.values.shape[2]
-            transformed = self._winograd_weights(layer.name, weight, pixels)
+            transformed = self._transformed.get(layer.name)
+            if transformed is None:  # kept for the next picture if this one is small
+                if strip.height * strip.values.shape[2] > _SMALL:
+                    self._transformed = {}
+                transformed = self._transformed[layer.name] = kernels.winograd_weights(weight)
             self._found(out, kernels.winograd(strip, row, transformed, bias, out))
 
         return compute
@@ -253,22 +236,11 @@ class KernelBackend:
 
         return read
 
-    def _winograd_weights(self, name: str, weight: Array, pixels: int) -> Array:
-        """Transformed weights, kept for the next picture if this one is small."""
-        found = self._transformed.get(name)
-        if found is None:
-            if pixels > _SMALL:
-                self._transformed = {}
-            found = self._transformed[name] = kernels.winograd_weights(weight)
-        return found
-
     def _weights(self, layer: Layer) -> tuple[Array, Array]:
         return self._tensors[f"{layer.name}.weight"], self._tensors[f"{layer.name}.bias"]
 
-    # -- statistics --------------------------------------------------------------------------------
-
     def measure(self, strip: Array) -> Moments:
-        found, self._last.found = self._last.found, None
+        found: tuple[Array, Moments] | None = vars(self._last).pop("found", None)
         if found is not None and found[0] is strip:
             return found[1]
         return Moments(strip.shape[1] * strip.shape[2], *kernels.moments(strip))
@@ -277,26 +249,14 @@ class KernelBackend:
         mean, scale = factors(moments)
         return _deferred(_Deferred(source, mean, scale), source.derived(*source.shape))
 
-    # -- what is kept ------------------------------------------------------------------------------
-
-    def in_memory(self, values: Array) -> Rows[Array]:
-        channels, height, width = values.shape
-        cost = channels * width * self.itemsize
-        read: Read = lambda start, stop: values[:, start:stop]  # noqa: E731
-        return Rows(channels, height, width, self.itemsize, cost, read=read)
-
-    def added(self, source: Rows[Array], other: Rows[Array]) -> Rows[Array]:
-        def read(start: int, stop: int) -> Array:
-            rows = source.read(start, stop)
-            rows += other.read(start, stop)
-            return rows
-
-        return dataclasses.replace(source.derived(*source.shape), read=read)
+    def on_device(self, strip: Array) -> Array:
+        return strip
 
     def accumulate(self, total: Array, source: Rows[Array], start: int) -> None:
         before = source.deferred
         assert isinstance(before, _Deferred)
-        assert before.only_normalises
+        assert before.takes_more
+        assert not before.relu
         assert before.mean is not None
         assert before.scale is not None
         part = before.source.read(start, start + total.shape[1])
@@ -327,9 +287,6 @@ class KernelBackend:
             kernels.copy_pixels(strip, rows)
         else:
             rows[...] = strip
-
-    def smoothed(self, picture: Array) -> Array:
-        return smoothed(picture)
 
     def finish(self, strip: Array, source: Array | None) -> Array:
         matrix = self._tensors.get(RECOLOUR)

@@ -1,7 +1,6 @@
 """The layers of a generator by PyTorch's operations, on any device and in any precision.
 
-Each layer reads the rows of its source that it needs, and pads only at the border of the whole
-picture, so that the result does not depend on the strips.
+A layer reads the rows that it needs and pads only at the picture's border, so strips do not show.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def measure(x: Tensor) -> Moments:
     """The moments of 1×C×h×w values of any float type, without cancellation.
 
-    The second sum corrects the first one's rounding, so that the mean of a constant is that
-    constant and a flat picture has a variance of exactly 0.
+    The second sum corrects the first one's rounding: a flat picture has a variance of exactly 0.
     """
     values = x.float()
     rough = values.mean((0, 2, 3), keepdim=True)
@@ -64,10 +62,7 @@ def normalise(x: Tensor, moments: Moments, *, in_place: bool) -> Tensor:
 
 
 def to_tensor(pixels: Pixels, channels: int, device: torch.device | str = "cpu") -> Tensor:
-    """``to_planes`` as a new float32 tensor, 1×channels×H×W in [−1, 1].
-
-    8-bit pixels are copied to another device as they are, and converted there.
-    """
+    """``to_planes`` as a new float32 tensor, 1×channels×H×W; 8 bits are converted on the device."""
     if channels == 3 and pixels.dtype == np.uint8 and torch.device(device).type != "cpu":
         levels = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
         return levels_to_tensor(levels)
@@ -105,17 +100,12 @@ def paints_tensors(paint: Callable[[Any], Any]) -> Callable[[Tensor], Tensor]:
 def is_out_of_memory(error: BaseException) -> bool:
     """PyTorch has a class for it on CUDA, and only messages elsewhere."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        word in str(error) for word in words
-    )
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(word in str(error) for word in words)
 
 
 class TorchBackend:
-    """``evaluate.Backend`` on tensors, 1×C×h×W.
-
-    ``precision``: what convolutions compute in; the picture, the sum with it and all statistics are
-    float32.
-    """
+    """``evaluate.Backend`` on tensors, 1×C×h×W. ``precision``: of convolutions, not statistics."""
 
     workspace_threads = 0
     is_out_of_memory = staticmethod(is_out_of_memory)
@@ -142,8 +132,6 @@ class TorchBackend:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    # -- pictures ----------------------------------------------------------------------------------
-
     def from_pixels(self, pixels: Pixels, channels: int) -> Tensor:
         return to_tensor(pixels, channels, self.device)
 
@@ -152,8 +140,6 @@ class TorchBackend:
 
     def with_channel(self, values: Tensor, grain: Any) -> Tensor:
         return torch.cat([values, torch.from_numpy(grain[None]).to(self.device)], dim=1)
-
-    # -- layers ------------------------------------------------------------------------------------
 
     def apply(self, layer: Layer, source: Rows[Tensor]) -> Rows[Tensor]:
         read: Read
@@ -215,21 +201,8 @@ class TorchBackend:
 
         return dataclasses.replace(source.derived(*source.shape), read=read)
 
-    # -- what is kept ------------------------------------------------------------------------------
-
-    def in_memory(self, values: Tensor) -> Rows[Tensor]:
-        def read(start: int, stop: int) -> Tensor:
-            return values[:, :, start:stop].to(self.device)
-
-        channels, height, width = values.shape[1:]
-        cost = channels * width * self.itemsize
-        return Rows(channels, height, width, self.itemsize, cost, read=read)
-
-    def added(self, source: Rows[Tensor], other: Rows[Tensor]) -> Rows[Tensor]:
-        def read(start: int, stop: int) -> Tensor:
-            return source.read(start, stop).add_(other.read(start, stop))
-
-        return dataclasses.replace(source.derived(*source.shape), read=read)
+    def on_device(self, strip: Tensor) -> Tensor:
+        return strip.to(self.device)
 
     def accumulate(self, total: Tensor, source: Rows[Tensor], start: int) -> None:
         part = source.read(start, start + total.shape[2])

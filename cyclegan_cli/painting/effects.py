@@ -5,6 +5,8 @@ Colours are combined in OKLab (Ottosson, "A perceptual color space for image pro
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +27,6 @@ from cyclegan_cli.painting.strips import check_memory
 from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
-    from cyclegan_cli.painting.bands import BandPainter
     from cyclegan_cli.painting.painter import Painter
     from cyclegan_cli.painting.statistics import OverrideStats
 
@@ -33,27 +34,23 @@ _STRIP = 2**17  # pixels of a strip: they stay in the processor's caches
 # Bytes a pixel of the painting: photo, painting as pixels and as planes, the Enlarger's maps.
 _RESIZED = 4 * (3 + 3 + 3 + 5)
 
-_LMS = np.array(  # linear sRGB to the cones' responses
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-)
-_LAB = np.array(  # their cube roots to lightness, green–red and blue–yellow
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-)
+_LMS = np.array((  # linear sRGB to the cones' responses
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+))  # fmt: skip
+_LAB = np.array((  # their cube roots to lightness, green–red and blue–yellow
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+))  # fmt: skip
 _FORTH = (_LMS.astype(np.float32), _LAB.astype(np.float32))
 _BACK = (np.linalg.inv(_LAB).astype(np.float32), np.linalg.inv(_LMS).astype(np.float32))
 _LUMINANCE = np.array([[0.2126, 0.7152, 0.0722]], np.float32)  # of linear sRGB
 
 
 def paint_picture(
-    painter: Painter | BandPainter,
+    painter: Painter,
     pixels: Pixels,
     settings: TranslateSettings,
     *,
@@ -63,29 +60,28 @@ def paint_picture(
     """Paint ``pixels`` with resolution, keep_color, strength, compare of ``settings``, in order.
 
     pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype, or with
-    ``compare`` H×2W×3, the original on the left. ``strength`` blends sRGB values.
-    ``override_stats``, and ``origin`` in pixels of the picture: as for ``Painter.paint``. Raises
-    PictureError for arrays of another shape or type, and if memory is short.
+    ``compare`` H×2W×3, the original on the left. The rest, and what is raised: as
+    ``Painter.paint``.
     """
     check(pixels)
     if settings.strength == 0:
         painted = pixels.copy()
     else:
-        painted = _painted(painter, pixels, settings, override_stats, origin)
+        paint = partial(painter.paint, override_stats=override_stats)
+        painted = _painted(paint, pixels, settings, origin)
     return np.concatenate([pixels, painted], axis=1) if settings.compare else painted
 
 
 def _painted(
-    painter: Painter | BandPainter,
+    paint: Callable[..., Pixels],
     pixels: Pixels,
     settings: TranslateSettings,
-    override_stats: OverrideStats | None,
     origin: tuple[int, int],
 ) -> Pixels:
     height, width = pixels.shape[:2]
-    enlarger = _at_resolution(painter, pixels, settings, override_stats, origin)
+    enlarger = _at_resolution(paint, pixels, settings, origin)
     if enlarger is None:
-        result = painter.paint(pixels, override_stats=override_stats, origin=origin)
+        result = paint(pixels, origin=origin)
         if settings.strength == 1.0 and not settings.keep_color:
             return result
     else:
@@ -109,10 +105,9 @@ def _painted(
 
 
 def _at_resolution(
-    painter: Painter | BandPainter,
+    paint: Callable[..., Pixels],
     pixels: Pixels,
     settings: TranslateSettings,
-    override_stats: OverrideStats | None,
     origin: tuple[int, int],
 ) -> Enlarger | None:
     """The painting at the resolution of ``settings``; None if that is the picture's own."""
@@ -130,23 +125,14 @@ def _at_resolution(
     photo = resized(lambda a, b: to_planes(pixels[a:b], 3), 3, (height, width), size)
     photo.clip(-1.0, 1.0, out=photo)
     moved = (round(origin[0] * scale), round(origin[1] * scale))
-    painted = painter.paint(
-        photo.transpose(1, 2, 0),
-        override_stats=override_stats,
-        origin=moved,
-        deep=pixels.dtype == np.uint16,
-    )
+    painted = paint(photo.transpose(1, 2, 0), origin=moved, deep=pixels.dtype == np.uint16)
     return Enlarger(photo, to_planes(painted, 3), (height, width))
 
 
-# -- colours --------------------------------------------------------------------------------------
-
-
 def with_colors_of(photo: Planes, painting: Planes) -> Planes:
-    """The painting's lightness with the photo's hue and saturation.
+    """The painting's lightness with the photo's hue and saturation: sRGB, 3×h×w in [−1, 1].
 
-    Both: sRGB, 3×h×w in [−1, 1]; returns the same. The photo's chroma is scaled with the lightness.
-    Colours outside sRGB move towards the grey of their luminance.
+    The chroma is scaled with the lightness, and colours outside sRGB move towards their grey.
     """
     lab, light = _to_lab(photo), _to_lab(painting)[0]
     lab[1:] *= np.minimum(light / np.maximum(lab[0], np.float32(1e-3)), np.float32(1.5))

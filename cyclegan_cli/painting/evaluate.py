@@ -1,9 +1,8 @@
 """A generator of a whole picture, without seams, in bounded memory.
 
-InstanceNorm makes every pixel depend on the whole picture. So the picture is gone through in strips
-once for each InstanceNorm, to measure its input. The layers between are computed with halos, and
-again in the next sweep unless the plan keeps their output. The trunk, at a quarter of the
-resolution, is always kept, in two buffers that are updated in place.
+The picture is gone through in strips once for each InstanceNorm, to measure its input. The layers
+between are computed with halos, and again in the next sweep unless the plan keeps their output. The
+trunk is always kept, in two buffers that are updated in place.
 """
 
 from __future__ import annotations
@@ -25,61 +24,38 @@ T = TypeVar("T", bound=Any)  # NumPy arrays, C×h×W, or tensors, 1×C×h×W
 
 
 class Backend(Protocol[T]):
-    """What computes the layers of one generator."""
+    """What computes the layers of one generator. ``itemsize``: bytes of one value."""
 
     @property
-    def itemsize(self) -> int:
-        """Bytes of one value."""
-
+    def itemsize(self) -> int: ...
     @property
-    def sum_itemsize(self) -> int:
-        """Bytes of one value of a trunk's sum."""
+    def sum_itemsize(self) -> int: ...  # of a trunk's sum
 
-    def apply(self, layer: Layer, source: Rows[T]) -> Rows[T]:
-        """The output of ``layer``. Raises TypeError for a kind that it cannot compute."""
-
-    def normalised(self, source: Rows[T], moments: Moments) -> Rows[T]:
-        """InstanceNorm with these statistics."""
-
-    def measure(self, strip: T) -> Moments:
-        """The statistics of rows that were read last."""
-
-    def in_memory(self, values: T) -> Rows[T]:
-        """The rows of a buffer, which may be on another device or in a mapped file."""
-
-    def added(self, source: Rows[T], other: Rows[T]) -> Rows[T]:
-        """The sum of two of the same shape."""
-
-    def accumulate(self, total: T, source: Rows[T], start: int) -> None:
-        """Add rows of ``source`` from ``start`` on to ``total``, in place."""
-
-    def whole(self, rows: Rows[T]) -> T:
-        """All of ``rows``, without gaps in memory."""
-
-    def empty(self, rows: Rows[T], place: Place, scratch: Scratch) -> T:
-        """A buffer for all of ``rows``, not cleared."""
-
-    def write(self, buffer: T, start: int, strip: T) -> None:
-        """Write ``strip`` into ``buffer`` from row ``start`` on."""
-
-    def smoothed(self, picture: T) -> T:
-        """Rows of a picture without their fine detail (``statistics.smoothed``)."""
-
-    def finish(self, strip: T, source: T | None) -> T:
-        """The result of a strip: float32, added to that of the picture, if any.
-
-        The colour matrix of the scene, if there is one, is applied to the picture first.
-        """
+    # The output of a layer (TypeError for a kind that it cannot compute), and of InstanceNorm.
+    def apply(self, layer: Layer, source: Rows[T]) -> Rows[T]: ...
+    def normalised(self, source: Rows[T], moments: Moments) -> Rows[T]: ...
+    # The statistics of rows that were read last.
+    def measure(self, strip: T) -> Moments: ...
+    # Rows of a buffer, which may be on another device or in a mapped file.
+    def on_device(self, strip: T) -> T: ...
+    # Rows from ``start`` on added to ``total``, in place.
+    def accumulate(self, total: T, source: Rows[T], start: int) -> None: ...
+    # All of ``rows``, without gaps in memory; a buffer for them, not cleared; rows written to it.
+    def whole(self, rows: Rows[T]) -> T: ...
+    def empty(self, rows: Rows[T], place: Place, scratch: Scratch) -> T: ...
+    def write(self, buffer: T, start: int, strip: T) -> None: ...
+    # Rows of a picture without their fine detail (``statistics.smoothed``).
+    def smoothed(self, picture: T) -> T: ...
+    # The result of a strip: float32, added to the picture's rows (recoloured by the scene), if any.
+    def finish(self, strip: T, source: T | None) -> T: ...
 
 
 class Band(Protocol):
     """The rows of one of several processes."""
 
-    def rows(self, height: int) -> tuple[int, int]:
-        """[start, stop) of this process, of an array of ``height`` rows."""
-
-    def exchange(self, buffer: Any) -> None:
-        """Fill in the rows around them in ``buffer`` from other processes."""
+    # [start, stop) of an array of ``height`` rows; fill in the rows around them from the others.
+    def rows(self, height: int) -> tuple[int, int]: ...
+    def exchange(self, buffer: Any) -> None: ...
 
 
 def evaluate(
@@ -94,12 +70,9 @@ def evaluate(
 ) -> None:
     """Compute the generator ``spec`` of ``source`` by ``backend``, in strips.
 
-    source: float32, in_channels×H×W in [−1, 1], with one more channel of grain if ``spec.code`` is
-    not 0; H and W padded (``pixels.padded``). ``write(row, strip)`` is called in order with strips
-    of the result from row ``row`` on, float32. ``override_stats``: decides the statistics of each
-    InstanceNorm. ``band``: the rows of this process, which alone are written and measured.
-
-    Raises MemoryError or torch's errors if memory is short.
+    source: float32, channels×H×W in [−1, 1], with one of grain if ``spec.code`` is not 0, padded.
+    ``write(row, strip)`` is called in order with float32 rows from ``row`` on. ``band``: the rows
+    of this process, which alone are written and measured. Raises MemoryError or torch's errors.
     """
     _Evaluation(spec, backend, plan, override_stats, band).run(source, write)
 
@@ -108,10 +81,7 @@ def evaluate(
 def estimate(
     spec: GeneratorSpec, itemsize: int, height: int, width: int, plan: Plan, threads: int = 0
 ) -> Cost:
-    """Bytes that ``evaluate`` needs for a picture of that size, with ``itemsize`` bytes a value.
-
-    ``threads``: of the kernels, each of which has memory of its own; 0 without kernels.
-    """
+    """Bytes that ``evaluate`` needs. ``threads``: of the kernels, with memory of their own."""
     sizes = _Sizes(itemsize, threads)
     dry_run: _Evaluation[Any] = _Evaluation(spec, sizes, plan, dry_run=True)
     channels = source_channels(spec)
@@ -141,13 +111,6 @@ class _Sizes:
     def normalised(self, source: Rows[Any], _moments: Moments) -> Rows[Any]:
         return source.derived(*source.shape)
 
-    def added(self, source: Rows[Any], _other: Rows[Any]) -> Rows[Any]:
-        return source.derived(*source.shape)
-
-    def in_memory(self, values: Any) -> Rows[Any]:
-        channels, height, width = values.shape
-        return Rows(channels, height, width, self.itemsize, channels * width * self.itemsize)
-
     def empty(self, rows: Rows[Any], _place: Place, _scratch: Scratch) -> Any:
         item = np.zeros((), f"V{self.itemsize}")
         return np.broadcast_to(item, rows.shape)  # one item of memory, however many are shown
@@ -155,7 +118,7 @@ class _Sizes:
     def _not_computed(self, *_arguments: Any) -> Any:
         raise NotImplementedError("only sizes are known")
 
-    measure = accumulate = whole = write = smoothed = finish = _not_computed
+    on_device = measure = accumulate = whole = write = smoothed = finish = _not_computed
 
 
 class _Evaluation(Generic[T]):
@@ -194,7 +157,7 @@ class _Evaluation(Generic[T]):
             elif part.kind == "save":
                 self._save(part.slot)
             elif part.kind == "add":
-                self._rows = self._backend.added(self._rows, self._saved[part.slot])
+                self._rows = _added(self._rows, self._saved[part.slot])
             else:
                 self._rows = self._backend.apply(part, self._rows)
         for start, stop in self._strips(self._rows):
@@ -226,36 +189,31 @@ class _Evaluation(Generic[T]):
     def _save(self, slot: str) -> None:
         """For a skip connection: kept if the plan allows, else computed again."""
         if self._rows.bytes <= self._plan.keep:
-            buffer, _ = self._filled(self._new(self._rows), self._rows, measured=False)
-            self._keep(buffer)
+            self._keep(self._filled(self._new(self._rows), self._rows, measured=False)[0])
         self._kept = None  # no trunk may overwrite the buffer that they are computed from
         self._saved[slot] = self._rows
 
     def _run_trunk(self, trunk: Trunk) -> None:
-        """All residual blocks, in two buffers: the sum so far, and the branch of one block.
-
-        Without InstanceNorm, the buffers are the sums before and after the block.
-        """
-        backend = self._backend
-        total, wide = self._kept, backend.sum_itemsize
-        other = total is None or tuple(total.shape[-3:]) != self._rows.shape
-        if total is None or other or wide != backend.itemsize:
+        """All residual blocks, in two buffers: the sum, and a branch (or the next sum)."""
+        total, wide = self._kept, self._backend.sum_itemsize
+        other = wide != self._backend.itemsize
+        if total is None or tuple(total.shape[-3:]) != self._rows.shape or other:
             total = self._new(dataclasses.replace(self._rows, itemsize=wide))
         total, _ = self._filled(total, self._rows, measured=False)
         if total is not self._kept:
             self._keep(total)
         self.middle = max(self.middle, self._rows.bytes)
-        self._rows = self._backend.in_memory(total)
+        self._rows = self._in_memory(total)
         self._second = self._new(self._rows) if trunk.blocks else None
         for block in trunk.blocks:
             if any(layer.kind == "instance_norm" for layer in block):
                 self._accumulate(total, self._branch(block, self._rows))
                 continue
-            summed = self._backend.added(self._branch(block, self._rows), self._rows)
+            summed = _added(self._branch(block, self._rows), self._rows)
             assert self._second is not None
             filled, _ = self._filled(self._second, summed, measured=False)
             total, self._second = filled, total
-            self._kept, self._rows = total, self._backend.in_memory(total)
+            self._kept, self._rows = total, self._in_memory(total)
         self._drop(self._second)
         self._second = None
 
@@ -265,7 +223,7 @@ class _Evaluation(Generic[T]):
             if layer.kind == "instance_norm":
                 assert self._second is not None
                 self._second, moments = self._filled(self._second, rows)
-                kept = self._backend.in_memory(self._second)
+                kept = self._in_memory(self._second)
                 rows = self._backend.normalised(kept, self._used_stats(moments))
             else:
                 rows = self._backend.apply(layer, rows)
@@ -280,10 +238,7 @@ class _Evaluation(Generic[T]):
     def _filled(
         self, buffer: T, rows: Rows[T], *, measured: bool = True
     ) -> tuple[T, Moments | None]:
-        """Compute and measure ``rows``; returns the array that holds them.
-
-        It is ``buffer``, or what was read if that is a single strip.
-        """
+        """Compute and measure ``rows``; returns ``buffer``, or what was read if one strip."""
         strips = list(self._strips(rows))
         whole = rows.fresh and self._plan.place == "device" and strips == [(0, rows.height)]
         if not whole or self._band is not None:
@@ -296,8 +251,8 @@ class _Evaluation(Generic[T]):
     ) -> Moments | None:
         """Go through ``rows`` once, measure them, and write them to ``into``.
 
-        ``into`` may be what they are computed from: a strip is written after the next is computed,
-        whose halo reaches back into it by less than a strip's height.
+        That may be what they are computed from: a strip is written after the next is computed,
+        whose halo reaches back into it.
         """
         total: Moments | None = None
         waiting: tuple[int, T] | None = None
@@ -342,11 +297,21 @@ class _Evaluation(Generic[T]):
         self._norms += 1
         return moments
 
+    def _in_memory(self, values: T) -> Rows[T]:
+        """The rows of a buffer."""
+        channels, height, width = values.shape[-3:]
+        size, on_device = self._backend.itemsize, self._backend.on_device
+
+        def read(start: int, stop: int) -> T:  # without ``self``: it would live as long as rows do
+            return on_device(values[..., start:stop, :])
+
+        return Rows(channels, height, width, size, channels * width * size, read=read)
+
     def _keep(self, buffer: T) -> None:
         """Continue from ``buffer``, and free the one before it."""
         self._drop(self._kept)
         self._kept = buffer
-        self._rows = self._backend.in_memory(buffer)
+        self._rows = self._in_memory(buffer)
 
     def _new(self, rows: Rows[T]) -> T:
         self._alive += rows.bytes
@@ -356,3 +321,14 @@ class _Evaluation(Generic[T]):
     def _drop(self, buffer: T | None) -> None:
         if buffer is not None:
             self._alive -= buffer.nbytes
+
+
+def _added(source: Rows[T], other: Rows[T]) -> Rows[T]:
+    """The sum of two of the same shape."""
+
+    def read(start: int, stop: int) -> T:
+        rows = source.read(start, stop)
+        rows += other.read(start, stop)
+        return rows
+
+    return dataclasses.replace(source.derived(*source.shape), read=read)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,7 @@ from cyclegan_cli.errors import PictureError, UsageError, WeightsError, counted
 from cyclegan_cli.machine import may_have_accelerator, normal_gpu
 from cyclegan_cli.painting.evaluate import Band, estimate, evaluate
 from cyclegan_cli.painting.pixels import Pixels, check, padded, padded_rows
-from cyclegan_cli.painting.statistics import (
-    Array,
-    Moments,
-    OverrideStats,
-    conditioned,
-    scene_code,
-    thumbnail,
-)
+from cyclegan_cli.painting.statistics import Array, Moments, OverrideStats, conditioned, scene_code
 from cyclegan_cli.painting.strips import Plan, Rows, choose
 from cyclegan_cli.settings import Precision
 
@@ -43,21 +36,19 @@ def open_painter(
 ) -> Painter:
     """A painter with the generator in ``weights``, for the command and the API.
 
-    PyTorch is loaded only for a GPU (with ``auto`` only if there is a driver), for a precision that
-    the kernels lack, for ``exact_reference``, or without the kernels.
-
-    ``gpu``: ``auto``, ``cpu``, ``mps``, ``cuda`` or a CUDA device's number. The rest: as for
-    ``Painter``.
-    Raises DeviceError for a device that is not there, UsageError for several, WeightsError for a
-    damaged file.
+    PyTorch is loaded only for a GPU (with ``auto`` only if there is a driver), a precision that the
+    kernels lack, ``exact_reference``, or without the kernels. ``gpu``: ``auto``, ``cpu``, ``mps``,
+    ``cuda`` or a number. Raises DeviceError, UsageError for several devices, WeightsError.
     """
     loaded, gpu = load_weights(weights), normal_gpu(gpu)
     by_kernels = precision in ("auto", "fp32") or (precision == "bf16" and kernels.has_bf16())
     plain = by_kernels and not exact_reference and library() is not None
-    on_cpu = gpu == "cpu" or (gpu == "auto" and not _may_use_gpu())
+    # PyTorch is loaded, or is installed where there may be a GPU.
+    may_use_gpu = sys.modules.get("torch") is not None or may_have_accelerator()
+    on_cpu = gpu == "cpu" or (gpu == "auto" and not may_use_gpu)
     if plain and on_cpu and sys.platform == "linux":
         return Painter(
-            loaded, precision="bf16" if precision == "bf16" else "fp32", max_memory=max_memory
+            loaded, "cpu", "bf16" if precision == "bf16" else "fp32", max_memory=max_memory
         )
     from cyclegan_cli.engine.device import resolve, resolve_precision
 
@@ -78,21 +69,13 @@ def open_painter(
     )
 
 
-def _may_use_gpu() -> bool:
-    """Whether PyTorch is loaded, or is installed where there may be a GPU."""
-    if sys.modules.get("torch") is not None:
-        return True
-    return importlib.util.find_spec("torch") is not None and may_have_accelerator()
-
-
 class Painter:
     """A generator applied to arrays of pixels.
 
     ``device``: PyTorch's name. ``precision``: of convolutions. ``label``: the device's name for
     people. ``max_memory``: bytes that this process may use (on CUDA: of the card), None for what is
-    free. ``exact_reference``: every layer by PyTorch's operations. ``notes``: messages about the
-    last picture, such as that memory was short. Raises WeightsError unless the generator's pictures
-    have 1 or 3 channels.
+    free. ``notes``: messages about the last picture. ``by_processes``: paints by several processes
+    (``bands.together``). Raises WeightsError unless pictures have 1 or 3 channels.
     """
 
     def __init__(
@@ -106,21 +89,21 @@ class Painter:
         exact_reference: bool = False,
     ) -> None:
         self.spec = weights.spec
-        for channels in (self.spec.in_channels, self.spec.out_channels):
-            if channels not in (1, 3):
-                raise WeightsError(
-                    f"This generator's pictures have {channels} channels; 1 or 3 can be painted."
-                )
+        for count in (self.spec.in_channels, self.spec.out_channels):
+            if count not in (1, 3):
+                what = f"This generator's pictures have {count} channels"
+                raise WeightsError(f"{what}; 1 or 3 can be painted.")
         self.unit = reduction(self.spec)  # of height and width, which pictures are padded to
         self.device = device
         threads = counted(kernels.threads(), "thread") if device == "cpu" else ""
         self.label = label or (f"CPU, {threads}" if threads else device)
         self.max_memory = max_memory
         self.notes: list[str] = []
+        self.by_processes: Callable[..., Pixels] | None = None
         self._weights, self._precision = weights, precision
         self._by_kernels = device == "cpu" and not exact_reference and library() is not None
         self._backends: dict[Precision, Any] = {}
-        self._backend(precision)  # raises now if something is wrong with the device
+        self.backend_for(deep=False)  # raises now if something is wrong with the device
 
     def paint(
         self,
@@ -133,20 +116,23 @@ class Painter:
         """Translate one picture of any size.
 
         pixels: H×W×3, uint8, uint16, or float32 in [−1, 1]. Returns the same shape and dtype,
-        rounded. A generator with 1 input channel gets the luma; 1 output channel is repeated as
-        grey. ``override_stats``: decides each InstanceNorm's statistics. ``origin``: row and column
-        of the canvas in the picture's corner. ``deep``: paint in float32, whatever the precision,
-        since the picture has more than 8 bits a channel; None: if it is uint16.
+        rounded. 1 input channel gets the luma; 1 output channel is repeated. ``override_stats``:
+        decides each InstanceNorm's statistics. ``origin``: row and column of the canvas in the
+        picture's corner. ``deep``: paint in float32, whatever the precision; None: if it is uint16.
 
-        A picture whose sides are no multiples of 4, or less than 16, is padded at the bottom and
-        the right by reflection, and the result is cropped. The padding is part of the picture for
-        InstanceNorm. Raises PictureError for arrays of another shape or type, and if memory is
-        short.
+        Sides that are no multiples of 4, or less than 16, are padded by reflection, which is part
+        of the picture for InstanceNorm, and cropped. Raises PictureError for other arrays, or short
+        memory.
         """
         check(pixels)
         self.notes = []
-        backend = self.backend_for(pixels, deep, self.scene_code(pixels, override_stats))
-        for plan in self.plans(backend, pixels.shape, pixels.nbytes):
+        code = self._scene_code(pixels, override_stats)
+        deep = pixels.dtype == np.uint16 if deep is None else deep
+        backend = self.backend_for(deep, code)
+        plans = self.plans(backend, pixels.shape, pixels.nbytes)
+        if self.by_processes is not None:
+            return self.by_processes(pixels, override_stats, origin, deep, code, plans)
+        for plan in plans:
             try:
                 return self.paint_rows(
                     *(backend, pixels, pixels.shape[0], plan, (0, pixels.shape[0])),
@@ -164,21 +150,30 @@ class Painter:
             hint="Paint it smaller: --resolution 2048.",
         )
 
-    def backend_for(
-        self, pixels: Pixels, deep: bool | None = None, code: Array | None = None
-    ) -> Any:
-        """The backend for such a picture. ``code``: of its scene, if any."""
-        deep = pixels.dtype == np.uint16 if deep is None else deep
-        return self._backend("fp32" if deep else self._precision, code)
+    def backend_for(self, deep: bool, code: Array | None = None) -> Any:
+        """The backend for a picture, as ``paint`` says of ``deep``. ``code``: of its scene."""
+        precision: Precision = "fp32" if deep else self._precision
+        if code is not None:  # weights for one picture; others may be painted at the same time
+            return self._made(precision, conditioned(self._weights, code))
+        if precision not in self._backends:
+            self._backends[precision] = self._made(precision, self._weights)
+        return self._backends[precision]
 
-    def scene_code(self, pixels: Pixels, override_stats: OverrideStats | None) -> Array | None:
-        """The code of the picture's scene; None for generators without one.
+    def _made(self, precision: Precision, weights: Weights) -> Any:
+        bf16 = precision == "bf16" and kernels.has_bf16()
+        if self._by_kernels and (bf16 or precision == "fp32"):
+            from cyclegan_cli.painting.by_kernels import KernelBackend
 
-        ``override_stats`` may blend it with that of other frames, as it does with statistics.
-        """
+            return KernelBackend(weights, bf16=bf16)
+        from cyclegan_cli.painting.by_torch import TorchBackend
+
+        return TorchBackend(weights, self.device, precision)
+
+    def _scene_code(self, pixels: Pixels, override_stats: OverrideStats | None) -> Array | None:
+        """The code of the picture's scene, if any; ``override_stats`` may blend it with others."""
         if self.spec.code == 0:
             return None
-        code = scene_code(self._weights, thumbnail(pixels, self.spec.in_channels))
+        code = scene_code(self._weights, pixels)
         if override_stats is not None:
             found = override_stats(_SCENE, Moments(1, code, np.zeros_like(code)))
             code = np.asarray(found.mean, np.float32)
@@ -208,10 +203,7 @@ class Painter:
         origin: tuple[int, int] = (0, 0),
         band: Band | None = None,
     ) -> Pixels:
-        """``rows`` [start, stop) of the result; ``band``: of this process, if there are several.
-
-        pixels: rows from ``first`` on of a picture of ``height`` rows.
-        """
+        """``rows`` [start, stop) of the result. pixels: from ``first`` on, of ``height`` rows."""
         start, stop = rows
         width = pixels.shape[1]
         painted = np.empty((stop - start, *pixels.shape[1:]), pixels.dtype)
@@ -250,20 +242,3 @@ class Painter:
         # Pixels as float32 and before the conversion take more bytes than the values.
         cost = max(3, source_channels(spec)) * size[1] * 4
         return Rows(source_channels(spec), *size, backend.itemsize, cost, read=read, fresh=True)
-
-    def _backend(self, precision: Precision, code: Array | None = None) -> Any:
-        if code is not None:  # weights for one picture; others may be painted at the same time
-            return self._made(precision, conditioned(self._weights, code))
-        if precision not in self._backends:
-            self._backends[precision] = self._made(precision, self._weights)
-        return self._backends[precision]
-
-    def _made(self, precision: Precision, weights: Weights) -> Any:
-        bf16 = precision == "bf16" and kernels.has_bf16()
-        if self._by_kernels and (bf16 or precision == "fp32"):
-            from cyclegan_cli.painting.by_kernels import KernelBackend
-
-            return KernelBackend(weights, bf16=bf16)
-        from cyclegan_cli.painting.by_torch import TorchBackend
-
-        return TorchBackend(weights, self.device, precision)

@@ -31,10 +31,7 @@ def check(pixels: Pixels) -> None:
 
 
 def reflected(size: int, padded: int) -> NDArray[np.intp]:
-    """Indices of ``size`` rows that are padded to ``padded`` rows by reflection.
-
-    3 rows padded to 8 are 0 1 2 1 0 1 2 1. One row is repeated.
-    """
+    """Indices of rows padded by reflection: 3 padded to 8 are 0 1 2 1 0 1 2 1; 1 is repeated."""
     period = max(1, 2 * (size - 1))
     turn = np.arange(padded) % period
     return np.minimum(turn, period - turn) if size > 1 else turn
@@ -48,10 +45,7 @@ def padded(size: int, multiple: int = 4) -> int:
 def padded_rows(
     pixels: Pixels, height: int, size: tuple[int, int], first: int = 0
 ) -> Callable[[int, int], Pixels]:
-    """A function that gives rows [start, stop) of a picture padded to ``size`` by reflection.
-
-    pixels: rows from ``first`` on of a picture of ``height`` rows.
-    """
+    """Gives rows [start, stop) of a picture padded to ``size``. pixels: rows from ``first`` on."""
     rows, columns = reflected(height, size[0]), reflected(pixels.shape[1], size[1])
 
     def read(start: int, stop: int) -> Pixels:
@@ -83,10 +77,7 @@ def _scaled(values: Planes, top: float | None) -> Planes:
 
 
 def from_planes(picture: Planes, dtype: np.dtype[Any]) -> Pixels:
-    """C×H×W as H×W×3 pixels, clipped to [−1, 1] and rounded (not truncated).
-
-    1 channel is repeated.
-    """
+    """C×H×W (1 is repeated) as H×W×3 pixels, clipped to [−1, 1] and rounded (not truncated)."""
     top = _TOP.get(dtype.name)
     if top is None:
         values = picture.clip(-1.0, 1.0)
@@ -103,8 +94,7 @@ def from_planes(picture: Planes, dtype: np.dtype[Any]) -> Pixels:
 # -- antialiased bicubic resampling, strip by strip ----------------------------------------------
 #
 # Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981, with a = −1/2; for
-# smaller pictures the kernel is wider, so that nothing aliases. The values are those of Pillow's
-# BICUBIC, in float32.
+# smaller pictures the kernel is wider. The values are those of Pillow's BICUBIC, in float32.
 
 _STRIP = 2**21  # values that a strip of the larger picture may have
 _BLOCK = 32  # values that are computed by one matrix product
@@ -118,10 +108,7 @@ _NOISE = 1e-4  # variance, of values in [−1, 1], below which a window counts a
 
 @dataclass(frozen=True)
 class Filter:
-    """How ``size`` values come of ``source`` values along one axis.
-
-    Value i is the sum of ``weights[i]`` times the source's values from ``first[i]`` on.
-    """
+    """Value i is the sum of ``weights[i]`` times the ``source`` values from ``first[i]`` on."""
 
     source: int
     first: NDArray[np.int64]  # size
@@ -189,11 +176,7 @@ def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def resample_rows(
     read: Callable[[int, int], Planes], down: Filter, across: Filter, start: int, stop: int
 ) -> Planes:
-    """Rows start … stop − 1 of a resized picture: C×(stop − start)×width, float32.
-
-    ``read(start, stop)`` gives rows of the picture, C×h×w; ``down`` and ``across`` are the
-    filters of its height and its width.
-    """
+    """Rows start … stop − 1 of a resized picture, C×h×W; ``read`` gives rows of the picture."""
     rows = read(*down.part(start, stop))
     if len(across.first) < across.source:  # the axis that leaves less goes first
         return down.rows(across.columns(rows), start, stop)
@@ -248,17 +231,13 @@ class Enlarger:
 
     The enlarged painting gets the luma detail that the photo lost when it was reduced: the top of a
     Laplacian pyramid (Burt and Adelson, 1983). Its weight is local, as in the guided filter (He,
-    Sun and Tang, 2010): the slope of the regression, in a small window, of the painting's finest
-    detail on the photo's, times r². So edges that the painting kept are as sharp as in the photo,
-    and detail that it painted over does not come back.
-
-    photo (at the painting's size), painting: 3×h×w in [−1, 1]. ``size``: height and width of the
-    photo itself.
+    Sun and Tang, 2010): the slope of the regression of the painting's finest detail on the photo's,
+    times r². So edges that the painting kept are sharp, and detail that it painted over does not
+    come back. photo, painting: 3×h×w in [−1, 1]. ``size``: height and width of the photo itself.
     """
 
     def __init__(self, photo: Planes, painting: Planes, size: tuple[int, int]) -> None:
-        luma = _luma(photo)
-        maps = [painting]
+        luma, maps = _luma(photo), [painting]
         if size[0] > painting.shape[1] or size[1] > painting.shape[2]:
             maps += [luma, _gain(luma, _luma(painting))]
         self._maps = np.concatenate(maps)
@@ -266,10 +245,7 @@ class Enlarger:
         self._across = Filter.bicubic(painting.shape[2], size[1])
 
     def rows(self, start: int, stop: int, photo: Planes) -> Planes:
-        """Rows start … stop − 1 of the painting: 3×h×W in [−1, 1].
-
-        ``photo``: the same rows of the photo, 3×h×W.
-        """
+        """Rows start … stop − 1 of the painting, 3×h×W in [−1, 1]; ``photo``: the same of it."""
         large = resample_rows(
             lambda a, b: self._maps[:, a:b], self._down, self._across, start, stop
         )
@@ -306,20 +282,12 @@ def _gain(photo: Planes, painting: Planes) -> Planes:
 
 def _mean(x: Planes, radius: int = _RADIUS) -> Planes:
     """The mean over the square window around each pixel, within the picture."""
-    return _along(_along(x, 2, radius), 1, radius)
-
-
-def _along(x: Planes, axis: int, radius: int) -> Planes:
-    """The mean of up to 2 ``radius`` + 1 values along ``axis``."""
-    size = x.shape[axis]
-    total = x.copy()
-    for shift in range(1, min(radius, size - 1) + 1):
-        low, high = [slice(None)] * 3, [slice(None)] * 3
-        low[axis], high[axis] = slice(size - shift), slice(shift, None)
-        total[tuple(low)] += x[tuple(high)]
-        total[tuple(high)] += x[tuple(low)]
-    places = np.arange(size)
-    count = np.minimum(places, radius) + np.minimum(size - 1 - places, radius) + 1
-    shape = (1, 1, -1) if axis == 2 else (1, -1, 1)
-    mean: Planes = total / count.astype(np.float32).reshape(shape)
-    return mean
+    for _ in range(2):  # along the rows, then along the columns
+        size, total = x.shape[2], x.copy("K")
+        for shift in range(1, min(radius, size - 1) + 1):
+            total[..., :-shift] += x[..., shift:]
+            total[..., shift:] += x[..., :-shift]
+        places = np.arange(size)
+        count = np.minimum(places, radius) + np.minimum(size - 1 - places, radius) + 1
+        x = (total / count.astype(np.float32)).swapaxes(1, 2)
+    return x

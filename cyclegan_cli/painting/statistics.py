@@ -1,10 +1,8 @@
 """What layers depend on of the whole picture: InstanceNorm's statistics, and the scene's code.
 
-Statistics are measured strip by strip and merged as in Chan, Golub and LeVeque, "Updating Formulae
-and a Pairwise Algorithm for Computing Sample Variances", 1979.
-
-The code of a thumbnail scales and shifts channels and gives a colour matrix. They are constants for
-one picture, so they go into its weights, and what is left are plain layers.
+Statistics are merged strip by strip (Chan, Golub and LeVeque, "Updating Formulae and a Pairwise
+Algorithm for Computing Sample Variances", 1979). The code of a thumbnail scales and shifts channels
+and gives a colour matrix: constants of one picture, which go into its weights.
 """
 
 from __future__ import annotations
@@ -17,15 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from cyclegan_cli.engine.layers import (
-    EPS,
-    SCENE_WIDTHS,
-    SMOOTH,
-    THUMBNAIL,
-    Trunk,
-    film_name,
-    layers,
-)
+from cyclegan_cli.engine.layers import EPS, SCENE_WIDTHS, SMOOTH, THUMBNAIL, film_name, layers
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, Planes, to_planes
 
@@ -38,10 +28,9 @@ _ROUNDING = 1e-12  # the variance of values near 1 that differ by float32's roun
 
 @dataclass(frozen=True)
 class Moments:
-    """The number of values in each channel, their mean, and the sum of squared deviations.
+    """Of each channel: the number of values, their mean, the sum of squared deviations.
 
-    ``mean`` and ``m2``: float64, C values each: NumPy arrays, or tensors on the CUDA device that
-    measured them. The biased variance is m2 / count.
+    ``mean``, ``m2``: float64, C values each: NumPy arrays, or tensors on the CUDA device.
     """
 
     count: int
@@ -68,10 +57,7 @@ class Moments:
         return Moments(count, self.mean + step * share, m2)
 
     def blend(self, other: Moments, weight: float) -> Moments:
-        """Means and variances a ``weight`` (0..1) of the way to ``other``'s; this one's count.
-
-        For video: ``held.blend(measured, 0.1)`` follows the picture slowly.
-        """
+        """Means and variances a ``weight`` (0..1) of the way to ``other``'s; this one's count."""
         mean = self.mean + weight * (other.mean - self.mean)
         variance = self.variance + weight * (other.variance - self.variance)
         return Moments(self.count, mean, variance * self.count)
@@ -85,8 +71,7 @@ OverrideStats: TypeAlias = Callable[[int, Moments], Moments]
 def varies(moments: Moments) -> Any:
     """Whether each channel varies by more than rounding: bool, C values.
 
-    If not, its scale is 0: InstanceNorm would amplify rounding by 1/√eps, and a few of them would
-    turn a flat picture into noise.
+    If not, its scale is 0: InstanceNorm would turn rounding into noise.
     """
     return moments.variance > _ROUNDING * (1.0 + moments.mean**2)
 
@@ -97,14 +82,8 @@ def factors(moments: Moments) -> tuple[NDArray[np.float32], NDArray[np.float32]]
     return moments.mean.astype(np.float32), scale.astype(np.float32)
 
 
-# -- the scene ------------------------------------------------------------------------------------
-
-
 def thumbnail(pixels: Pixels, channels: int) -> Planes:
-    """Means of a grid of 32×32 fields, channels×32×32 in [−1, 1]; pixels as ``Painter.paint``'s.
-
-    The fields are those of PyTorch's ``adaptive_avg_pool2d``: in small pictures they overlap.
-    """
+    """Means of 32×32 fields as of PyTorch's ``adaptive_avg_pool2d``, channels×32×32 in [−1, 1]."""
     rows = [pixels[part].mean(0, dtype=np.float32) for part in _fields(pixels.shape[0])]
     lines = np.stack(rows)
     fields = [lines[:, part].mean(1, dtype=np.float32) for part in _fields(pixels.shape[1])]
@@ -118,9 +97,9 @@ def _fields(size: int) -> list[slice]:
     return [slice(i * size // THUMBNAIL, -(-(i + 1) * size // THUMBNAIL)) for i in range(THUMBNAIL)]
 
 
-def scene_code(weights: Weights, small: Planes) -> Array:
-    """The code of a thumbnail: what ``Generator.scene_code`` computes, to rounding."""
-    tensors, x = weights.tensors, small
+def scene_code(weights: Weights, pixels: Pixels) -> Array:
+    """The code of a picture's thumbnail: what ``Generator.scene_code`` computes, to rounding."""
+    tensors, x = weights.tensors, thumbnail(pixels, weights.spec.in_channels)
     for number in range(len(SCENE_WIDTHS)):
         x = _halved(x, *(tensors[f"scene.{2 * number}.{kind}"] for kind in ("weight", "bias")))
     code = tensors["code.weight"] @ x.mean((1, 2)) + tensors["code.bias"]
@@ -145,14 +124,13 @@ def conditioned(weights: Weights, code: Array) -> Weights:
         found: Array = np.tanh(old[f"{name}.weight"] @ code + old[f"{name}.bias"])
         return found
 
-    for part in layers(spec):
-        for layer in (one for b in part.blocks for one in b) if isinstance(part, Trunk) else ():
-            if layer.scene:
-                scale, shift = np.split(read(film_name(layer)), 2)
-                scale = scale + np.float32(1.0)
-                weight, bias = f"{layer.name}.weight", f"{layer.name}.bias"
-                tensors[weight] = old[weight] * scale[:, None, None, None]
-                tensors[bias] = old[bias] * scale + shift
+    blocks = (block for part in layers(spec) for block in getattr(part, "blocks", ()))
+    for layer in (layer for block in blocks for layer in block if layer.scene):
+        scale, shift = np.split(read(film_name(layer)), 2)
+        scale = scale + np.float32(1.0)
+        weight, bias = f"{layer.name}.weight", f"{layer.name}.bias"
+        tensors[weight] = old[weight] * scale[:, None, None, None]
+        tensors[bias] = old[bias] * scale + shift
     matrix = read("colour").reshape(spec.out_channels, spec.in_channels + 1)
     tensors[RECOLOUR] = matrix + np.eye(*matrix.shape, dtype=np.float32)
     return Weights(spec, tensors)

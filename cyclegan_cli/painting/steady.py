@@ -1,11 +1,8 @@
 """Videos without flicker: statistics that change slowly, and a canvas that follows the camera.
 
-InstanceNorm measures every channel in every frame, so that noise, or an object that enters at the
-edge, changes the colours of the whole picture. Here each statistic is an exponential average over
-the frames of a scene, which starts again at a cut.
-
-The strokes of a style with grain are tied to its canvas. If the canvas stayed with the screen, the
-scene of a panning shot would slide along behind the strokes. So the canvas moves with the picture.
+InstanceNorm measures every frame, so an object that enters changes the colours of the whole
+picture. Here statistics are exponential averages over a scene's frames. The strokes of a style with
+grain are tied to its canvas, which moves with the picture, not with the screen.
 """
 
 from __future__ import annotations
@@ -69,11 +66,7 @@ class Steady:
         return cut
 
     def override_stats(self, number: int, measured: Moments) -> Moments:
-        """The statistics for InstanceNorm ``number`` in this frame.
-
-        The first frames of a scene have equal weights. A frame that is painted twice, as when
-        memory was short, counts once.
-        """
+        """Those of InstanceNorm ``number``; a scene's first frames have equal weights."""
         held = self._held.get(number)
         weight = max(self._weight, 1.0 / self._seen) if self._seen else 1.0
         stats = measured if held is None else held.blend(measured, weight)
@@ -114,7 +107,7 @@ class Follower:
 
 
 def movement(before: _Field, after: _Field) -> tuple[float, float]:
-    """Rows and columns by which the picture has moved from ``before`` to ``after``; 0, 0 if unsure.
+    """Rows and columns by which the picture moved from ``before`` to ``after``; 0, 0 if unsure.
 
     The peak of the phase correlation (Kuglin and Hines, 1975) of the low frequencies, with a
     parabola for fractions of a pixel. Both h×w, in levels of 255.

@@ -21,7 +21,7 @@ T = TypeVar("T", bound=Any)  # NumPy arrays, C×h×W, or tensors, 1×C×h×W
 Place = Literal["device", "host", "disk"]
 
 # Arrays of a strip's largest size that exist at once: a layer's input, padded copy and output, the
-# convolution's own copies of them, and a strip that is to be written.
+# convolution's own copies, and a strip that is to be written.
 WORKSPACE = 6
 
 
@@ -86,9 +86,9 @@ class Rows(Generic[T]):
 class Plan:
     """How a picture is evaluated; every plan gives the same result.
 
-    ``strip``: bytes of the largest array of a strip, which has at least one row. ``keep``: the
-    input of an InstanceNorm is kept, not computed again, if it has at most so many bytes.
-    ``place``: where it is kept: on the device, in the host's memory, or in a mapped temporary file.
+    ``strip``: bytes of the largest array of a strip. ``keep``: the input of an InstanceNorm is
+    kept, not computed again, up to so many bytes. ``place``: on the device, in the host's memory,
+    or in a mapped temporary file.
     """
 
     strip: int
@@ -104,8 +104,7 @@ class Plan:
 class Cost:
     """Bytes of a plan: ``strips`` on the device, ``kept`` at the plan's place.
 
-    ``sizes``: of the input of each InstanceNorm outside the trunk, in order; ``middle``: of one of
-    the trunk's two buffers.
+    ``sizes``: of the InstanceNorms' inputs outside the trunk; ``middle``: of a buffer of the trunk.
     """
 
     strips: int
@@ -119,8 +118,7 @@ def needed(
 ) -> tuple[int, int]:
     """Input rows (start, stop) needed for padded rows [start, stop) of a picture of ``height``.
 
-    ``pad``: above and below, by reflection (``mirror``) or zeros. ``enlarge``: before it is padded,
-    each row becomes two.
+    ``pad``: by reflection (``mirror``) or zeros. ``enlarge``: each row becomes two before that.
     """
     scale = 2 if enlarge else 1
     first, end = rows[0] - pad, rows[1] - pad
@@ -146,10 +144,7 @@ class Scratch:
         self._mappings: list[mmap.mmap] = []
 
     def buffer(self, count: int) -> mmap.mmap:
-        """``count`` bytes that can be written.
-
-        Raises OSError as the file system does, and MemoryError where no addresses are left.
-        """
+        """``count`` bytes to write to. Raises OSError, MemoryError without free addresses."""
         with tempfile.TemporaryFile(prefix="cyclegan-", dir=scratch_folder()) as file:
             file.truncate(count)
             try:
@@ -173,14 +168,11 @@ class Scratch:
 _DEFAULT = 3_000_000_000  # bytes that a picture takes at most by default, if that is enough
 _ALL = 2**62  # no limit
 _MIB = 2**20
-# By default, the first and the last full-size layer of a larger picture are computed twice instead
-# of kept: half of the memory, for 4 % of the time.
+# By default, larger full-size layers are computed twice: half of the memory, for 4 % of the time.
 _LARGEST_KEPT = 64 * _MIB
-# MiB of strips that suit the processor's caches (resnet9's of 256² is one of the first) and the
-# allocator, largest first.
+# MiB of strips that suit the processor's caches and the allocator, largest first.
 _STRIPS = {"cpu": (18, 4, 1), "cuda": (256, 64, 16), "mps": (64, 16, 4)}
-# At least so many rows: about 10 rows of halo are computed again for most layers, and strips of 5
-# rows of a picture 11,500 wide took 2.5 times as long as strips of 16 to 64 rows.
+# At least so many rows: about 10 rows of halo are computed again for most layers.
 _ROWS = (32, 8, 1)
 
 
@@ -195,10 +187,9 @@ def choose(
 ) -> list[Plan]:
     """The plans that fit, fastest first; the later ones are for when memory turns out short.
 
-    size: height and width. ``row``: bytes of a row after the first convolution. ``device``:
-    PyTorch's name. ``max_memory``: bytes that this process may use; None: what is free, but no more
-    than 3 GB if that is enough. ``extra``: bytes that the caller will use. Raises PictureError if
-    none fits.
+    size: height and width. ``row``: bytes of a row after the first convolution. ``max_memory``:
+    bytes that this process may use; None: what is free, but no more than 3 GB if that is enough.
+    ``extra``: bytes that the caller will use. Raises PictureError if none fits.
     """
     on_card = device.startswith("cuda")
     host = _host_budget(max_memory) - extra
@@ -247,10 +238,7 @@ def _fits(cost: Cost, plan: Plan, limits: tuple[float, float, float]) -> bool:
 
 
 def check_memory(what: str, needed: int, max_memory: int | None) -> None:
-    """Raise PictureError if ``needed`` bytes are more than this process may use.
-
-    ``what``: the sentence's subject. ``max_memory``: as for ``choose``.
-    """
+    """Raise PictureError if ``needed`` bytes are too many. ``what``: the sentence's subject."""
     free = max(0.0, _host_budget(max_memory))
     if needed > free:
         raise PictureError(

@@ -1,22 +1,23 @@
 """What a style is, how it is written down, and the table of styles that can be downloaded.
 
 ``catalogue.toml`` in CYCLEGAN_HOME adds rows to the package's table, or replaces those of the same
-style and direction. Imports no torch: lists, completion and usage errors read styles through this
-module.
+style and direction. Imports no torch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cyclegan_cli.engine.weights import read_header
-from cyclegan_cli.errors import StoreError, UsageError, WeightsError, command_line
-from cyclegan_cli.files import digest_of, read_toml
+from cyclegan_cli.errors import StoreError, UsageError, WeightsError, command_line, writing
+from cyclegan_cli.files import digest_of, read_toml, remove_leftovers, write_text
 from cyclegan_cli.places import check_name, home_dir
 from cyclegan_cli.settings import GeneratorSpec
 
@@ -49,10 +50,7 @@ _FOREIGN = (
     (b"\xff\xd8\xff", "a picture (JPEG)", ""),
     (b"gif8", "a picture (GIF)", ""),
     (b"%pdf", "a PDF document", ""),
-    (b"\x08\x07\x12", "an ONNX model", ""),
-    (b"\x08\x08\x12", "an ONNX model", ""),
-    (b"\x08\x09\x12", "an ONNX model", ""),
-    (b"\x08\x0a\x12", "an ONNX model", ""),
+    *((b"\x08%c\x12" % version, "an ONNX model", "") for version in (7, 8, 9, 10)),
     (b"\x80", "a Python pickle that PyTorch did not write", ""),
     (b"{", "JSON", ""),
 )
@@ -73,8 +71,8 @@ class Style:
     """A pair of domains, X and Y, and the generators between them that are on this machine.
 
     ``directions``: "xy" is G: X→Y, "yx" is F: Y→X. ``card``: licence, source and facts of the
-    training, plain JSON values. ``folder``: None where the style is only available, or is a single
-    file. ``hides``: origins of styles of the same name that come after this one.
+    training, plain JSON values. ``folder``: None where there is none, or only a single file.
+    ``hides``: origins of styles of the same name that come after this one.
     """
 
     name: str
@@ -141,7 +139,7 @@ def read_style(folder: Path, origin: Origin | None, *, name: str | None) -> Styl
 
 def _read_direction(folder: Path, entry: Mapping[str, Any]) -> Direction:
     name, digest, size = str(entry["file"]), str(entry["sha256"]), int(entry["size"])
-    if name not in (f"{way}.safetensors" for way in WAYS):
+    if name not in ("xy.safetensors", "yx.safetensors"):
         raise ValueError("a style's weights lie in its own folder")
     return Direction(folder / name, digest, size, GeneratorSpec.from_json(entry["generator"]))
 
@@ -168,16 +166,13 @@ def read_generator_header(path: Path) -> tuple[GeneratorSpec, dict[str, Any]]:
             with path.open("rb") as file:
                 what, advice = foreign(file.read(512))
             if what:
-                message = f"{path} is no weights file, but {what}."
-                raise WeightsError(message, hint=advice) from error
+                said = f"{path} is no weights file, but {what}."
+                raise WeightsError(said, hint=advice) from error
         raise
 
 
 def style_of_file(path: Path) -> Style:
-    """One .safetensors file of this program, as a style of one direction.
-
-    Raises WeightsError if it is another file.
-    """
+    """One .safetensors file as a style of one direction. Raises WeightsError for other files."""
     if path.suffix != ".safetensors":
         raise WeightsError(
             f"{path} is not a style of this program.",
@@ -193,10 +188,7 @@ def style_of_file(path: Path) -> Style:
 
 
 def foreign(data: bytes) -> tuple[str, str]:
-    """What a file that begins with ``data`` is instead of weights, and what to do about it.
-
-    Both are empty if the kind of file is not known.
-    """
+    """What a file that begins so is instead of weights, and what to do about it; "" if unknown."""
     if not data:
         return "empty", DOWNLOAD_AGAIN
     head = data[:512].lstrip(b" \t\r\n\xef\xbb\xbf").lower()
@@ -230,7 +222,7 @@ class Digest:
 
 @dataclass(frozen=True)
 class Row:
-    """One generator that can be downloaded. ``size_limit``: bytes that its file may have."""
+    """One generator that can be downloaded. ``size_limit``: bytes of its file."""
 
     style: str
     way: Way
@@ -244,44 +236,27 @@ class Row:
     size_limit: int = SIZE_LIMIT
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One style of the table: its rows by direction."""
-
-    name: str
-    x: str
-    y: str
-    rows: dict[Way, Row]
-
-
 def user_catalogue() -> Path:
     """The user's own table; it may not exist."""
     return home_dir() / "catalogue.toml"
 
 
-def entries() -> dict[str, Entry]:
-    """Every style of the table by name. Raises UsageError, naming the row that is wrong."""
-    rows: dict[tuple[str, Way], Row] = {}
-    for path in (_PACKAGED, user_catalogue()):
-        rows.update({(row.style, row.way): row for row in _read(path)})
-    found: dict[str, Entry] = {}
-    for (style, way), row in rows.items():
-        entry = found.setdefault(style, Entry(style, row.x, row.y, {}))
-        entry.rows[way] = row
+def entries() -> dict[str, dict[Way, Row]]:
+    """The table's rows by style and direction. Raises UsageError, naming the row that is wrong."""
+    found: dict[str, dict[Way, Row]] = {}
+    for row in (*_read(_PACKAGED), *_read(user_catalogue())):
+        found.setdefault(row.style, {})[row.way] = row
     return found
 
 
 def available_styles() -> list[Style]:
     """The table's styles, as styles without weights. Raises as ``entries``."""
     found = []
-    for entry in entries().values():
-        first = next(iter(entry.rows.values()))
-        card = {
-            "licence": first.licence,
-            "source": first.source,
-            "available": {way: row.addresses[0] for way, row in entry.rows.items()},
-        }
-        found.append(Style(entry.name, entry.x, entry.y, "available", directions={}, card=card))
+    for name, rows in entries().items():
+        first = next(iter(rows.values()))
+        card: dict[str, Any] = {"licence": first.licence, "source": first.source}
+        card["available"] = {way: row.addresses[0] for way, row in rows.items()}
+        found.append(Style(name, first.x, first.y, "available", directions={}, card=card))
     return found
 
 
@@ -289,28 +264,22 @@ def obtainable(style: Style, way: Way) -> bool:
     """Whether the direction is missing and can be downloaded. Raises as ``entries``."""
     if way in style.directions or style.origin not in ("available", "downloaded"):
         return False
-    entry = entries().get(style.name)
-    return entry is not None and way in entry.rows
+    return way in entries().get(style.name, {})
 
 
-def _read(path: Path) -> list[Row]:
+def _read(path: Path) -> Iterator[Row]:
     data = read_toml(path, missing_ok=True)
     rows, servers = data.get("generator", []), data.get("servers", {})
     if not isinstance(rows, list) or not isinstance(servers, dict):
         raise UsageError(f"{path} has no [[generator]] rows.", hint="cyclegan docs styles")
-    result = []
     for number, row in enumerate(rows, 1):
         with row_errors(f"{path}: [[generator]] number {number}", "styles"):
-            result.append(_row(row, servers))
-    return result
+            yield _row(row, servers)
 
 
 @contextlib.contextmanager
 def row_errors(where: str, page: str) -> Iterator[None]:
-    """Turn what is wrong with a row of a TOML table into a UsageError that names the row.
-
-    ``page``: of the documentation, which describes the table.
-    """
+    """Errors of a row of a TOML table as a UsageError; ``page``: of the documentation."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
@@ -355,8 +324,54 @@ def _digest(row: Mapping[str, Any]) -> Digest | None:
     lengths: dict[Literal["sha256", "git_blob"], int] = {"sha256": 64, "git_blob": 40}
     for kind, length in lengths.items():
         if kind in row:
-            text = str(row[kind]).lower()
-            if len(text) != length or set(text) - set("0123456789abcdef"):
+            if not re.fullmatch(f"[0-9a-f]{{{length}}}", text := str(row[kind]).lower()):
                 raise ValueError(f"its {kind} must be {length} hexadecimal digits")
             return Digest(kind, text)
     return None
+
+
+def file_digests(path: Path) -> dict[str, str]:
+    """The file's SHA-256 ("sha256") and its name as a git blob ("git_blob")."""
+    sha256 = hashlib.sha256()
+    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+            blob.update(block)
+    return {"sha256": sha256.hexdigest(), "git_blob": blob.hexdigest()}
+
+
+def digests_file() -> Path:
+    """In CYCLEGAN_HOME: a digest must outlive the cache that it protects."""
+    return home_dir() / "digests.json"
+
+
+def _digests() -> dict[str, str]:
+    try:
+        data = json.loads(digests_file().read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{digests_file()}, the record of downloads, cannot be read: {error}.",
+            hint="If it is no longer needed, remove it: digests are then recorded again.",
+        ) from error
+    return {str(k): str(v) for k, v in data.items()} if isinstance(data, dict) else {}
+
+
+def recorded_digest(key: str) -> Digest | None:
+    """What a download of ``key`` without a published digest must have. Raises StoreError."""
+    sha256 = _digests().get(key)
+    return Digest("sha256", sha256) if sha256 else None
+
+
+def record_digest(key: str, sha256: str) -> None:
+    """From now on a download of ``key`` must have ``sha256``; empty: any. Raises StoreError."""
+    from filelock import FileLock
+
+    with writing(digests_file(), hint="Set CYCLEGAN_HOME to a folder that can be written."):
+        home_dir().mkdir(parents=True, exist_ok=True)
+        with FileLock(digests_file().with_suffix(".lock")):
+            remove_leftovers(home_dir())
+            known = {k: v for k, v in {**_digests(), key: sha256}.items() if v}
+            write_text(digests_file(), json.dumps(known, indent=1, sort_keys=True) + "\n")

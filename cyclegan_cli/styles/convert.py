@@ -1,14 +1,12 @@
 """Styles from and to other files: import, export, and the test translation of both.
 
 The public PyTorch CycleGAN's files hold one plain state_dict and say nothing of the network, so the
-architecture is read from the tensors' names and shapes. What matters of the layout, for n residual
-blocks: convolutions at ``model.1``, ``model.4``, ``model.7``; block i at
-``model.{10+i}.conv_block``, its convolutions at 1 and 5 (6 where there was dropout); transposed
-convolutions at ``model.{10+n}`` and ``model.{13+n}``; the last convolution at ``model.{17+n}``.
+architecture is read from the tensors' names (see ``_names``) and shapes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import shlex
@@ -51,26 +49,20 @@ def import_style(
 ) -> Style:
     """Make a style of generators of this program or of the public PyTorch CycleGAN.
 
-    Each file is read without executing a byte of it, converted, and tried on a test picture before
-    the style appears. Raises WeightsError, UsageError, StoreError, OSError (see ``read_generator``
-    and ``add_style``).
+    No byte of a file is executed, and each is tried on a test picture before the style appears.
+    Raises WeightsError, UsageError, StoreError, OSError.
     """
-    weights: dict[Way, Path | Write] = {
-        way: functools.partial(convert, file, about={"x": x, "y": y, "direction": way})
-        for way, file in files.items()
-    }
-    sources = {
-        way: {"file": file.name, "sha256": digest_of(file)[0]} for way, file in files.items()
-    }
+    weights, sources = dict[Way, Path | Write](), dict[str, object]()
+    for way, file in files.items():
+        facts: dict[str, object] = {"x": x, "y": y, "direction": way}
+        weights[way] = functools.partial(convert, file, about=facts)
+        sources[way] = {"file": file.name, "sha256": digest_of(file)[0]}
     about = {"sources": sources, **(card or {})}
     return add_style(name, x=x, y=y, origin=origin, weights=weights, card=about, replace=replace)
 
 
 def convert(source: Path, target: Path, *, about: dict[str, object]) -> None:
-    """Write the generator in ``source`` to ``target`` in this program's format, and try it.
-
-    Raises WeightsError, OSError; then ``target`` does not exist.
-    """
+    """Write ``source``'s generator to ``target`` and try it. Raises WeightsError, OSError."""
     save_generator(target, read_generator(source), about)
     try:
         check_generator(target)
@@ -80,15 +72,11 @@ def convert(source: Path, target: Path, *, about: dict[str, object]) -> None:
 
 
 def other_direction(file: Path) -> Path | None:
-    """The file of the pair's other direction beside ``file``, by the public code's names.
-
-    ``latest_net_G_A.pth`` has ``latest_net_G_B.pth``; None if there is no such file.
-    """
-    match = re.fullmatch(r"(.*_net_G_)([AB])(\.\w+)", file.name)
-    if match is None:
-        return None
-    other = file.with_name(f"{match[1]}{'B' if match[2] == 'A' else 'A'}{match[3]}")
-    return other if other.is_file() else None
+    """The pair's other file beside ``latest_net_G_A.pth`` (``…_B.pth``), or None."""
+    if match := re.fullmatch(r"(.*_net_G_)([AB])(\.\w+)", file.name):
+        other = file.with_name(f"{match[1]}{'B' if match[2] == 'A' else 'A'}{match[3]}")
+        return other if other.is_file() else None
+    return None
 
 
 def check_target(file: Path, *, overwrite: bool) -> None:
@@ -101,17 +89,14 @@ def check_target(file: Path, *, overwrite: bool) -> None:
     if file.exists() and (not overwrite or not file.is_file()):
         raise UsageError(f"{file} is already there.", hint="--overwrite replaces it.")
     if not file.parent.is_dir():
-        raise UsageError(
-            f"The folder {file.parent} is not there.",
-            hint=f"mkdir -p {shlex.quote(str(file.parent))}",
-        )
+        hint = f"mkdir -p {shlex.quote(str(file.parent))}"
+        raise UsageError(f"The folder {file.parent} is not there.", hint=hint)
 
 
 def export_style(style: Style, source: Path, file: Path, *, reverse: bool = False) -> None:
     """Write ``source``, one direction of ``style``, to ``file`` in the format of its extension.
 
-    Raises UsageError if the format has no such generator or its package is not installed;
-    WeightsError, OSError.
+    Raises UsageError if it has no such generator or a package is missing; WeightsError, OSError.
     """
     if file.suffix.lower() == ".safetensors":
         with atomic_path(file) as temporary:
@@ -129,25 +114,18 @@ def export_style(style: Style, source: Path, file: Path, *, reverse: bool = Fals
 
 
 def verify_style(style: Style) -> list[str]:
-    """What is wrong with ``style``, one sentence each; empty if nothing is.
+    """What is wrong with ``style``, one sentence each: digests, sizes, a test translation.
 
-    Each direction's size and SHA-256 are compared with the recorded ones, then it translates a test
-    picture. A style that another process has replaced meanwhile is checked again.
+    A style that another process has replaced meanwhile is checked again.
     """
-    problems = _problems(style)
-    if problems and style.folder is not None:
-        try:
-            now = find_style(style.name)
-        except StoreError:
-            return problems
-        if now.folder == style.folder and now.directions != style.directions:
-            return _problems(now)
-    return problems
-
-
-def _problems(style: Style) -> list[str]:
     found = ((direction.file, _problem(direction)) for direction in style.directions.values())
-    return [f"{file}: {problem}" for file, problem in found if problem]
+    problems = [f"{file}: {problem}" for file, problem in found if problem]
+    if problems and style.folder is not None:
+        with contextlib.suppress(StoreError):
+            now = find_style(style.name)
+            if now.folder == style.folder and now.directions != style.directions:
+                return verify_style(now)
+    return problems
 
 
 def _problem(direction: Direction) -> str:
@@ -168,18 +146,13 @@ def _problem(direction: Direction) -> str:
 
 
 def check_generator(path: Path) -> None:
-    """Translate a test picture with the generator in ``path``, on the CPU.
-
-    Raises WeightsError if the result is not finite or a single colour.
-    """
+    """Translate a test picture on the CPU. Raises WeightsError for one colour, NaN or infinity."""
     import torch
 
     network = load_generator(path)
-    ramp = torch.linspace(-1, 1, _TEST_SIZE)
-    picture = torch.stack(
-        [ramp.expand(_TEST_SIZE, -1), ramp[:, None].expand(-1, _TEST_SIZE), ramp.outer(ramp)]
-    )
-    x = picture.repeat(2, 1, 1)[None, : network.spec.in_channels]
+    ramp = torch.linspace(-1, 1, _TEST_SIZE).repeat(_TEST_SIZE, 1)
+    picture = torch.stack([ramp, ramp.T, ramp * ramp.T]).repeat(2, 1, 1)
+    x = picture[None, : network.spec.in_channels]
     if network.spec.code > 0:  # it has the grain as a further channel
         x = torch.cat([x, torch.zeros_like(x[:, :1])], 1)
     with torch.inference_mode():
@@ -190,15 +163,11 @@ def check_generator(path: Path) -> None:
         raise WeightsError(f"{path} translates a test picture into a single colour.")
 
 
-# -- the public layout ------------------------------------------------------------------------
-
-
 def read_generator(path: Path) -> Generator:
     """The generator in ``path``: float32, in eval mode, on the CPU.
 
     ``path``: a file of this program, or of the public PyTorch CycleGAN (``.pth`` of any version, or
-    its tensors as ``.safetensors``). No byte of it is executed. Raises WeightsError, saying what is
-    wrong with it, or OSError.
+    its tensors as ``.safetensors``). No byte of it is executed. Raises WeightsError, OSError.
     """
     from safetensors import SafetensorError
 
@@ -238,10 +207,9 @@ def _paintable(network: Generator, path: Path) -> Generator:
 
 
 def from_public(tensors: dict[str, Tensor], path: Path) -> Generator:
-    """The generator of a state_dict in the public layout; ``path`` is for the errors.
+    """The generator of a public state_dict, without InstanceNorm's running statistics.
 
-    InstanceNorm's running statistics are dropped: the method normalises by the picture's own.
-    Raises WeightsError if it is not a residual generator with InstanceNorm.
+    Raises WeightsError, which names ``path``, if it is no residual generator with InstanceNorm.
     """
     import torch
 
@@ -277,10 +245,7 @@ def from_public(tensors: dict[str, Tensor], path: Path) -> Generator:
 
 
 def to_public(network: Generator) -> dict[str, Tensor]:
-    """The state_dict that the public code's ``ResnetGenerator`` (no dropout) loads unchanged.
-
-    Raises UsageError for generators that the public code does not have.
-    """
+    """The state_dict of the public ``ResnetGenerator``. Raises UsageError for other generators."""
     spec = network.spec
     sizes = ("name", "blocks", "width", "in_channels", "out_channels")
     if spec != GeneratorSpec(**{name: vars(spec)[name] for name in sizes}):
@@ -308,21 +273,17 @@ def export_public(network: Generator, path: Path) -> None:
 def _names(spec: GeneratorSpec, dropout: bool) -> dict[str, str]:
     """{layer of ``Generator``: layer of the public layout}."""
     n, second = spec.blocks, 6 if dropout else 5
-    names = {"encoder.1": "model.1", "encoder.4": "model.4", "encoder.7": "model.7"}
+    names = {f"encoder.{i}": f"model.{i}" for i in (1, 4, 7)}
     for i in range(n):
         names[f"trunk.{i}.branch.1"] = f"model.{10 + i}.conv_block.1"
         names[f"trunk.{i}.branch.5"] = f"model.{10 + i}.conv_block.{second}"
-    names["decoder.0"] = f"model.{10 + n}"
-    names["decoder.3"] = f"model.{13 + n}"
-    names["decoder.7"] = f"model.{17 + n}"
-    return names
+    return names | {f"decoder.{i}": f"model.{10 + n + i}" for i in (0, 3, 7)}
 
 
 def _one_network(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The generator's tensors without prefixes such as ``module.``, ``state_dict.``, ``netG_A.``.
+    """The one generator's tensors, without prefixes such as ``module.`` and ``netG_A.``.
 
-    Other tensors (discriminators, states of optimisers) are left out. Raises WeightsError if there
-    are several generators.
+    Other tensors are left out. Raises WeightsError if there are several generators.
     """
     bare: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -330,8 +291,8 @@ def _one_network(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         if short in bare:
             raise _not_it(path, f"{short} is there twice")
         bare[short] = tensor
-    places = {match[1] for name in bare if (match := _LAYER.match(name))}
-    generators = {match[1] for name in bare if (match := _LAYER.match(name)) and match[2]}
+    matches = [match for name in bare if (match := _LAYER.match(name))]
+    places, generators = {match[1] for match in matches}, {m[1] for m in matches if m[2]}
     if len(generators) > 1:
         listed = ", ".join(sorted(place.rstrip(".") or "model" for place in generators)[:6])
         raise WeightsError(
@@ -348,9 +309,10 @@ def _architecture(tensors: dict[str, Tensor], path: Path) -> tuple[GeneratorSpec
     """The generator's spec, and whether its blocks have dropout."""
     matches = [match for name in tensors if (match := _BLOCK.fullmatch(name))]
     blocks = len({match[1] for match in matches})
-    second = {int(match[2]) for match in matches} - {1}
+    found = {int(match[2]) for match in matches}
+    second = found - {1}
     if blocks == 0 or second not in ({5}, {6}):
-        if {int(match[2]) for match in matches} in ({0, 3}, {0, 4}):
+        if found in ({0, 3}, {0, 4}):
             raise _not_it(path, "its blocks pad with zeros, where the method's reflect")
         raise _not_it(path, "it has no residual blocks of the kind that the method has")
     first, last = tensors.get("model.1.weight"), tensors.get(f"model.{17 + blocks}.weight")

@@ -1,7 +1,4 @@
-"""The public data sets: a table in the package and the user's own; downloaded, checked, unpacked.
-
-They are downloaded as styles are (``fetch``, ``download``). A data set appears by one rename.
-"""
+"""The public data sets: a table, and the user's own; downloaded, checked, unpacked."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import stat
 import unicodedata
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,23 +18,18 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cyclegan_cli.errors import (
-    DownloadError,
-    StoreError,
-    UnknownNameError,
-    UsageError,
-    command_line,
-    writing,
-)
-from cyclegan_cli.files import read_toml, remove_leftovers, write_text
+from cyclegan_cli import errors
+from cyclegan_cli.errors import DownloadError, StoreError, UsageError, command_line
+from cyclegan_cli.files import digest_of, read_toml, remove_leftovers, write_text
 from cyclegan_cli.places import RESERVED, cache_dir, check_name, home_dir, offline
 from cyclegan_cli.styles.catalogue import filled, plain, row_errors
-from cyclegan_cli.styles.download import Download, Tell, alone, forget, part_file
-from cyclegan_cli.styles.fetch import Patience, file_digests
+from cyclegan_cli.styles.fetch import Download, Patience, Tell, alone, part_file
 
 _PACKAGED = Path(__file__).with_name("datasets.toml")
 _MARK = "dataset.json"  # beside the folders of pictures: what was downloaded, and from where
-_disk = partial(writing, hint="Give a folder that can be written by --to, or set CYCLEGAN_CACHE.")
+_disk = partial(
+    errors.writing, hint="Give a folder that can be written by --to, or set CYCLEGAN_CACHE."
+)
 SIZE_LIMIT = 8_000_000_000  # bytes of a zip file
 
 
@@ -52,11 +45,6 @@ class DataSet:
     source: str
     pictures: tuple[int, int] | None
 
-    @property
-    def file(self) -> str:
-        """The name of its archive."""
-        return f"{self.name}.zip"
-
 
 @dataclass(frozen=True)
 class Here:
@@ -68,10 +56,7 @@ class Here:
 
 
 def datasets() -> dict[str, DataSet]:
-    """All data sets by name; ``datasets.toml`` in CYCLEGAN_HOME adds to the package's.
-
-    Raises UsageError, naming the row that is wrong.
-    """
+    """The package's and those of CYCLEGAN_HOME's datasets.toml, by name. Raises UsageError."""
     return _read(_PACKAGED) | _read(home_dir() / "datasets.toml")
 
 
@@ -79,7 +64,7 @@ def find_dataset(name: str) -> DataSet:
     """The data set of that name. Raises UnknownNameError, with a did-you-mean."""
     known = datasets()
     if name not in known:
-        raise UnknownNameError("data set", name, known, hint="cyclegan datasets list")
+        raise errors.UnknownNameError("data set", name, known, hint="cyclegan datasets list")
     return known[name]
 
 
@@ -112,9 +97,6 @@ def _row(name: str, row: Mapping[str, Any], server: Mapping[str, Any]) -> DataSe
     )
 
 
-# -- on the disk -------------------------------------------------------------------------------
-
-
 def location(name: str, to: Path | None = None) -> Path:
     """The folder of the data set: ``to``/NAME, or CYCLEGAN_CACHE/datasets/NAME."""
     return (to or cache_dir() / "datasets") / name
@@ -128,9 +110,7 @@ def here(name: str, to: Path | None = None) -> Here | None:
         counts = {str(key): int(count) for key, count in mark["pictures"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    if not all((folder / part).is_dir() for part in counts):
-        return None
-    return Here(folder, counts)
+    return Here(folder, counts) if all((folder / part).is_dir() for part in counts) else None
 
 
 def download_dataset(
@@ -161,54 +141,51 @@ def download_dataset(
     with alone(f"dataset-{name}", tell):
         if (found := here(name, to)) is not None:
             return found  # the other process has done it
-        part = part_file(f"dataset-{wanted.file}")
+        file = f"{name}.zip"
         download = Download(
-            *(f"The data set '{name}'", wanted.file, f"dataset {wanted.file}", part),
+            *(f"The data set '{name}'", file, f"dataset {file}", part_file(f"dataset-{file}")),
             *(wanted.addresses, SIZE_LIMIT, what_is_wrong),
             hints=(
                 "Once more goes on where it stopped. CYCLEGAN_MIRROR names another server.",
                 "CYCLEGAN_MIRROR names a server that can be reached.",
             ),
+            tell=tell,
+            patience=patience or Patience(),
         )
         with _disk(target):
             remove_leftovers(target.parent, name)
         counts = _from_before(wanted, download, target)
         if counts is None:
-            address = download.fetch(tell, patience or Patience())
-            counts = _put(wanted, part, target, address)
-            download.accept(tell)
-        forget(part)
+            counts = _put(wanted, download, target, download.fetch())
+            download.accept()
+        download.drop()
     return Here(target, counts, fetched=True)
 
 
 def _from_before(wanted: DataSet, download: Download, target: Path) -> dict[str, int] | None:
-    """Unpack an archive that was downloaded before; None if there is none that can be unpacked.
-
-    Earlier versions recorded the digest of an archive before unpacking it: if that fails, archive
-    and digest are deleted.
-    """
+    """Unpack an archive that was downloaded before; None if there is none that can be unpacked."""
     part, known = download.part, download.known_digest()
     if not part.exists() or what_is_wrong(part):
         return None
-    if known is not None and file_digests(part)["sha256"] != known.hex:
+    if known is not None and digest_of(part)[0] != known.hex:
         return None
     try:
-        return _put(wanted, part, target, "")
+        return _put(wanted, download, target, "")
     except DownloadError:
         download.reject()
         return None
 
 
-def _put(wanted: DataSet, part: Path, target: Path, address: str) -> dict[str, int]:
-    """Unpack ``part`` beside ``target``, then rename; returns the pictures in each folder.
-
-    Raises StoreError, and DownloadError if it cannot be unpacked; then ``part`` is deleted.
-    """
+def _put(wanted: DataSet, download: Download, target: Path, address: str) -> dict[str, int]:
+    """Unpack it beside ``target``, then rename. Raises StoreError; DownloadError: it is deleted."""
+    part = download.part
     with _disk(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{wanted.name}.{secrets.token_hex(6)}.tmp")
         try:
-            needed, free = archive_size(part), shutil.disk_usage(target.parent).free
+            with zipfile.ZipFile(part) as archive:
+                needed = sum(info.file_size for info in _plan(archive).values())
+            free = shutil.disk_usage(target.parent).free
             if needed > free:
                 where = command_line("datasets", "download", wanted.name, "--to", "FOLDER")
                 raise StoreError(
@@ -219,12 +196,12 @@ def _put(wanted: DataSet, part: Path, target: Path, address: str) -> dict[str, i
             temporary.mkdir()
             counts = unpack(part, temporary)
             about = {"name": wanted.name, "x": wanted.x, "y": wanted.y, "licence": wanted.licence}
-            origin = {"address": address, "sha256": file_digests(part)["sha256"]}
+            origin = {"address": address, "sha256": digest_of(part)[0]}
             record = {**about, "source": wanted.source, **origin, "pictures": counts}
             write_text(temporary / _MARK, json.dumps(record, indent=1) + "\n")
             temporary.rename(target)
         except DownloadError:
-            forget(part)
+            download.drop()
             raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -234,9 +211,8 @@ def _put(wanted: DataSet, part: Path, target: Path, address: str) -> dict[str, i
 # -- archives from a source that is not trusted ------------------------------------------------
 #
 # A zip file may name places outside its folder, hold links, or expand to fill the disk. So all is
-# decided from its table of contents before a byte is written: only files in a data set's folders,
-# only names of pictures, limits of number and size, no byte of the archive used twice. No entry
-# gets more bytes than it declares.
+# decided from its table of contents before a byte is written: only pictures in a data set's
+# folders, limits of number and size, no byte used twice. No entry gets more bytes than it declares.
 
 FOLDERS = tuple(f"{part}{domain}" for part in ("train", "test", "val") for domain in "AB")
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
@@ -261,17 +237,8 @@ def what_is_wrong(file: Path) -> str:
     return ""
 
 
-def archive_size(file: Path) -> int:
-    """Bytes of all the pictures that ``unpack`` would write. Raises DownloadError."""
-    with zipfile.ZipFile(file) as archive:
-        return sum(info.file_size for info in _plan(archive).values())
-
-
 def _plan(archive: zipfile.ZipFile) -> dict[tuple[str, str], zipfile.ZipInfo]:
-    """What to unpack, by (folder, name): the pictures of a data set; other files are ignored.
-
-    Raises DownloadError, naming the entry, for anything suspicious.
-    """
+    """The pictures to unpack by (folder, name). Raises DownloadError for anything suspicious."""
     infos = archive.infolist()
     if len(infos) > _MOST_ENTRIES:
         raise DownloadError(f"The archive has {len(infos)} entries; {_MOST_ENTRIES} are allowed.")
@@ -302,13 +269,11 @@ def _plan(archive: zipfile.ZipFile) -> dict[tuple[str, str], zipfile.ZipInfo]:
 
 def _parts(info: zipfile.ZipInfo) -> tuple[str, ...]:
     """The folders and the name of an entry. Raises DownloadError for one that leads elsewhere."""
-    name = info.orig_filename
-    path = PurePosixPath(name)
-    drive = re.match(r"[A-Za-z]:", name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or drive:
+    path = PurePosixPath(info.orig_filename)
+    elsewhere = re.match(r"[A-Za-z]:|.*[\\\0]", info.orig_filename, re.DOTALL)
+    if path.is_absolute() or ".." in path.parts or elsewhere:
         raise _bad(info, "leads out of its folder")
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise _bad(info, "is a link or a device, not a file")
     return path.parts
 
@@ -317,8 +282,7 @@ def _is_picture(parts: tuple[str, ...]) -> bool:
     """Whether it is FOLDER/NAME or ANYTHING/FOLDER/NAME, and a picture by its name."""
     if not 2 <= len(parts) <= 3 or parts[-2] not in FOLDERS or parts[0] == "__MACOSX":
         return False
-    name = parts[-1]
-    return not name.startswith(".") and PurePosixPath(name).suffix.lower() in _PICTURES
+    return parts[-1][0] != "." and PurePosixPath(parts[-1]).suffix.lower() in _PICTURES
 
 
 def _portable(info: zipfile.ZipInfo, name: str) -> str:
@@ -342,18 +306,16 @@ def _check(info: zipfile.ZipInfo) -> None:
 
 
 def unpack(file: Path, folder: Path) -> dict[str, int]:
-    """Unpack ``file`` into ``folder``, which must exist.
+    """Unpack ``file`` into ``folder``; returns the number of pictures in each of its folders.
 
-    Returns the number of pictures in each of its folders. Raises DownloadError for what
-    ``what_is_wrong`` finds and for an entry that is not what it declared; OSError.
+    Raises DownloadError for what ``what_is_wrong`` finds and for false entries; OSError.
     """
-    counts: dict[str, int] = {}
     with zipfile.ZipFile(file) as archive:
-        for (part, name), info in _plan(archive).items():
+        plan = _plan(archive)
+        for (part, name), info in plan.items():
             (folder / part).mkdir(exist_ok=True)
             _write(archive, info, folder / part / name)
-            counts[part] = counts.get(part, 0) + 1
-    return counts
+    return Counter(part for part, _ in plan)
 
 
 def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:

@@ -1,13 +1,9 @@
-"""One file from the network: resumed, retried, limited in size, checked.
-
-The standard library's urllib is enough (one GET with a Range), honours the usual proxy variables,
-and adds no dependency. A file is collected in ``NAME.part`` and used only if its digest is right.
-"""
+"""One file from the network, by urllib: resumed, retried, limited in size, checked."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import hashlib
 import http.client
 import re
 import socket
@@ -22,14 +18,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cyclegan_cli import __version__
-from cyclegan_cli.errors import DownloadError, NoNetworkError, writing
-from cyclegan_cli.styles.catalogue import Digest
+from cyclegan_cli.errors import DownloadError, NoNetworkError, StoreError, writing
+from cyclegan_cli.places import cache_dir, mirror
+from cyclegan_cli.styles import catalogue
+from cyclegan_cli.styles.catalogue import Digest, file_digests
 
 _BLOCK = 1 << 16
 _PROGRESS = 1 << 16  # bytes that make an attempt worth while
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
-_disk = partial(writing, hint="Set CYCLEGAN_CACHE to a folder with free space that can be written.")
 _NO_WAY = {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
+_LOCK_SECONDS = 3600.0
+_disk = partial(writing, hint="Set CYCLEGAN_CACHE to a folder with free space that can be written.")
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,13 @@ class Patience:
     first_wait: float = 1.0
     slowest: float = 1024.0
     window: float = 30.0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Another process is downloading the same style (or data set)."""
+
+    style: str
 
 
 @dataclass(frozen=True)
@@ -72,15 +78,24 @@ class Failed:
     again: bool
 
 
-Event = Trying | Received | Failed
+@dataclass(frozen=True)
+class Learned:
+    """A file without a published digest: from now on it must have this one."""
+
+    file: str
+    sha256: str
+
+
+Event = Waiting | Trying | Received | Failed | Learned
+Tell = Callable[[Event], None]
 
 
 class _PassingError(Exception):
-    """A failure that another attempt may not have."""
+    """Another attempt may not fail."""
 
 
 class _FinalError(Exception):
-    """A failure that another attempt would have too."""
+    """Another attempt would fail too."""
 
 
 class _UnreachableError(_FinalError):
@@ -88,60 +103,104 @@ class _UnreachableError(_FinalError):
 
 
 @dataclass
-class Transfer:
-    """One file on its way to ``part``, a partial file that is continued if the server can.
+class Download:
+    """One file: where it comes from, is collected, and what it must be.
 
-    The file must have ``digest`` (if None, the length that the server announced), and ``wrong``
-    must return nothing for it.
+    ``what``: subject of a message. ``key``: under which its digest is recorded if no ``digest`` is
+    published. ``wrong``: what is wrong with a file, empty if nothing is. ``hints``: for a
+    DownloadError, and a NoNetworkError.
     """
 
+    what: str
+    file: str
+    key: str
     part: Path
-    digest: Digest | None
+    addresses: Sequence[str]
     size_limit: int
     wrong: Callable[[Path], str]
-    tell: Callable[[Event], None]
+    hints: tuple[str, str]
+    tell: Tell
     patience: Patience
+    digest: Digest | None = None
     _received: bool = False
 
-    def __post_init__(self) -> None:
-        self._opener = _opener()
+    def fetch(self) -> str:
+        """Download it; returns the address used. Raises DownloadError, StoreError."""
+        base, known = mirror(), self.known_digest()
+        addresses = [f"{base}/{self.file}", *self.addresses] if base else self.addresses
+        try:
+            return self._run(addresses, known)
+        except NoNetworkError as error:
+            message = f"{self.what} cannot be downloaded: {error}."
+            raise NoNetworkError(message, hint=self.hints[1]) from error
+        except DownloadError as error:
+            recorded = known and not self.digest
+            note = f" (Its digest was recorded in {catalogue.digests_file()}.)" if recorded else ""
+            raise DownloadError(f"{self.file}: {error}{note}", hint=self.hints[0]) from error
 
-    def run(self, addresses: Sequence[str]) -> str:
-        """Download it from one of ``addresses``, in turn; returns the address used.
+    def known_digest(self) -> Digest | None:
+        """The published digest, or the SHA-256 of the first download. Raises StoreError."""
+        return self.digest or catalogue.recorded_digest(self.key)
 
-        Raises DownloadError, with what each address answered; NoNetworkError if no host can be
-        reached; StoreError if ``part`` cannot be written.
-        """
+    def accept(self) -> None:
+        """It turned out well: record its digest, if none is known, and delete the partial file."""
+        if self.known_digest() is None:
+            sha256 = file_digests(self.part)["sha256"]
+            catalogue.record_digest(self.key, sha256)
+            self.tell(Learned(self.file, sha256))
+        self.drop()
+
+    def reject(self) -> None:
+        """It is of no use, nor is the recorded digest of earlier downloads: delete both."""
+        self.drop()
+        if not self.digest:
+            catalogue.record_digest(self.key, "")
+
+    def drop(self) -> None:
+        """Delete what is here."""
+        with _disk(self.part):
+            self.part.unlink(missing_ok=True)
+            self._tag.unlink(missing_ok=True)
+
+    @property
+    def _tag(self) -> Path:
+        """A file beside the part: its address, and the server's tag of its version."""
+        return self.part.with_name(self.part.name + ".tag")
+
+    def _size(self) -> int:
+        """How many bytes of the file are here."""
+        with _disk(self.part):
+            return self.part.stat().st_size if self.part.exists() else 0
+
+    def _run(self, addresses: Sequence[str], digest: Digest | None) -> str:
         reasons: dict[str, str] = {}
         unreachable: dict[str, str] = {}
         left = list(dict.fromkeys(addresses))
-        most, failures = self.size(), 0
+        opener, most, failures = _opener(), self._size(), 0
         while left and failures < self.patience.attempts:
             last = failures + 1 == self.patience.attempts
             for address in list(left):
-                if address not in left:
-                    continue  # of a host that cannot be reached
+                if _host(address) in unreachable:
+                    continue
                 try:
-                    self.get(address)
-                except _UnreachableError as error:
-                    host = _host(address)
-                    unreachable[host] = reasons[address] = str(error)
-                    left = [other for other in left if _host(other) != host]
-                    if left:
-                        self.tell(Failed(address, str(error), again=False))
-                except _FinalError as error:
-                    reasons[address] = str(error)
-                    left.remove(address)
-                    self.tell(Failed(address, reasons[address], again=False))
-                except _PassingError as error:
-                    reasons[address] = str(error)
-                    gained = self.size() >= most + _PROGRESS
-                    self.tell(Failed(address, reasons[address], again=gained or not last))
-                else:
+                    self._get(address, digest, opener)
                     return address
+                except (_PassingError, _FinalError) as error:
+                    reasons[address] = reason = str(error)
+                    again = isinstance(error, _PassingError)
+                    if isinstance(error, _UnreachableError):
+                        unreachable[_host(address)] = reason
+                        left = [other for other in left if _host(other) not in unreachable]
+                        if not left:
+                            break
+                    elif again:
+                        again = not last or self._size() >= most + _PROGRESS
+                    else:
+                        left.remove(address)
+                self.tell(Failed(address, reason, again))
             # A line that breaks again and again still brings the file, if each try adds to it.
-            failures = 0 if self.size() >= most + _PROGRESS else failures + 1
-            most = max(most, self.size())
+            failures = 0 if self._size() >= most + _PROGRESS else failures + 1
+            most = max(most, self._size())
             if left and failures < self.patience.attempts:
                 time.sleep(self.patience.first_wait * 2 ** max(0, failures - 1))
         if all(_host(address) in unreachable for address in reasons):
@@ -149,18 +208,27 @@ class Transfer:
         listed = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
         raise DownloadError(f"No address gave the file. {listed}.")
 
-    @property
-    def tag(self) -> Path:
-        """A file beside the part: its address, and the server's tag of its version."""
-        return self.part.with_name(self.part.name + ".tag")
-
-    def get(self, address: str) -> None:
+    def _get(
+        self, address: str, digest: Digest | None, opener: urllib.request.OpenerDirector
+    ) -> None:
         """One request and its check. Raises _PassingError, _FinalError, StoreError."""
-        start = self._start(address)
+        start = self._size()
+        version = self._version(address) if start else ""
+        # Without a digest, only a version that the same address can name is continued.
+        if not 0 < start <= self.size_limit or not (digest or version):
+            self.drop()
+            start = 0
+        headers = {"User-Agent": f"cyclegan/{__version__}", "Accept-Encoding": "identity"}
+        if start:
+            headers |= {"Range": f"bytes={start}-"} | ({"If-Range": version} if version else {})
+        request = urllib.request.Request(address, headers=headers)
         try:
-            _look_up(address)
+            host, url = _host(address), urlsplit(address)
+            # A proxy looks the host up itself.
+            if url.scheme not in urllib.request.getproxies() or urllib.request.proxy_bypass(host):
+                socket.getaddrinfo(host, url.port or url.scheme, type=socket.SOCK_STREAM)
             self.tell(Trying(address, start))
-            with self._open(address, start) as answer:
+            with opener.open(request, timeout=self.patience.timeout) as answer:
                 start, total = self._begin(answer, address, start)
                 self._receive(answer, start, total)
         except urllib.error.HTTPError as error:
@@ -177,63 +245,37 @@ class Transfer:
             no_way = isinstance(cause, OSError) and cause.errno in _NO_WAY
             # A network that was there may come back.
             if not self._received and (no_way or isinstance(cause, socket.gaierror)):
-                raise _UnreachableError(f"{_host(address)}: {_reason(error)}") from error
+                raise _UnreachableError(f"{host}: {_reason(error)}") from error
             raise _PassingError(_reason(error)) from error
-        self._check(resumed=start > 0)
-
-    def size(self) -> int:
-        """How many bytes of the file are here."""
-        with _disk(self.part):
-            return self.part.stat().st_size if self.part.exists() else 0
-
-    def _start(self, address: str) -> int:
-        """How many bytes of the part to keep.
-
-        Without a digest, only a part from the same address whose version the server can name: two
-        servers may use one tag for two files.
-        """
-        size = self.size()
-        if 0 < size <= self.size_limit and (self.digest or self._version(address)):
-            return size
-        self.drop()
-        return 0
+        found = file_digests(self.part)[digest.kind] if digest else ""
+        if digest and found != digest.hex:
+            reason = f"what it sent has the digest {found[:12]}…, and not {digest.hex[:12]}…"
+        else:
+            reason = self.wrong(self.part)
+        if reason:
+            self.drop()
+            # A part of an older file may be to blame: once more, from the start.
+            raise (_PassingError if start else _FinalError)(reason)
 
     def _version(self, address: str) -> str:
         """The version tag of the part, if it is from ``address``."""
-        try:
-            written, _, version = self.tag.read_text(encoding="latin-1").partition("\n")
-        except FileNotFoundError:
-            return ""
-        return version if written == address else ""
-
-    def drop(self) -> None:
-        """Forget what is here."""
-        with _disk(self.part):
-            self.part.unlink(missing_ok=True)
-            self.tag.unlink(missing_ok=True)
-
-    def _open(self, address: str, start: int) -> http.client.HTTPResponse:
-        headers = {"User-Agent": f"cyclegan/{__version__}", "Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
-            if version := self._version(address):
-                headers["If-Range"] = version
-        request = urllib.request.Request(address, headers=headers)
-        answer: http.client.HTTPResponse = self._opener.open(request, timeout=self.patience.timeout)
-        return answer
+        with contextlib.suppress(FileNotFoundError):
+            written, _, version = self._tag.read_text(encoding="latin-1").partition("\n")
+            return version if written == address else ""
+        return ""
 
     def _begin(
         self, answer: http.client.HTTPResponse, address: str, start: int
     ) -> tuple[int, int | None]:
         """The byte at which the answer starts, and the length of the whole file, if known."""
-        if answer.headers.get("Content-Encoding", "identity") != "identity":
+        headers = answer.headers
+        if headers.get("Content-Encoding", "identity") != "identity":
             raise _FinalError("it sends the file compressed, which was not asked for")
-        length = answer.headers.get("Content-Length", "")
+        length = headers.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
         if answer.status == 206:
-            match = re.fullmatch(
-                r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", "")
-            )
+            said = headers.get("Content-Range", "")
+            match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", said)
             if match is None or int(match[1]) != start:
                 self.drop()
                 raise _PassingError("it sent another part than was asked for")
@@ -245,10 +287,10 @@ class Transfer:
             self.drop()
         if total is not None and total > self.size_limit:
             raise _FinalError(f"the file would have {total} bytes; {self.size_limit} are allowed")
-        tag = answer.headers.get("ETag", "") or answer.headers.get("Last-Modified", "")
+        tag = headers.get("ETag", "") or headers.get("Last-Modified", "")
         if tag and not tag.startswith("W/") and len(tag) < 200:
-            with _disk(self.tag):
-                self.tag.write_text(f"{address}\n{tag}", encoding="latin-1")
+            with _disk(self._tag):
+                self._tag.write_text(f"{address}\n{tag}", encoding="latin-1")
         return start, total
 
     def _receive(self, answer: http.client.HTTPResponse, start: int, total: int | None) -> None:
@@ -287,48 +329,16 @@ class Transfer:
                 since, gathered = time.monotonic(), 0
             yield block
 
-    def _check(self, *, resumed: bool) -> None:
-        reason = ""
-        if self.digest is not None:
-            found, wanted = file_digests(self.part)[self.digest.kind], self.digest.hex
-            if found != wanted:
-                reason = f"what it sent has the digest {found[:12]}…, and not {wanted[:12]}…"
-        reason = reason or self.wrong(self.part)
-        if reason:
-            self.drop()
-            # A part of an older file may be to blame: once more, from the start.
-            raise (_PassingError if resumed else _FinalError)(reason)
-
-
-def file_digests(path: Path) -> dict[str, str]:
-    """The file's SHA-256 ("sha256") and its name as a git blob ("git_blob")."""
-    sha256 = hashlib.sha256()
-    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-            blob.update(block)
-    return {"sha256": sha256.hexdigest(), "git_blob": blob.hexdigest()}
-
 
 def _host(address: str) -> str:
     return urlsplit(address).hostname or ""
-
-
-def _look_up(address: str) -> None:
-    """Raise socket.gaierror if the host has no address; a proxy looks it up itself."""
-    host, parts = _host(address), urlsplit(address)
-    if parts.scheme not in urllib.request.getproxies() or urllib.request.proxy_bypass(host):
-        socket.getaddrinfo(host, parts.port or parts.scheme, type=socket.SOCK_STREAM)
 
 
 def _reason(error: OSError) -> str:
     cause: Any = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
         return "it did not answer in time"
-    if isinstance(cause, OSError) and cause.strerror:
-        return str(cause.strerror)
-    return str(cause) or type(cause).__name__
+    return str(getattr(cause, "strerror", None) or cause) or type(cause).__name__
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -347,14 +357,35 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def _opener() -> urllib.request.OpenerDirector:
     """HTTP and HTTPS, proxies of the environment, and nothing else: no files, no FTP."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _Redirects(),
-    ):
+    opener, lib = urllib.request.OpenerDirector(), urllib.request
+    errors = (lib.HTTPDefaultErrorHandler(), lib.HTTPErrorProcessor(), _Redirects())
+    for handler in (lib.ProxyHandler(), lib.HTTPHandler(), lib.HTTPSHandler(), *errors):
         opener.add_handler(handler)
     return opener
+
+
+def part_file(name: str, ending: str = ".part") -> Path:
+    """Where the download ``name`` is collected. Raises StoreError if the folder cannot be made."""
+    folder = cache_dir() / "downloads"
+    with writing(folder, hint="Set CYCLEGAN_CACHE to a folder that can be written."):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder / (re.sub(r"[^\w.+-]", "_", name) + ending)
+
+
+@contextlib.contextmanager
+def alone(name: str, tell: Tell) -> Iterator[None]:
+    """Hold the lock on downloads of that name. Raises StoreError after ``_LOCK_SECONDS``."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(part_file(name, ".lock"))
+    try:
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=0)
+        if not lock.is_locked:
+            tell(Waiting(name))
+            lock.acquire(timeout=_LOCK_SECONDS)
+        yield
+    except Timeout:
+        raise StoreError(f"Another process has been downloading '{name}' for an hour.") from None
+    finally:
+        lock.release()

@@ -1,9 +1,7 @@
 """A generator as an ONNX graph that takes pictures of any size.
 
-The graph is written layer by layer with ``onnx`` alone: torch's exporters differ between versions,
-and do not pad as this program does. The graph itself pads the bottom and the right by reflection to
-a multiple of the generator's reduction, at least four times it, and crops the result, as
-``painting`` does; the thumbnail that a ``scene`` generator reads is made in it, too.
+It is written layer by layer: torch's exporters differ between versions, and do not pad as this
+program does. The graph itself pads, crops, and makes the thumbnail of a ``scene`` generator.
 """
 
 from __future__ import annotations
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 _OPSET = 18
-_PARAMETERS = ("weight", "bias")
 _OPERATORS: dict[Kind, str] = {
     "add": "Add",
     "conv": "Conv",
@@ -71,12 +68,9 @@ def export_onnx(weights: Weights, path: Path, about: dict[str, object]) -> None:
         onnx.helper.make_tensor_value_info(name, _FLOAT, ["batch", channels, "height", "width"])
         for name, channels in (("picture", spec.in_channels), ("painting", spec.out_channels))
     ]
+    name, ends = f"cyclegan-{spec.name}", (pictures[:1], pictures[1:])
     model = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes,
-            f"cyclegan-{spec.name}",
-            *(pictures[:1], pictures[1:], graph.constants),
-        ),
+        onnx.helper.make_graph(graph.nodes, name, *ends, graph.constants),
         producer_name="cyclegan",
         producer_version=__version__,
         opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
@@ -119,6 +113,10 @@ class _Graph:
         self.nodes.append(self._helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
+    def read(self, name: str, rows: NDArray[np.intp] | slice = slice(None)) -> list[str]:
+        """Weight and bias of a layer, or ``rows`` of them."""
+        return [self.constant(self.tensors[f"{name}.{k}"][rows]) for k in ("weight", "bias")]
+
     def size(self, x: str, axis: int) -> str:
         """Of ``x`` along ``axis``: one int64."""
         return self.add("Gather", self.add("Shape", x), self.constant([axis]))
@@ -158,10 +156,9 @@ def _write_generator(graph: _Graph) -> None:
 
 
 def _mirrored(graph: _Graph, x: str, size: str, axis: int) -> str:
-    """``x`` continued along ``axis`` by its mirror image, to the size that is painted.
+    """``x``, of ``size`` n along ``axis``, mirrored there to the size that is painted.
 
-    Of n rows the i-th is row t = i mod 2(n − 1), or 2(n − 1) − t where that is less. ``size``: n,
-    one int64.
+    Row i is row t = i mod 2(n − 1), or 2(n − 1) − t where that is less.
     """
     unit = reduction(graph.spec)
     one, two, multiple = (graph.constant([n]) for n in (1, 2, unit))
@@ -175,10 +172,7 @@ def _mirrored(graph: _Graph, x: str, size: str, axis: int) -> str:
 
 
 def _grained(graph: _Graph, x: str) -> str:
-    """``x`` and the canvas, which is laid out from the first row and column on.
-
-    The canvas is added to the picture; for a ``scene`` generator it is one more channel.
-    """
+    """``x`` with the canvas: added to the picture, or one more channel for ``scene`` generators."""
     spec = graph.spec
     channels = 1 if spec.code > 0 else spec.in_channels
     grain = graph.add("Cast", graph.constant(tile()[None, :channels]), to=_FLOAT)
@@ -193,21 +187,17 @@ def _grained(graph: _Graph, x: str) -> str:
     return graph.add("Concat", x, graph.add("Expand", grain, batch), axis=1)
 
 
-# -- the scene ------------------------------------------------------------------------------------
-
-
 def _scene_code(graph: _Graph) -> str:
     """The code of the whole picture, N×code, from a thumbnail of it."""
     rows = _averages(graph, graph.size("picture", 2))
     columns = graph.add("Transpose", _averages(graph, graph.size("picture", 3)), perm=[1, 0])
     x = graph.add("MatMul", graph.add("MatMul", rows, "picture"), columns)
     for number in range(len(SCENE_WIDTHS)):
-        read = [graph.constant(graph.tensors[f"scene.{2 * number}.{k}"]) for k in _PARAMETERS]
+        read = graph.read(f"scene.{2 * number}")
         x = graph.add("Conv", x, *read, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
         x = graph.add("Relu", x)
     mean = graph.add("Flatten", graph.add("GlobalAveragePool", x), axis=1)
-    read = [graph.constant(graph.tensors[f"code.{k}"]) for k in _PARAMETERS]
-    return graph.add("Relu", graph.add("Gemm", mean, *read, transB=1))
+    return graph.add("Relu", graph.add("Gemm", mean, *graph.read("code"), transB=1))
 
 
 def _averages(graph: _Graph, size: str) -> str:
@@ -228,17 +218,15 @@ def _averages(graph: _Graph, size: str) -> str:
 
 def _read_code(graph: _Graph, name: str, rows: NDArray[np.intp]) -> str:
     """What the linear layer ``name`` makes of the code, limited to (−1, 1): N×rows."""
-    read = [graph.constant(graph.tensors[f"{name}.{k}"][rows]) for k in _PARAMETERS]
-    return graph.add("Tanh", graph.add("Gemm", graph.code, *read, transB=1))
+    return graph.add("Tanh", graph.add("Gemm", graph.code, *graph.read(name, rows), transB=1))
 
 
 def _conditioned(graph: _Graph, layer: Layer, x: str) -> str:
     """The output of ``layer`` scaled and shifted by the code."""
     rows = np.arange(2 * layer.outputs).reshape(2, -1)
     axes = graph.constant([2, 3])
-    scale, shift = (
-        graph.add("Unsqueeze", _read_code(graph, film_name(layer), some), axes) for some in rows
-    )
+    codes = (_read_code(graph, film_name(layer), some) for some in rows)
+    scale, shift = (graph.add("Unsqueeze", code, axes) for code in codes)
     scaled = graph.add("Mul", x, graph.add("Add", scale, graph.floats(1.0)))
     return graph.add("Add", scaled, shift)
 
@@ -257,14 +245,10 @@ def _recoloured(graph: _Graph, picture: str) -> str:
     rows = np.arange(outputs * (inputs + 1)).reshape(outputs, inputs + 1)
     matrix = _read_code(graph, "colour", rows[:, :inputs].ravel())
     matrix = graph.add("Reshape", matrix, graph.constant([0, outputs, inputs]))
-    offset = graph.add(
-        "Unsqueeze", _read_code(graph, "colour", rows[:, inputs]), graph.constant([2, 3])
-    )
+    offset = _read_code(graph, "colour", rows[:, inputs])
+    offset = graph.add("Unsqueeze", offset, graph.constant([2, 3]))
     change = graph.add("Einsum", matrix, picture, equation="noc,nchw->nohw")
     return graph.add("Add", picture, graph.add("Add", change, offset))
-
-
-# -- layers ---------------------------------------------------------------------------------------
 
 
 def _layer(graph: _Graph, layer: Layer, x: str) -> str:
@@ -294,13 +278,8 @@ def _layer(graph: _Graph, layer: Layer, x: str) -> str:
 
 
 def _convolution(graph: _Graph, layer: Layer, x: str) -> str:
-    attributes: dict[str, Any] = {
-        "kernel_shape": [layer.kernel] * 2,
-        "strides": [layer.stride] * 2,
-        "pads": [layer.padding] * 4,
-        "group": layer.groups,
-    }
+    how: dict[str, Any] = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
+    how |= {"pads": [layer.padding] * 4, "group": layer.groups}
     if layer.kind == "conv_transpose":
-        attributes["output_padding"] = [1, 1]
-    inputs = [graph.constant(graph.tensors[f"{layer.name}.{k}"]) for k in _PARAMETERS]
-    return graph.add(_OPERATORS[layer.kind], x, *inputs, **attributes)
+        how["output_padding"] = [1, 1]
+    return graph.add(_OPERATORS[layer.kind], x, *graph.read(layer.name), **how)

@@ -1,8 +1,7 @@
 """Named styles and where they lie: list, find, add, remove.
 
-A style is a folder ``NAME/`` with ``style.json`` and one file of weights a direction. It is built
-under a temporary name and renamed into place, so a reader sees a whole style or none. Two roots
-can be written (the user's own styles, and the cache of downloads), one comes with the package.
+A style is a folder ``NAME/`` with ``style.json`` and one file of weights a direction, built under a
+temporary name and renamed into place. The user's own and the downloaded ones can be written.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import contextlib
 import json
 import os
 import secrets
-import shlex
 import shutil
 import time
 import unicodedata
@@ -19,30 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cyclegan_cli import files
 from cyclegan_cli.errors import StoreError, UnknownNameError, UsageError, WeightsError, command_line
-from cyclegan_cli.files import (
-    digest_of,
-    recover_folders,
-    remove_folder,
-    remove_leftovers,
-    swap_folder,
-    write_text,
-)
+from cyclegan_cli.files import digest_of, remove_leftovers, write_text
 from cyclegan_cli.places import cache_dir, check_name, styles_dir
-from cyclegan_cli.styles.catalogue import (
-    STYLE_FORMAT,
-    WAYS,
-    Origin,
-    Style,
-    Way,
-    available_styles,
-    damaged,
-    is_name,
-    obtainable,
-    read_generator_header,
-    read_style,
-    style_of_file,
-)
+from cyclegan_cli.styles import catalogue
+from cyclegan_cli.styles.catalogue import WAYS, Origin, Style, Way, is_name, obtainable, read_style
 
 _BUNDLED = Path(__file__).parent / "bundled"
 _ATTEMPTS = 3  # to read a style that may be just being replaced
@@ -52,15 +32,9 @@ _LIST_HINT = "cyclegan pretrained list"
 Write = Callable[[Path], None]  # writes one file of weights to the path that it is given
 
 
-# -- reading ---------------------------------------------------------------------------------
-
-
 def list_styles(*, available: bool = True) -> list[Style]:
-    """All styles by name, without damaged ones; ``available``: also those that can be downloaded.
-
-    Raises UsageError for a catalogue that is wrong, StoreError for folders that cannot be read.
-    """
-    found = {style.name: style for style in available_styles()} if available else {}
+    """All styles by name, without damaged ones. Raises UsageError, StoreError."""
+    found = {style.name: style for style in catalogue.available_styles()} if available else {}
     found.update(_scan()[0])
     return [style for _, style in sorted(found.items())]
 
@@ -71,20 +45,19 @@ def damaged_styles() -> list[tuple[Path, StoreError]]:
 
 
 def find_style(name_or_path: str) -> Style:
-    """The style of that name: the user's own, else bundled, downloaded, or in the catalogue.
+    """The style of that name (the user's own, bundled, downloaded, in the catalogue) or path.
 
-    Or the path of a style's folder or of a ``.safetensors`` file of this program. A name comes
-    before a path; ``./name`` is always a path. Raises UnknownNameError, StoreError for a damaged
-    style, WeightsError for a file that is not a generator of this program.
+    A name comes before a path; ``./name`` is always a path. Raises UnknownNameError, StoreError for
+    a damaged style, WeightsError for a file that is not a generator of this program.
     """
-    style = _named(unicodedata.normalize("NFC", name_or_path))
-    if style is not None:
+    name = unicodedata.normalize("NFC", name_or_path)
+    if is_name(name) and (style := _scan(name)[0].get(name)) is not None:
         return style
     path = Path(name_or_path).expanduser()
     if path.is_dir() and (path / "style.json").is_file():
         return read_style(path, None, name=None)
     if path.is_file():
-        return style_of_file(path)
+        return catalogue.style_of_file(path)
     if path.is_dir() and not is_name(name_or_path):
         raise UsageError(f"{path} is a folder, but not a style's.", hint=_LIST_HINT)
     known = {style.name: style for style in list_styles()}
@@ -94,10 +67,9 @@ def find_style(name_or_path: str) -> Style:
 
 
 def find_styles(given: Sequence[str]) -> list[Style]:
-    """The styles of names or paths, each of which may be several with commas between; each once.
+    """Each style once; a name may be several with commas between, a path that exists is one.
 
-    A path that exists is taken whole, commas and all. Raises UsageError where none is given or two
-    have one name, and what :func:`find_style` raises.
+    Raises UsageError where none is given or two have one name, and what :func:`find_style` raises.
     """
     names: list[str] = []
     for text in given:
@@ -118,36 +90,33 @@ def find_styles(given: Sequence[str]) -> list[Style]:
 
 
 def weights_file(style: Style, reverse: bool) -> Path:
-    """The file of G: X→Y, or of F: Y→X with ``reverse``.
-
-    Raises UsageError if the style has only the other direction or is not on this machine.
-    """
+    """The file of G, or of F with ``reverse``. Raises UsageError if it is not on this machine."""
     way: Way = "yx" if reverse else "xy"
     if way in style.directions:
         file = style.directions[way].file
         root = style.folder.parent if style.folder else None
         if not file.is_file() and root in [own for own, _ in _roots()]:
-            with _still(root):
-                pass  # it may just have been replaced
+            with _still(root):  # it may just have been replaced
+                pass
         if not file.is_file():
             raise StoreError(
                 f"The style '{style.name}' has lost a file: {file} is not there.",
                 hint=command_line("pretrained", "verify", style.name),
             )
         return file
-    wanted, there = (style.y, style.x), (style.x, style.y)
-    if not reverse:
+    wanted, there = f"{style.x} → {style.y}", f"{style.y} → {style.x}"
+    if reverse:
         wanted, there = there, wanted
     if obtainable(style, way):
-        which = f"direction {wanted[0]} → {wanted[1]} of the style" if style.directions else "style"
+        which = f"direction {wanted} of the style" if style.directions else "style"
         raise UsageError(
             f"The {which} '{style.name}' is not on this machine yet.",
-            hint=f"cyclegan pretrained download {shlex.quote(style.name)}",
+            hint=command_line("pretrained", "download", style.name),
         )
     raise UsageError(
-        f"The style '{style.name}' has no direction {wanted[0]} → {wanted[1]}: "
-        f"only {there[0]} → {there[1]} is {'here' if style.directions else 'to be had'}.",
-        hint=f"{'Leave out' if reverse else 'Add'} --reverse for {there[0]} → {there[1]}.",
+        f"The style '{style.name}' has no direction {wanted}: only {there} is "
+        f"{'here' if style.directions else 'to be had'}.",
+        hint=f"{'Leave out' if reverse else 'Add'} --reverse for {there}.",
     )
 
 
@@ -168,38 +137,29 @@ def root_of(origin: Origin) -> Path:
     return cache_dir() / "styles" if origin == "downloaded" else styles_dir()
 
 
-def _scan() -> tuple[dict[str, Style], list[tuple[Path, StoreError]]]:
+def _scan(
+    wanted: str | None = None,
+) -> tuple[dict[str, Style], list[tuple[Path, StoreError]]]:
+    """The styles on this machine by name, and the damaged ones; only those named ``wanted``.
+
+    Raises StoreError where that is damaged, and no whole one comes before it.
+    """
     found: dict[str, Style] = {}
     broken: list[tuple[Path, StoreError]] = []
     for root, origin in _roots():
-        for name in _names(root):
+        for name in [wanted] if wanted else _names(root):
             try:
                 style = _look(root, origin, name)
             except StoreError as error:
+                if wanted and not found:
+                    raise
                 broken.append((root / name, error))
                 continue
             if style is not None:
-                found[name] = _before(found.get(name), style)
+                first = found.setdefault(name, style)
+                if first is not style:
+                    found[name] = replace(first, hides=(*first.hides, style.origin))
     return found, broken
-
-
-def _named(name: str) -> Style | None:
-    first: Style | None = None
-    for root, origin in _roots() if is_name(name) else ():
-        try:
-            style = _look(root, origin, name)
-        except StoreError:
-            if first is None:
-                raise
-            continue
-        if style is not None:
-            first = _before(first, style)
-    return first
-
-
-def _before(first: Style | None, style: Style) -> Style:
-    """``first``, which hides ``style``."""
-    return style if first is None else replace(first, hides=(*first.hides, style.origin))
 
 
 def _names(root: Path) -> list[str]:
@@ -226,11 +186,8 @@ def _look(root: Path, origin: Origin | None, name: str) -> Style | None:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 return read_style(root / name, origin, name=name)
             if (root / name).is_dir():
-                raise damaged(root / name, "it has no style.json")
+                raise catalogue.damaged(root / name, "it has no style.json")
     return None
-
-
-# -- writing ---------------------------------------------------------------------------------
 
 
 def add_style(
@@ -245,13 +202,9 @@ def add_style(
 ) -> Style:
     """Make a new style of ``weights``, as a whole or not at all, and return it.
 
-    ``weights``: files to copy, or functions that write a file to the path they are given.
-    ``card``: plain JSON values. ``replace``: whether to replace a style of that name, or a function
-    that decides it from that style.
-
-    Raises UsageError for a name that is not valid or taken, WeightsError for a file that is not a
-    generator of this program, StoreError if the folder cannot be written, and what a function of
-    ``weights`` raises.
+    ``weights``: files to copy, or functions that write one to a path. ``card``: plain JSON values.
+    ``replace``: whether to replace a style of that name, or what decides it from that style. Raises
+    UsageError for a name that is not valid or taken, WeightsError for another file, StoreError.
     """
     name = check_name(unicodedata.normalize("NFC", name))
     if not weights or not set(weights) <= set(WAYS) or origin in ("bundled", "available"):
@@ -268,16 +221,22 @@ def add_style(
             temporary.mkdir()
             entries = {way: _put(weights[way], temporary, way) for way in WAYS if way in weights}
             about = {
-                **{"format": STYLE_FORMAT, "name": name, "x": x, "y": y, "origin": origin},
+                **{
+                    "format": catalogue.STYLE_FORMAT,
+                    "name": name,
+                    "x": x,
+                    "y": y,
+                    "origin": origin,
+                },
                 **{"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **card},
                 "directions": entries,
             }
-            text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-            write_text(temporary / "style.json", text)
+            text = json.dumps(about, indent=1, ensure_ascii=False)
+            write_text(temporary / "style.json", text + "\n")
             with _style_lock(root):
-                recover_folders(root, "style.json")
+                files.recover_folders(root, "style.json")
                 _refuse_taken(root, name, replace)
-                swap_folder(temporary, root / name)
+                files.swap_folder(temporary, root / name)
                 said = origin if origin == "downloaded" else None
                 return read_style(root / name, said, name=name)
     except OSError as error:
@@ -308,14 +267,11 @@ def _put(source: Path | Write, folder: Path, way: Way) -> dict[str, object]:
     target = folder / f"{way}.safetensors"
     if callable(source):
         source(target)
+    elif not source.exists():
+        raise WeightsError(f"{source} is not there.")
     else:
-        try:
-            shutil.copyfile(source, target)
-        except FileNotFoundError as error:
-            if error.filename != str(source):
-                raise
-            raise WeightsError(f"{source} is not there.") from None
-    spec, _ = read_generator_header(target)
+        shutil.copyfile(source, target)
+    spec, _ = catalogue.read_generator_header(target)
     with target.open("rb+") as file:
         os.fsync(file.fileno())
     digest, size = digest_of(target)
@@ -323,9 +279,9 @@ def _put(source: Path | Write, folder: Path, way: Way) -> dict[str, object]:
 
 
 def remove_style(name: str, *, dry_run: bool = False) -> Path:
-    """Remove the style of that name, damaged or not; returns its folder.
+    """Remove (``dry_run``: only look for) the style of that name, damaged or not; its folder.
 
-    ``dry_run``: only look. Raises UnknownNameError, UsageError for a bundled style, StoreError.
+    Raises UnknownNameError, UsageError for a bundled style, StoreError.
     """
     name = unicodedata.normalize("NFC", name)
     for root, origin in _roots():
@@ -338,10 +294,10 @@ def remove_style(name: str, *, dry_run: bool = False) -> Path:
             return folder
         try:
             with _style_lock(root):
-                recover_folders(root, "style.json")
+                files.recover_folders(root, "style.json")
                 if not folder.is_dir():
                     break
-                remove_folder(folder)
+                files.remove_folder(folder)
         except OSError as error:
             raise _store_error(error, root, "written") from error
         return folder
@@ -356,7 +312,7 @@ def _still(root: Path) -> Iterator[None]:
         yield
         return
     with _style_lock(root):
-        recover_folders(root, "style.json")
+        files.recover_folders(root, "style.json")
         yield
 
 

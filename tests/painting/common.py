@@ -16,7 +16,7 @@ from cyclegan_cli.painting.by_kernels import KernelBackend
 from cyclegan_cli.painting.by_torch import TorchBackend
 from cyclegan_cli.painting.evaluate import evaluate
 from cyclegan_cli.painting.painter import Painter
-from cyclegan_cli.painting.statistics import conditioned, scene_code, thumbnail
+from cyclegan_cli.painting.statistics import conditioned, scene_code
 from cyclegan_cli.painting.strips import Plan, Rows
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec
 
@@ -90,7 +90,7 @@ def streamed(
     weights, x = weights_of(generator), with_grain(generator.spec, x)
     if generator.spec.code > 0:
         picture = x[0, :-1].permute(1, 2, 0).numpy()
-        weights = conditioned(weights, scene_code(weights, thumbnail(picture, picture.shape[2])))
+        weights = conditioned(weights, scene_code(weights, picture))
     backend: Any = (
         KernelBackend(weights, bf16=bf16) if kernels else TorchBackend(weights, "cpu", "fp32")
     )

@@ -13,11 +13,11 @@ import torch
 from cyclegan_cli.engine.distributed import ALONE, join
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.painting import painter as module
-from cyclegan_cli.painting.bands import BandPainter, help_paint
+from cyclegan_cli.painting.bands import help_paint, together
 from cyclegan_cli.painting.statistics import Moments
 from cyclegan_cli.painting.strips import Plan
 from tests.painting.common import KINDS, network, painter_of, random_pixels
-from tests.together import together
+from tests.together import together as processes
 
 SIZES = ((61, 37), (16, 20), (5, 40), (130, 24))
 # Everything kept, only the trunk kept, and on disk: thin strips, so that bands have several.
@@ -47,19 +47,17 @@ def work(rank: int) -> dict[str, Any]:
         generator = network(KINDS[case[0]])
         with mock.patch.object(module, "choose", return_value=[case[2]]):
             if rank == 0:
-                together = BandPainter(painter_of(generator), group)
-                results.append(paint(together, case))
-                together.finish()
+                own = painter_of(generator)
+                with together(own, group):
+                    results.append(paint(own, case))
             else:
                 help_paint(painter_of(generator), group)
     poor = [] if rank else [PLANS[0]]
     with mock.patch.object(module, "choose", return_value=poor):
         own = painter_of(network(KINDS["mobile"]))
         if rank == 0:
-            together = BandPainter(own, group)
-            with pytest.raises(PictureError, match="too little memory"):
-                paint(together, cases()[0])
-            together.finish()
+            with together(own, group), pytest.raises(PictureError, match="too little memory"):
+                paint(own, cases()[0])
         else:
             help_paint(own, group)
     group.leave()
@@ -74,7 +72,7 @@ def alone(case: tuple[str, tuple[int, int], Plan, bool]) -> Any:
 def painted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder: Path = tmp_path_factory.mktemp("shared")
     alone(cases()[0])  # imports, before the forks, all that painting imports
-    found = together(request.param, work, folder)[0]["results"]
+    found = processes(request.param, work, folder)[0]["results"]
     assert isinstance(found, list)
     return found
 
@@ -97,16 +95,18 @@ def test_without_normalisation_bands_are_exact(painted: list[Any]) -> None:
 def test_all_processes_plan_for_the_bytes_of_the_picture() -> None:
     """Deep pictures have more bytes than values: each process counts bytes, as the first does."""
     asked: list[int] = []
-    with mock.patch.object(
+    painter = painter_of(network(KINDS["mobile"]))
+    choice = mock.patch.object(
         module, "choose", side_effect=lambda *_a, **k: asked.append(k["extra"]) or [PLANS[0]]
-    ):
-        BandPainter(painter_of(network(KINDS["mobile"])), ALONE).paint(
-            random_pixels(20, 24, dtype="uint16")
-        )
+    )
+    with choice, together(painter, ALONE):
+        painter.paint(random_pixels(20, 24, dtype="uint16"))
     assert asked == [20 * 24 * 3 * 2] * 2
 
 
 def test_alone_it_is_a_painter() -> None:
     case = cases()[0]
-    found = paint(BandPainter(painter_of(network(KINDS[case[0]])), ALONE), case)
+    painter = painter_of(network(KINDS[case[0]]))
+    with together(painter, ALONE):
+        found = paint(painter, case)
     assert np.abs(found - alone(case)).max() < 2e-5

@@ -53,7 +53,7 @@ def test_the_public_styles_are_all_there() -> None:
     assert set(found) == set(PUBLIC)
     base = "://efrosgans.eecs.berkeley.edu/cyclegan/pretrained_models/"
     for name, (forward, blob, back) in PUBLIC.items():
-        rows = found[name].rows
+        rows = found[name]
         assert set(rows) == ({"xy", "yx"} if back else {"xy"})
         assert rows["xy"].digest == (Digest("git_blob", blob) if blob else None)
         for way, file in (("xy", forward), ("yx", back)):
@@ -62,7 +62,7 @@ def test_the_public_styles_are_all_there() -> None:
                 addresses = (f"https{base}{file}.pth", f"http{base}{file}.pth")
                 assert row.addresses == addresses
                 assert row.licence
-    winter = found["summer2winter_yosemite"].rows["yx"].digest
+    winter = found["summer2winter_yosemite"]["yx"].digest
     assert winter == Digest("git_blob", "80186759e5c2f6dc4d303c443d6f954c99aa57e7")
 
 
@@ -84,7 +84,7 @@ def test_available_styles_are_listed_and_found() -> None:
 
 def test_rows_of_the_users_are_added() -> None:
     write(ROW)
-    row = entries()["ours"].rows["xy"]
+    row = entries()["ours"]["xy"]
     assert row.addresses == (
         "https://styles.example/ours.safetensors",
         "http://second.example/sub/ours.safetensors",
@@ -96,7 +96,7 @@ def test_rows_of_the_users_are_added() -> None:
 
 def test_rows_of_the_users_replace_the_packages() -> None:
     write(ROW.replace('"ours"', '"monet-public"'))
-    rows = entries()["monet-public"].rows
+    rows = entries()["monet-public"]
     assert rows["xy"].file == "ours.safetensors"
     assert rows["yx"].file == "monet2photo.pth"
 
@@ -105,7 +105,7 @@ def test_servers_are_named_once() -> None:
     text = '[servers.team]\naddresses = ["https://t.example/{file}"]\nlicence = "ours"\n'
     row = '[[generator]]\nstyle = "s"\ndirection = "yx"\nx = "a"\ny = "b"\n'
     write(text + row + 'server = "team"\nfile = "f.pth"\n')
-    found = entries()["s"].rows["yx"]
+    found = entries()["s"]["yx"]
     assert (found.addresses, found.licence) == (("https://t.example/f.pth",), "ours")
 
 

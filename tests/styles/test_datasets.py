@@ -22,6 +22,7 @@ from cyclegan_cli.cli.app import main
 from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError, UsageError
 from cyclegan_cli.places import cache_dir, home_dir
 from cyclegan_cli.styles import datasets as module
+from cyclegan_cli.styles.catalogue import record_digest
 from cyclegan_cli.styles.datasets import (
     FOLDERS,
     Here,
@@ -31,8 +32,7 @@ from cyclegan_cli.styles.datasets import (
     unpack,
     what_is_wrong,
 )
-from cyclegan_cli.styles.download import Learned, part_file, record_digest
-from cyclegan_cli.styles.fetch import Patience
+from cyclegan_cli.styles.fetch import Learned, Patience, part_file
 from tests.styles.server import Server, cut, running, send, status
 
 SOON = Patience(timeout=0.7, attempts=4, first_wait=0.01, slowest=2000, window=0.3)

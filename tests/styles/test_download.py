@@ -23,8 +23,8 @@ from cyclegan_cli.engine.weights import load_generator
 from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError, UsageError
 from cyclegan_cli.places import cache_dir, home_dir
 from cyclegan_cli.styles.convert import verify_style
-from cyclegan_cli.styles.download import Downloaded, Learned, Waiting, download_style, ensure
-from cyclegan_cli.styles.fetch import Failed, Patience, Received, Trying
+from cyclegan_cli.styles.download import Downloaded, download_style, ensure
+from cyclegan_cli.styles.fetch import Failed, Learned, Patience, Received, Trying, Waiting
 from cyclegan_cli.styles.store import find_style, list_styles, remove_style, weights_file
 from tests.program import make_pictures
 from tests.styles.make import a_style

@@ -187,7 +187,9 @@ def _told(error: Exception, given: list[str]) -> CycleganError:
     """The sentence and the exit code for any error. ``given``: the command line."""
     if isinstance(error, _PARSER_ERROR):
         wrong: Any = error
-        path = wrong.ctx.command_path if getattr(wrong, "ctx", None) else "cyclegan"
+        called = [word for word in given[:1] if word in {name for name, *_ in _COMMANDS}]
+        ctx = getattr(wrong, "ctx", None)
+        path = ctx.command_path if ctx else " ".join(["cyclegan", *called])
         message = wrong.format_message()
         if getattr(wrong, "possibilities", None):
             near = did_you_mean(wrong.option_name, wrong.possibilities)
@@ -259,17 +261,15 @@ def _of_system(error: OSError) -> CycleganError:
 
 
 def _meant(given: list[str]) -> str | None:
-    """What was probably meant: a picture without ``translate``, a file whose name begins with -."""
-    names = {name for name, *_ in _COMMANDS}
-    for index, word in enumerate(given):
-        is_file = False
-        with contextlib.suppress(OSError):  # such as a name that is too long
-            is_file = word != "-" and Path(word).is_file()
-        if is_file and index == 0 and word[0] != "-" and word not in names:
-            return shlex.join(["cyclegan", "translate", *given])
-        if is_file and word[0] == "-":
-            return shlex.join(["cyclegan", *given[:index], f"./{word}", *given[index + 1 :]])
-    return None
+    """What was probably meant: paths without a command, or a file whose name begins with -."""
+    from cyclegan_cli.media.folders import exists
+
+    words = [f"./{word}" if word[:1] == "-" != word and exists(word) else word for word in given]
+    if not {name for name, *_ in _COMMANDS}.intersection(given) and any(map(exists, words)):
+        two_folders = len(given) > 1 and all(Path(word).is_dir() for word in given[:2])
+        styled = {"--style", "-s"}.intersection(given)
+        words.insert(0, "train" if two_folders and not styled else "translate")
+    return shlex.join(["cyclegan", *words]) if words != given else None
 
 
 def _words(given: list[str]) -> list[str]:

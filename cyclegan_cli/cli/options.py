@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -18,6 +18,7 @@ from typer.models import OptionInfo
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.errors import CycleganError
 from cyclegan_cli.machine import normal_gpu
+from cyclegan_cli.settings import FRACTIONS, fraction
 from cyclegan_cli.styles.store import list_styles
 
 _state = {"debug": False}
@@ -174,12 +175,13 @@ def _settings_options(
                 options[row] = own.pop(row)
                 continue
             name, metavar, text = row
-            names = []
+            names, word = [], f"--{name.replace('_', '-')}"
             if metavar == "no":  # it can be switched off, too
-                word = name.replace("_", "-")
-                names, metavar = [f"--{word}/--no-{word}"], ""
+                names, metavar = [f"{word}/--no-{word[2:]}"], ""
             choices = [one for one in get_args(kinds[name]) if isinstance(one, str)]
             more = {"default": defaults[name], "complete": one_of(choices), **details.get(name, {})}
+            if name in FRACTIONS:
+                more["parser"] = partial(fraction, word, below=not FRACTIONS[name])
             declared = option(more.pop("default"), metavar, text, *names, panel=panel, **more)
             # A choice is checked by the settings, whose message names them all.
             kind = str if choices or isinstance(declared.default, str) else kinds[name]

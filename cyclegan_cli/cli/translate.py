@@ -36,7 +36,7 @@ from cyclegan_cli.cli.processes import launch, leading, local_count, member, wai
 from cyclegan_cli.errors import CycleganError, UsageError, counted
 from cyclegan_cli.media.folders import parse_list, read_list
 from cyclegan_cli.media.plan import Existing, Plan, make_plan
-from cyclegan_cli.settings import TranslateSettings, fraction
+from cyclegan_cli.settings import TranslateSettings
 from cyclegan_cli.styles.catalogue import Style, obtainable
 from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
 
@@ -83,7 +83,6 @@ _OPTIONS: Table = {
 }
 _FORMATS = ("jpg", "png", "webp", "tif", "gif", "avif", "heic", "jp2", "bmp")
 _DETAILS: dict[str, dict[str, Any]] = {
-    "strength": {"parser": partial(fraction, "--strength")},
     "max_pixels": {"parser": partial(_amount, "--max-pixels", 1000), "show_default": False},
     "max_memory": {"parser": partial(_amount, "--max-memory", 1024)},
     "format": {"complete": one_of(_FORMATS)},

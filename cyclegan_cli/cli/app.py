@@ -21,8 +21,14 @@ from typer.core import TyperCommand
 
 from cyclegan_cli import __version__
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
-from cyclegan_cli.cli.options import DEBUG, debugging, flag
-from cyclegan_cli.cli.processes import Stopped, may_speak, member, remember, stop_on_signals
+from cyclegan_cli.cli.options import DEBUG, flag
+from cyclegan_cli.cli.processes import (
+    Stopped,
+    may_speak,
+    member,
+    remember,
+    stop_on_signals,
+)
 from cyclegan_cli.errors import CycleganError, UsageError, did_you_mean
 from cyclegan_cli.machine import address_space_limit
 
@@ -148,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop_on_signals()
     given = sys.argv[1:] if arguments is None else arguments
     remember(given)
-    with _failures_of_threads() as failures:
+    with _failures_of_threads("--debug" in given) as failures:
         code = _run(given)
     if code == 0 and failures:
         Console().error(unexpected(failures[0]))
@@ -171,7 +177,7 @@ def _run(given: list[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return stop.exit_code
     except Exception as error:
-        if debugging():
+        if "--debug" in given:
             raise
         told = _told(error, given)
         if may_speak():
@@ -226,16 +232,16 @@ def unexpected(error: BaseException) -> CycleganError:
 
 
 @contextlib.contextmanager
-def _failures_of_threads() -> Iterator[list[BaseException]]:
+def _failures_of_threads(debug: bool) -> Iterator[list[BaseException]]:
     """Yield the list of what threads die of meanwhile: the command fails with it, once it is done.
 
-    Python would print a traceback and let the command succeed.
+    Python would print a traceback, as ``debug`` does, and let the command succeed.
     """
     failures: list[BaseException] = []
     before = threading.excepthook
 
     def failed(args: threading.ExceptHookArgs) -> None:
-        if debugging():
+        if debug:
             before(args)
         if args.exc_value is not None:
             failures.append(args.exc_value)

@@ -87,8 +87,8 @@ def preview(
         raise UsageError(f"No such folder: {target.parent}")
     if not image.is_file():
         raise UsageError(f"No such file: {image}")
-    styles, strengths = _styles(style, reverse), _strengths(strength)
-    resolutions = _resolutions(resolution)
+    styles, resolutions = _styles(style, reverse), _resolutions(resolution)
+    strengths = [fraction("--strength", part) for part in _parts(strength)]
     from PIL import Image
 
     from cyclegan_cli.media.pictures import read_rgb
@@ -148,14 +148,13 @@ def _styles(given: list[str] | None, reverse: bool) -> list[Style]:
     return found
 
 
-def _strengths(text: str | None) -> list[float]:
-    parts = (text or "").split(",")
-    return [fraction("--strength", part) for part in parts if part.strip()]
+def _parts(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def _resolutions(text: str | None) -> list[Resolution]:
     found: list[Resolution] = []
-    for word in filter(None, (part.strip().lower() for part in (text or "").split(","))):
+    for word in map(str.lower, _parts(text)):
         if word in ("auto", "native"):
             found.append(word)
         elif word.isdecimal() and 16 <= int(word) <= 20_000:

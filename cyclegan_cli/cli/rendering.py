@@ -206,14 +206,11 @@ class TrainingView:
             f"step {place.step:,}/{self._total:,}",
             f"{100 * place.step / total:.1f} %",
         ]
-        left = self._left()
-        return items if left is None else [*items, f"{duration(left)} left"]
-
-    def _left(self) -> float | None:
         (since, first), (until, last) = self._pace[0], self._pace[-1]
-        if last == first:
-            return None
-        return (until - since) / (last - first) * max(0, self._total - last)
+        if last > first:
+            left = (until - since) / (last - first) * max(0, self._total - last)
+            items.append(f"{duration(left)} left")
+        return items
 
     def _lines(self, width: int) -> list[tuple[str, str]]:
         """(line, style), none longer than ``width``."""

@@ -26,33 +26,27 @@ def _published_by(run: Run, style: Style) -> bool:
     return style.origin == "trained" and made_by == (run.name, run.created)
 
 
-def _of_that_name(run: Run) -> Style | None:
-    try:
-        return read_style(styles_dir() / run.name, None, name=run.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
 def is_published(run: Run) -> bool:
     """Whether the style of the run's name is whole, and made when ``run`` was where it is now."""
     try:
-        style = _of_that_name(run)
-    except StoreError:
+        style = read_style(styles_dir() / run.name, None, name=run.name)
+    except (FileNotFoundError, NotADirectoryError, StoreError):
         return False
     place = run_state(run).place
-    if style is None or place is None or not _published_by(run, style):
-        return False
+    current = place is not None and style.card.get("run_steps") == place.step
     whole = all(direction.file.is_file() for direction in style.directions.values())
-    return whole and style.card.get("run_steps") == place.step
+    return current and whole and _published_by(run, style)
 
 
 def taken(run: Run) -> UsageError | None:
     """What stands in the way of publishing: a style of the run's name that it did not make."""
     try:
-        style = _of_that_name(run)
-        if style is None or _published_by(run, style):
+        style = read_style(styles_dir() / run.name, None, name=run.name)
+        if _published_by(run, style):
             return None
         what = f"{style.origin}, not made by this run"
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except StoreError:
         what = "damaged"
     again = command_line("pretrained", "import", "--run", run.name, "--name", "NEW")

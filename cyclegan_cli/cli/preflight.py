@@ -142,19 +142,14 @@ def examine(
     from cyclegan_cli.media.folders import find_pictures
     from cyclegan_cli.media.survey import survey
 
-    found = {"x": find_pictures(x_dir), "y": find_pictures(y_dir)}
-    surveys: dict[str, Survey] = {}
+    roots = {"x": x_dir, "y": y_dir}
+    found = {domain: find_pictures(root) for domain, root in roots.items()}
     with console.progress("opening pictures", sum(map(len, found.values()))) as bar:
-        for domain, files in found.items():
-            surveys[domain] = survey(files, max(1, settings.workers), bar.advance)
-    _judge(console, surveys, {"x": x_dir, "y": y_dir}, strict=strict)
-    parts = {
-        domain: _hold_out(
-            settings, domain, [str(p.relative_to(root)) for p in surveys[domain].usable], exact
-        )
-        for domain, root in (("x", x_dir), ("y", y_dir))
-    }
-    (x, x_held), (y, y_held) = parts["x"], parts["y"]
+        threads = max(1, settings.workers)
+        surveys = {one: survey(files, threads, bar.advance) for one, files in found.items()}
+    _judge(console, surveys, roots, strict=strict)
+    names = {one: [str(p.relative_to(roots[one])) for p in surveys[one].usable] for one in roots}
+    (x, x_held), (y, y_held) = (_hold_out(settings, one, names[one], exact) for one in roots)
     run = Run(folder, name, settings, x_dir, y_dir, x, y, x_held, y_held, created=time.time())
     return Checkup(run, surveys)
 

@@ -271,7 +271,9 @@ def _meant(given: list[str]) -> str | None:
     from cyclegan_cli.media.folders import exists
 
     words = [f"./{word}" if word[:1] == "-" != word and exists(word) else word for word in given]
-    if not {name for name, *_ in _COMMANDS}.intersection(given) and any(map(exists, words)):
+    path_first = given[:1] and (exists(words[0]) or given[0][:1] == "-")  # no misspelt command
+    no_command = path_first and not {name for name, *_ in _COMMANDS}.intersection(given)
+    if no_command and any(map(exists, words)):
         two_folders = len(given) > 1 and all(Path(word).is_dir() for word in given[:2])
         styled = {"--style", "-s"}.intersection(given)
         words.insert(0, "train" if two_folders and not styled else "translate")

@@ -542,6 +542,7 @@ def test_a_terminal_gets_colour_unless_it_says_no() -> None:
         (["-odd.jpg", "-s", "monet"], "cyclegan translate ./-odd.jpg -s monet"),
         (["translate", "-odd.jpg", "-s", "monet"], "cyclegan translate ./-odd.jpg -s monet"),
         (["translate", "--style"], "cyclegan translate --help"),
+        (["trian", "here", "there"], "cyclegan --help"),
         (["train", "photos"], "Two folders: cyclegan train X_DIR Y_DIR"),
         (["translate", "x.jpg", "--strenght", "1"], "cyclegan translate --help"),
         (["train", "x", "y", "--lambda_cycle", "1"], "cyclegan train --help"),

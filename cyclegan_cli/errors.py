@@ -1,21 +1,7 @@
 """Every error that this program raises on purpose, and how messages say counts and commands.
 
-    CycleganError              exit 1
-    ├── UsageError             exit 2   a wrong option, a missing folder, a plan that cannot be run
-    │   ├── UnknownNameError            a style or run that is not there, with a did-you-mean
-    │   ├── DeviceError                 a device that was named and is not there
-    │   └── DataError                   folders of pictures that cannot be trained on
-    ├── PictureError           exit 1   one file that cannot be read, painted or written
-    ├── WeightsError           exit 1   a weights file that cannot be trusted or understood
-    ├── CheckpointError        exit 1   a checkpoint that cannot be used
-    ├── StoreError             exit 1   the folder of runs and styles cannot be read or written
-    ├── DownloadError          exit 1   nothing usable came from any address
-    │   └── NoNetworkError              no address could even be reached
-    ├── ProcessesError         exit 1   one of several processes has failed or gone
-    └── TrainingError          exit 1   a training that cannot go on
-        └── NonFiniteLossError          a loss became NaN or infinite
-
-Every error says what happened and to which file; ``hint`` is the next thing to type.
+An error says what happened and to which file; ``hint`` is the next thing to type. The exit code is
+2 for a UsageError and its kinds, 1 for the others.
 """
 
 from __future__ import annotations

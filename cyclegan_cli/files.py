@@ -76,7 +76,8 @@ def atomic_path(path: Path, *, apart: bool = False) -> Iterator[Path]:
         if apart:  # the folder has what the umask allows
             with contextlib.suppress(OSError):
                 temporary.chmod(stat.S_IMODE(beside.stat().st_mode) & 0o666)
-        _copy_mode(path, temporary)
+        with contextlib.suppress(OSError):  # what is replaced keeps its mode, where there is one
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         temporary.replace(path)
         sync_folder(path.parent)
     finally:
@@ -96,12 +97,6 @@ def is_special(path: Path) -> bool:
         folder = path.parent.resolve()
         return folder == Path("/dev") or Path("/proc") in folder.parents
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-def _copy_mode(path: Path, temporary: Path) -> None:
-    """A file that is replaced keeps its permissions; some file systems have none to set."""
-    with contextlib.suppress(OSError):
-        temporary.chmod(stat.S_IMODE(path.stat().st_mode))
 
 
 def sync_folder(folder: Path) -> None:

@@ -362,7 +362,7 @@ _CHOICES |= {"Publish": get_args(Publish)}
 _LEAST = {"epochs": 1, "batch_size": 1, "crop_size": 32, "max_steps": 1, "keep": 1}
 _LEAST |= {"resolution": 16, "at_most": 16, "quality": 1, "max_pixels": 1}
 # Numbers from 0 to 1, and whether 1 is one of them.
-_FRACTIONS = {"beta1": False, "beta2": False, "ema": False, "noise_d": True, "strength": True}
+FRACTIONS = {"beta1": False, "beta2": False, "ema": False, "noise_d": True, "strength": True}
 
 
 def _check(settings: TrainSettings | TranslateSettings) -> None:
@@ -378,8 +378,8 @@ def _check(settings: TrainSettings | TranslateSettings) -> None:
             _require(value in (*most, last), f"{option} must be {known}, not {value}")
         elif value is None:
             continue
-        elif name in _FRACTIONS:
-            fraction(option, value, below=not _FRACTIONS[name])
+        elif name in FRACTIONS:
+            fraction(option, value, below=not FRACTIONS[name])
         elif kind.startswith("int"):
             least = _LEAST.get(name, 0)
             _require(value >= least, f"{option} must be at least {least}")

@@ -21,8 +21,14 @@ from typer.core import TyperCommand
 
 from cyclegan_cli import __version__
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
-from cyclegan_cli.cli.options import DEBUG, debugging, flag
-from cyclegan_cli.cli.processes import Stopped, may_speak, member, remember, stop_on_signals
+from cyclegan_cli.cli.options import DEBUG, flag
+from cyclegan_cli.cli.processes import (
+    Stopped,
+    may_speak,
+    member,
+    remember,
+    stop_on_signals,
+)
 from cyclegan_cli.errors import CycleganError, UsageError, did_you_mean
 from cyclegan_cli.machine import address_space_limit
 
@@ -148,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop_on_signals()
     given = sys.argv[1:] if arguments is None else arguments
     remember(given)
-    with _failures_of_threads() as failures:
+    with _failures_of_threads("--debug" in given) as failures:
         code = _run(given)
     if code == 0 and failures:
         Console().error(unexpected(failures[0]))
@@ -171,7 +177,7 @@ def _run(given: list[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return stop.exit_code
     except Exception as error:
-        if debugging():
+        if "--debug" in given:
             raise
         told = _told(error, given)
         if may_speak():
@@ -187,7 +193,9 @@ def _told(error: Exception, given: list[str]) -> CycleganError:
     """The sentence and the exit code for any error. ``given``: the command line."""
     if isinstance(error, _PARSER_ERROR):
         wrong: Any = error
-        path = wrong.ctx.command_path if getattr(wrong, "ctx", None) else "cyclegan"
+        called = [word for word in given[:1] if word in {name for name, *_ in _COMMANDS}]
+        ctx = getattr(wrong, "ctx", None)
+        path = ctx.command_path if ctx else " ".join(["cyclegan", *called])
         message = wrong.format_message()
         if getattr(wrong, "possibilities", None):
             near = did_you_mean(wrong.option_name, wrong.possibilities)
@@ -224,16 +232,16 @@ def unexpected(error: BaseException) -> CycleganError:
 
 
 @contextlib.contextmanager
-def _failures_of_threads() -> Iterator[list[BaseException]]:
+def _failures_of_threads(debug: bool) -> Iterator[list[BaseException]]:
     """Yield the list of what threads die of meanwhile: the command fails with it, once it is done.
 
-    Python would print a traceback and let the command succeed.
+    Python would print a traceback, as ``debug`` does, and let the command succeed.
     """
     failures: list[BaseException] = []
     before = threading.excepthook
 
     def failed(args: threading.ExceptHookArgs) -> None:
-        if debugging():
+        if debug:
             before(args)
         if args.exc_value is not None:
             failures.append(args.exc_value)
@@ -259,17 +267,17 @@ def _of_system(error: OSError) -> CycleganError:
 
 
 def _meant(given: list[str]) -> str | None:
-    """What was probably meant: a picture without ``translate``, a file whose name begins with -."""
-    names = {name for name, *_ in _COMMANDS}
-    for index, word in enumerate(given):
-        is_file = False
-        with contextlib.suppress(OSError):  # such as a name that is too long
-            is_file = word != "-" and Path(word).is_file()
-        if is_file and index == 0 and word[0] != "-" and word not in names:
-            return shlex.join(["cyclegan", "translate", *given])
-        if is_file and word[0] == "-":
-            return shlex.join(["cyclegan", *given[:index], f"./{word}", *given[index + 1 :]])
-    return None
+    """What was probably meant: paths without a command, or a file whose name begins with -."""
+    from cyclegan_cli.media.folders import exists
+
+    words = [f"./{word}" if word[:1] == "-" != word and exists(word) else word for word in given]
+    path_first = given[:1] and (exists(words[0]) or given[0][:1] == "-")  # no misspelt command
+    no_command = path_first and not {name for name, *_ in _COMMANDS}.intersection(given)
+    if no_command and any(map(exists, words)):
+        two_folders = len(given) > 1 and all(Path(word).is_dir() for word in given[:2])
+        styled = {"--style", "-s"}.intersection(given)
+        words.insert(0, "train" if two_folders and not styled else "translate")
+    return shlex.join(["cyclegan", *words]) if words != given else None
 
 
 def _words(given: list[str]) -> list[str]:

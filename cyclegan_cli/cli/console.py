@@ -240,11 +240,10 @@ class Console:
             *map(printable, headers),
             title=printable(title) or None,
             title_justify="left",
-            box=box.SIMPLE_HEAD,
+            box=box.SIMPLE_HEAD if headers else None,
+            show_header=bool(headers),
         )
-        table.show_header = bool(headers)
         if not headers:
-            table.box = None
             table.add_column(style="dim", no_wrap=True)
             table.add_column(overflow="fold")
         for row in rows:
@@ -300,22 +299,17 @@ class Console:
         if self.quiet or not draws_live():
             yield ProgressBar(self, what, total)
             return
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich import progress
         from rich.table import Column
 
+        note = "{task.fields[note]}"
         # The bar takes what the others leave; where that is too little, the note gives way.
-        live = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[note]}", markup=False, table_column=Column(overflow="fold")),
+        live = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
+            progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            progress.TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            progress.TextColumn(note, markup=False, table_column=Column(overflow="fold")),
             console=self.rich(),
             transient=True,
             expand=True,

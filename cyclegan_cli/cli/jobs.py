@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import typer
 from cyclegan_cli.cli.console import SIGPIPE, Console
 from cyclegan_cli.cli.processes import Stopped, importing, member, one_device, team, wait_for_others
 from cyclegan_cli.errors import UsageError, counted, duration
-from cyclegan_cli.media.plan import Job, Plan
+from cyclegan_cli.media.plan import Job, Plan, share_of_jobs
 from cyclegan_cli.settings import TranslateSettings
 
 if TYPE_CHECKING:
@@ -30,11 +31,7 @@ if TYPE_CHECKING:
 def own_share(jobs: list[Job]) -> list[Job]:
     """The jobs of this process; all where it is alone."""
     me = member()
-    if me is None:
-        return jobs
-    from cyclegan_cli.media.plan import share_of_jobs
-
-    return share_of_jobs(jobs, me.rank, me.size)
+    return share_of_jobs(jobs, me.rank, me.size) if me else jobs
 
 
 def check_shareable(plan: Plan, from_file: str | None) -> None:
@@ -115,31 +112,25 @@ def _frames(console: Console, settings: TranslateSettings, opened: Painter) -> P
 # -- jobs ------------------------------------------------------------------------------------
 
 
-def _video_pace() -> Callable[[FramePainted], str]:
-    """What says how far a video is, how fast it goes, and how long it will take."""
-    began: dict[int, float] = {}  # when each video's first frame was done, which tells nothing yet
-
-    def text(event: FramePainted) -> str:
-        now = time.monotonic()
-        spent = now - began.setdefault(id(event.job), now)
-        if spent <= 0:
-            return f"frame {event.number}/{event.frames}"
-        rate = (event.number - 1) / spent
-        left = duration((event.frames - event.number) / rate) if rate else "?"
-        return f"frame {event.number}/{event.frames}, {rate:.1f} frames/s, {left} left"
-
-    return text
+def _video_pace(event: FramePainted, began: float) -> str:
+    """How far a video is, how fast it goes since its first frame was done, and how much is left."""
+    text, spent = f"frame {event.number}/{event.frames}", time.monotonic() - began
+    if event.number == 1 or spent <= 0:
+        return text
+    rate = (event.number - 1) / spent
+    left = duration((event.frames - event.number) / rate)
+    return f"{text}, {rate:.1f} frames/s, {left} left"
 
 
+@dataclass
 class Work:
     """All jobs of a command, style by style: what is done, and what failed."""
 
-    def __init__(self, console: Console, total: int, unreadable: list[UsageError]) -> None:
-        self.console = console
-        self.total = total
-        self.unreadable = unreadable
-        self.done = 0
-        self.failures: list[Failed] = []
+    console: Console
+    total: int
+    unreadable: list[UsageError]
+    done: int = 0
+    failures: list[Failed] = field(default_factory=list)
 
     def run(self, jobs: list[Job], paint: Paint, settings: TranslateSettings) -> None:
         """Do the jobs of one style and render their events."""
@@ -150,12 +141,13 @@ class Work:
         if any(job.source is None for job in jobs):
             stdin = sys.stdin.buffer.read()
         events = translate_media(jobs, paint, settings, stdin=stdin, stdout=sys.stdout.buffer)
-        pace = _video_pace()
+        began = 0.0
         try:
             with contextlib.closing(events), console.progress("Translating", len(jobs)) as bar:
                 for event in events:
                     if isinstance(event, FramePainted):
-                        bar.advance(0, pace(event))
+                        began = time.monotonic() if event.number == 1 else began
+                        bar.advance(0, _video_pace(event, began))
                         continue
                     if isinstance(event, Sounds):
                         console.note(f"{source_of(event.job)}: its sound becomes {event.codec}.")

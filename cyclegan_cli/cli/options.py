@@ -1,14 +1,13 @@
 """How commands declare options, those that several have, and what the shell offers after TAB.
 
-No torch here.
+Every start imports this: what only some commands need is imported where it is used.
 """
 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -18,9 +17,6 @@ from typer.models import OptionInfo
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.errors import CycleganError
 from cyclegan_cli.machine import normal_gpu
-from cyclegan_cli.styles.store import list_styles
-
-_state = {"debug": False}
 
 Complete = Callable[[str], list[str]]
 # Options under the headings of --help: (name of a setting, what is typed after it, help), where
@@ -71,6 +67,8 @@ def complete_run() -> list[str]:
 
 
 def _styles(incomplete: str, *, available: bool) -> list[str]:
+    from cyclegan_cli.styles.store import list_styles
+
     before, comma, name = incomplete.rpartition(",")
     found = one_of(lambda: [style.name for style in list_styles(available=available)])(name)
     return [f"{before}{comma}{style}" for style in found]
@@ -130,7 +128,7 @@ def command(
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
         def called(**given: Any) -> None:
-            del given["debug"]  # which its callback has set
+            del given["debug"]
             as_json, quiet, verbose = (given.pop(name, False) for name in _CHANNELS)
             function(Console(as_json=as_json, quiet=quiet, verbose=verbose), **given)
 
@@ -166,6 +164,8 @@ def _settings_options(
     details: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, inspect.Parameter]:
     """The options of ``table``, in its order; what is of the command itself leaves ``own``."""
+    from cyclegan_cli.settings import FRACTIONS, fraction
+
     kinds, defaults = get_type_hints(settings), vars(settings())
     options: dict[str, inspect.Parameter] = {}
     for panel, rows in table.items():
@@ -174,27 +174,18 @@ def _settings_options(
                 options[row] = own.pop(row)
                 continue
             name, metavar, text = row
-            names = []
+            names, word = [], f"--{name.replace('_', '-')}"
             if metavar == "no":  # it can be switched off, too
-                word = name.replace("_", "-")
-                names, metavar = [f"--{word}/--no-{word}"], ""
+                names, metavar = [f"{word}/--no-{word[2:]}"], ""
             choices = [one for one in get_args(kinds[name]) if isinstance(one, str)]
             more = {"default": defaults[name], "complete": one_of(choices), **details.get(name, {})}
+            if name in FRACTIONS:
+                more["parser"] = partial(fraction, word, below=not FRACTIONS[name])
             declared = option(more.pop("default"), metavar, text, *names, panel=panel, **more)
             # A choice is checked by the settings, whose message names them all.
             kind = str if choices or isinstance(declared.default, str) else kinds[name]
             options[name] = _parameter(name, kind, declared)
     return options
-
-
-def debugging() -> bool:
-    """Whether tracebacks are wanted."""
-    return _state["debug"] or "--debug" in sys.argv[1:]
-
-
-def _set_debug(value: bool) -> bool:
-    _state["debug"] = value
-    return value
 
 
 def _check_tensorboard(wanted: bool) -> bool:
@@ -224,7 +215,7 @@ DRY_RUN = flag("Only say what would be removed.")
 OVERWRITE = flag("Overwrite an existing file.")
 REVERSE = flag("Use the other direction, Y → X.")
 YES = flag("Do not ask.", "--yes", "-y")
-DEBUG = flag("Show tracebacks.", "--debug", callback=_set_debug, is_eager=True)
+DEBUG = flag("Show tracebacks.", "--debug")  # app looks for it in the command line
 _CHANNELS = {  # what the console of a command is told
     "json": flag("Print one JSON object per line.", "--json"),
     "quiet": flag("Print results, warnings and errors only.", "--quiet", "-q"),

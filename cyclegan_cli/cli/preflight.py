@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +19,6 @@ from cyclegan_cli.engine.run import (
     Run,
     evaluates,
     list_runs,
-    now,
     refuse_existing_run,
 )
 from cyclegan_cli.errors import DataError, UsageError, command_line, counted, duration, size_text
@@ -81,13 +81,10 @@ def _pair(folder: Path) -> str:
     for names in _PAIRS:
         x, y = (folder / name for name in names)
         if x.is_dir() and y.is_dir():
-            rest = [word for word in arguments() if not _is_same(word, folder)]
+            same = (folder, Path(folder.name))
+            rest = [word for word in arguments() if Path(word) not in same]
             return command_line("train", x, y, *rest[1:])
     return "Two folders: cyclegan train X_DIR Y_DIR"
-
-
-def _is_same(word: str, folder: Path) -> bool:
-    return word in (str(folder), folder.name) or Path(word) == folder
 
 
 def default_name(x_dir: Path, y_dir: Path) -> str:
@@ -145,21 +142,16 @@ def examine(
     from cyclegan_cli.media.folders import find_pictures
     from cyclegan_cli.media.survey import survey
 
-    found = {"x": find_pictures(x_dir), "y": find_pictures(y_dir)}
-    surveys: dict[str, Survey] = {}
+    roots = {"x": x_dir, "y": y_dir}
+    found = {domain: find_pictures(root) for domain, root in roots.items()}
     with console.progress("opening pictures", sum(map(len, found.values()))) as bar:
-        for domain, files in found.items():
-            surveys[domain] = survey(files, max(1, settings.workers), bar.advance)
-    _judge(console, surveys, {"x": x_dir, "y": y_dir}, strict=strict)
-    parts = {
-        domain: _hold_out(
-            settings, domain, [str(p.relative_to(root)) for p in surveys[domain].usable], exact
-        )
-        for domain, root in (("x", x_dir), ("y", y_dir))
-    }
-    (x, x_held), (y, y_held) = parts["x"], parts["y"]
-    run = Run(folder, name, settings, x_dir, y_dir, x, y, x_held, y_held, created=now())
-    return Checkup(run, surveys["x"], surveys["y"])
+        threads = max(1, settings.workers)
+        surveys = {one: survey(files, threads, bar.advance) for one, files in found.items()}
+    _judge(console, surveys, roots, strict=strict)
+    names = {one: [str(p.relative_to(roots[one])) for p in surveys[one].usable] for one in roots}
+    (x, x_held), (y, y_held) = (_hold_out(settings, one, names[one], exact) for one in roots)
+    run = Run(folder, name, settings, x_dir, y_dir, x, y, x_held, y_held, created=time.time())
+    return Checkup(run, surveys)
 
 
 def _judge(
@@ -269,30 +261,27 @@ class Checkup:
     """The findings on the pictures of ``run``."""
 
     run: Run
-    x: Survey
-    y: Survey
+    surveys: Mapping[str, Survey]  # of x and of y
 
     @cached_property
     def symptoms(self) -> list[Symptom]:
         """All problems found, the most serious first."""
         from cyclegan_cli.media.survey import Domain, diagnose
 
-        run = self.run
-        return diagnose(
-            Domain(run.x_dir.name, self.x.looks),
-            Domain(run.y_dir.name, self.y.looks),
-            crop_size=run.settings.crop_size,
-        )
+        names = (self.run.x_dir.name, self.run.y_dir.name)
+        x, y = (Domain(name, s.looks) for name, s in zip(names, self.surveys.values(), strict=True))
+        return diagnose(x, y, crop_size=self.run.settings.crop_size)
 
     def rows(self, *, full: bool) -> list[tuple[str, str]]:
         """For the table before the first step."""
-        rows = [("expect", self._expectation())]
-        if full:
-            rows = [(f"sizes of {d.upper()}", self._sizes_text(d)) for d in "xy"] + rows
-        if (speed := _past_speed(self.run)) is not None:
-            name, pictures = speed
-            when = f"about {duration(self._pictures() / pictures)}, at the speed of run '{name}'"
-            rows.append(("time", when))
+        rows = []
+        for domain, survey in self.surveys.items() if full else ():
+            sizes = ", ".join(f"{what} {w}×{h}" for what, (w, h) in _sizes(survey).items())
+            rows.append((f"sizes of {domain.upper()}", sizes))
+        rows.append(("expect", self._expectation()))
+        if (found := self._seconds()) is not None:
+            name, seconds = found
+            rows.append(("time", f"about {duration(seconds)}, at the speed of run '{name}'"))
         return rows
 
     def tell(self, console: Console, *, full: bool) -> None:
@@ -313,18 +302,17 @@ class Checkup:
     def record(self) -> dict[str, Any]:
         """All of it, for --json."""
         run = self.run
-        record: dict[str, Any] = {"dry_run": True, "name": run.name, "steps": self.run.steps}
-        for domain, survey in (("x", self.x), ("y", self.y)):
+        record: dict[str, Any] = {"dry_run": True, "name": run.name, "steps": run.steps}
+        for domain, survey in self.surveys.items():
             record[domain] = {
                 "folder": str(run.x_dir if domain == "x" else run.y_dir),
                 "usable": len(survey.looks),
                 "unusable": [str(error) for error in survey.unusable],
                 "grey": sum(look.grey for look in survey.looks),
-                "sizes": self._sizes(domain),
+                "sizes": _sizes(survey),
             }
         record["expect"] = self._expectation()
-        speed = _past_speed(run)
-        record["seconds"] = None if speed is None else round(self._pictures() / speed[1])
+        record["seconds"] = round(found[1]) if (found := self._seconds()) else None
         record["findings"] = [
             {
                 "kind": symptom.kind,
@@ -336,23 +324,24 @@ class Checkup:
         ]
         return record
 
-    # -- figures -----------------------------------------------------------------------------
-
     def _expectation(self) -> str:
-        count = min(len(self.x.looks), len(self.y.looks))
+        count = min(len(survey.looks) for survey in self.surveys.values())
         return next(words for limit, words in _EXPECTATIONS if count < limit)
 
-    def _pictures(self) -> int:
-        return self.run.steps * self.run.settings.batch_size
+    def _seconds(self) -> tuple[str, float] | None:
+        """(run, seconds): what it takes at the speed of the last run of the same kind, if any."""
+        from cyclegan_cli.report.record import read_record
 
-    def _sizes(self, domain: str) -> dict[str, tuple[int, int]]:
-        from cyclegan_cli.media.survey import sizes
+        def kind(s: TrainSettings) -> tuple[object, ...]:
+            return s.generator, s.crop_size, s.batch_size
 
-        looks = (self.x if domain == "x" else self.y).looks
-        return dict(zip(("smallest", "middle", "largest"), sizes(looks), strict=True))
-
-    def _sizes_text(self, domain: str) -> str:
-        return ", ".join(f"{what} {w}×{h}" for what, (w, h) in self._sizes(domain).items())
+        s = self.run.settings
+        for state in list_runs():
+            if kind(state.run.settings) == kind(s) and state.run.name != self.run.name:
+                with contextlib.suppress(OSError, UnicodeDecodeError):
+                    if speed := read_record(state.run.folder).speed:
+                        return state.run.name, self.run.steps * s.batch_size / speed
+        return None
 
     def _short(self, path: Path) -> str:
         """The path below the folders that were named."""
@@ -362,19 +351,7 @@ class Checkup:
         return str(path)
 
 
-def _past_speed(run: Run) -> tuple[str, float] | None:
-    """(name, pictures a second) of the last run here of the same networks and sizes, if any."""
-    from cyclegan_cli.report.record import read_metrics
+def _sizes(survey: Survey) -> dict[str, tuple[int, int]]:
+    from cyclegan_cli.media.survey import sizes
 
-    s = run.settings
-    wanted = (s.generator, s.crop_size, s.batch_size)
-    for state in list_runs():
-        t = state.run.settings
-        if (t.generator, t.crop_size, t.batch_size) != wanted or state.run.name == run.name:
-            continue
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            lines = read_metrics(state.run.folder / "metrics.jsonl")
-            speeds = [line["pictures_per_s"] for line in lines if "pictures_per_s" in line]
-            if speeds and min(speeds[-5:]) > 0:
-                return state.run.name, sum(speeds[-5:]) / len(speeds[-5:])
-    return None
+    return dict(zip(("smallest", "middle", "largest"), sizes(survey.looks), strict=True))

@@ -55,6 +55,7 @@ def preview(
     resolution: str | None = option(
         None, "LIST", "Resolutions to compare, such as 512,1024,native."
     ),
+    keep_color: bool = flag("Compare with the photo's own colours."),
     reverse: bool = REVERSE,
     crop: bool = flag("Show the middle at full size, to see the strokes."),
     size: int = option(480, "PIXELS", "Long side of each picture on the sheet."),
@@ -66,15 +67,16 @@ def preview(
 ) -> None:
     """Make one sheet to choose from: every style, or one style at several settings.
 
-    With one --style, the sheet compares strengths (across) and resolutions (down). The photograph
-    comes first. Pictures are painted at full size and shown small; --crop shows the middle at full
-    size.
+    With one --style, the sheet compares strengths (across) and resolutions (down), unless other
+    settings are named. The photograph comes first. Pictures are painted at full size and shown
+    small; --crop shows the middle at full size.
 
     \b
     Examples:
       cyclegan preview garden.jpg
       cyclegan preview garden.jpg --crop
       cyclegan preview garden.jpg --style monet --strength 0.5,1
+      cyclegan preview garden.jpg --keep-color
     """
     if not 64 <= size <= 4096:
         raise UsageError("--size must lie between 64 and 4096.")
@@ -85,18 +87,18 @@ def preview(
         raise UsageError(f"No such folder: {target.parent}")
     if not image.is_file():
         raise UsageError(f"No such file: {image}")
-    styles, strengths = _styles(style, reverse), _strengths(strength)
-    resolutions = _resolutions(resolution)
+    styles, resolutions = _styles(style, reverse), _resolutions(resolution)
+    strengths = [fraction("--strength", part) for part in _parts(strength)]
     from PIL import Image
 
     from cyclegan_cli.media.pictures import read_rgb
     from cyclegan_cli.painting.effects import paint_picture
 
     photo = Image.fromarray(pixels := read_rgb(image))
-    if style is not None and len(styles) == 1 and not strengths and not resolutions:
+    if style is not None and len(styles) == 1 and not (strengths or resolutions or keep_color):
         strengths = list(_STRENGTHS)
         resolutions = [*(side for side in _RESOLUTIONS if side < max(photo.size)), "native"]
-    cells, columns = _plan(styles, strengths or [1.0], resolutions or ["auto"])
+    cells, across = _plan(styles, strengths or [1.0], resolutions or ["auto"], keep_color)
     shown = [("photograph", _shown(photo, size, crop=crop))]
     with console.progress("Painting", len(cells)) as bar:
         for caption, one, settings in cells:
@@ -104,26 +106,33 @@ def preview(
             painted = Image.fromarray(paint_picture(painter, pixels, settings))
             shown.append((caption, _shown(painted, size, crop=crop)))
             bar.advance(text=caption)
-    _write(_sheet(shown, columns), target)
+    _write(_sheet(shown, across), target)
     console.result(str(target), {"sheet": str(target), "pictures": [name for name, _ in shown]})
 
 
 def _plan(
-    styles: list[Style], strengths: Sequence[float], resolutions: Sequence[Resolution]
+    styles: list[Style],
+    strengths: Sequence[float],
+    resolutions: Sequence[Resolution],
+    keep_color: bool,
 ) -> tuple[list[Cell], int]:
-    """What is painted, and how many columns the sheet has."""
+    """What is painted, and how many settings stand in a row; 1: only styles are compared."""
+    colors = (False, True) if keep_color else (False,)
     cells = []
-    for style, side, value in itertools.product(styles, resolutions, strengths):
+    for style, side, value, keep in itertools.product(styles, resolutions, strengths, colors):
         words = [style.name]
         words += [f"strength {value:g}"] * (len(strengths) > 1)
         words += [f"resolution {side}"] * (len(resolutions) > 1)
+        words += ["photo's colours"] * keep
         settings = TranslateSettings(
             resolution=None if isinstance(side, str) else side,
             at_most=style.resolution if side == "auto" else None,
             strength=value,
+            keep_color=keep,
         )
         cells.append((", ".join(words), style, settings))
-    return cells, next((len(one) for one in (strengths, resolutions) if len(one) > 1), _COLUMNS)
+    across = len(strengths) * len(colors)
+    return cells, across if across > 1 else len(resolutions)
 
 
 def _styles(given: list[str] | None, reverse: bool) -> list[Style]:
@@ -139,14 +148,13 @@ def _styles(given: list[str] | None, reverse: bool) -> list[Style]:
     return found
 
 
-def _strengths(text: str | None) -> list[float]:
-    parts = (text or "").split(",")
-    return [fraction("--strength", part) for part in parts if part.strip()]
+def _parts(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def _resolutions(text: str | None) -> list[Resolution]:
     found: list[Resolution] = []
-    for word in filter(None, (part.strip().lower() for part in (text or "").split(","))):
+    for word in map(str.lower, _parts(text)):
         if word in ("auto", "native"):
             found.append(word)
         elif word.isdecimal() and 16 <= int(word) <= 20_000:
@@ -178,26 +186,24 @@ def _shown(picture: Image.Image, size: int, *, crop: bool) -> Image.Image:
     return picture.crop((left, top, left + width, top + height))
 
 
-def _sheet(shown: list[tuple[str, Image.Image]], columns: int) -> Image.Image:
-    """The photograph first, then rows of ``columns`` paintings, each under its caption.
+def _sheet(shown: list[tuple[str, Image.Image]], across: int) -> Image.Image:
+    """The photograph, then the paintings, each under its caption.
 
-    On a grid of settings the photograph has a row of its own.
+    ``across``: settings in a row, right of the photograph; 1: the paintings are rows of styles.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     width, height = shown[0][1].size
-    alone = columns != _COLUMNS or (len(shown) - 1) % columns == 0
-    places = [(0, 0)]
-    for index in range(len(shown) - 1):
-        cell = index + (columns if alone else 1)
-        places.append((cell % columns, cell // columns))
-    across = min(columns, max(column for column, _ in places) + 1)
-    down = max(row for _, row in places) + 1
+    places = [divmod(index, _COLUMNS) for index in range(len(shown))]
+    if across > 1:
+        grid = (divmod(index, across) for index in range(len(shown) - 1))
+        places = [(0, 0), *((row, column + 1) for row, column in grid)]
+    down, wide = (max(numbers) + 1 for numbers in zip(*places, strict=True))
     sheet = Image.new(
-        "RGB", (_GAP + across * (width + _GAP), _GAP + down * (height + _CAPTION + _GAP)), "white"
+        "RGB", (_GAP + wide * (width + _GAP), _GAP + down * (height + _CAPTION + _GAP)), "white"
     )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
-    for (caption, picture), (column, row) in zip(shown, places, strict=True):
+    for (caption, picture), (row, column) in zip(shown, places, strict=True):
         left = _GAP + column * (width + _GAP)
         top = _GAP + row * (height + _CAPTION + _GAP)
         draw.text((left, top), caption, fill="black", font=font)

@@ -6,15 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import os
 import re
 import signal
-import socket
 import sys
-import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -317,6 +313,10 @@ def launch(count: int) -> NoReturn:
 
     Raises typer.Exit with the exit code of the first that failed, Stopped where a signal came.
     """
+    import logging
+    import tempfile
+    import uuid
+
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -349,6 +349,8 @@ def launch(count: int) -> NoReturn:
 
 def _set_up(count: int) -> None:
     """The processes' environment: their share of the processors, and only the loopback."""
+    import socket  # slow to import, as those of launch
+
     variables = os.environ
     variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     variables.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")  # a step, and its checkpoint

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import calendar
 import functools
 import shlex
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,48 +22,31 @@ if TYPE_CHECKING:
 
 def _published_by(run: Run, style: Style) -> bool:
     """Whether ``run`` made ``style``, and so may replace it."""
-    card = style.card
-    if style.origin != "trained" or card.get("run") != run.name:
-        return False
-    if "run_created" in card:
-        return bool(card["run_created"] == run.created)
-    try:  # of a version that did not write it: then at least not from before the run
-        made = calendar.timegm(time.strptime(str(card.get("created")), "%Y-%m-%dT%H:%M:%SZ"))
-    except ValueError:
-        return False
-    return made >= int(run.created)
-
-
-def _of_that_name(run: Run) -> Style | None:
-    try:
-        return read_style(styles_dir() / run.name, None, name=run.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    made_by = (style.card.get("run"), style.card.get("run_created"))
+    return style.origin == "trained" and made_by == (run.name, run.created)
 
 
 def is_published(run: Run) -> bool:
     """Whether the style of the run's name is whole, and made when ``run`` was where it is now."""
     try:
-        style = _of_that_name(run)
-    except StoreError:
+        style = read_style(styles_dir() / run.name, None, name=run.name)
+    except (FileNotFoundError, NotADirectoryError, StoreError):
         return False
     place = run_state(run).place
-    if style is None or place is None or not _published_by(run, style):
-        return False
-    # The card of an earlier version has the style's own step; that of the best one is another.
-    of_best = "run_steps" not in style.card and "evaluation" in style.card
-    current = style.card.get("run_steps", style.card.get("steps")) == place.step
+    current = place is not None and style.card.get("run_steps") == place.step
     whole = all(direction.file.is_file() for direction in style.directions.values())
-    return whole and (current or of_best)
+    return current and whole and _published_by(run, style)
 
 
 def taken(run: Run) -> UsageError | None:
     """What stands in the way of publishing: a style of the run's name that it did not make."""
     try:
-        style = _of_that_name(run)
-        if style is None or _published_by(run, style):
+        style = read_style(styles_dir() / run.name, None, name=run.name)
+        if _published_by(run, style):
             return None
         what = f"{style.origin}, not made by this run"
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except StoreError:
         what = "damaged"
     again = command_line("pretrained", "import", "--run", run.name, "--name", "NEW")
@@ -213,8 +194,10 @@ def import_command(
     card = {"licence": licence or "unknown", "source": source or ""}
     if run is not None:
         given = {"FILE": file, "--reverse-file": reverse_file, "--x": x, "--y": y}
-        for option in (option for option, value in given.items() if value is not None):
-            raise UsageError(f"--run brings both directions and domains: leave out {option}.")
+        if superfluous := [option for option, value in given.items() if value is not None]:
+            raise UsageError(
+                f"--run brings both directions and domains: leave out {superfluous[0]}."
+            )
         style = _from_run(run, checkpoint or "last", name, card, overwrite=overwrite)
     else:
         if checkpoint is not None:

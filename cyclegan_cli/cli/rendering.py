@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import time
 from collections import deque
@@ -24,7 +23,7 @@ from cyclegan_cli.engine.run import Place, Run
 from cyclegan_cli.errors import duration, size_text
 from cyclegan_cli.files import atomic_path
 from cyclegan_cli.report.page import Report
-from cyclegan_cli.report.record import Board, MetricsLog, read_record
+from cyclegan_cli.report.record import Board, MetricsLog, best_of, read_record
 from cyclegan_cli.report.samples import list_sheets, sample_sheet, sheet_name
 
 _EARLY, _LATE = 10.0, 60.0  # seconds between two plain lines, in the first minutes and later
@@ -128,8 +127,7 @@ class TrainingView:
         self._weight = 0.0
         self._rate = self._speed = 0.0
         self._saved: tuple[int, float] | None = None
-        self._order = math.inf
-        self._best: tuple[float, int] | None = None
+        self._evaluations: list[Mapping[str, Any]] = []
         self._warning = ""
 
     @contextlib.contextmanager
@@ -180,15 +178,9 @@ class TrainingView:
         """A checkpoint is on the disk."""
         self._saved = (step, time.monotonic())
 
-    def evaluated(self, epoch: int, scores: Mapping[str, Any]) -> None:
+    def evaluated(self, line: Mapping[str, Any]) -> None:
         """An evaluation, as metrics.jsonl has it."""
-        found = [scores[domain]["swd"] for domain in ("y", "x") if "swd" in scores.get(domain, {})]
-        if found and math.isfinite(sum(found)):
-            mean = sum(found) / len(found)
-            # By what the best checkpoint is kept: SWD in units of its floor.
-            order = float(scores.get("distance", mean))
-            if self._best is None or order < self._order:
-                self._best, self._order = (mean, epoch), order
+        self._evaluations.append(line)
 
     def warned(self, step: int, message: str, hint: str = "") -> None:
         """A warning, which stays in view and is said at once."""
@@ -206,14 +198,11 @@ class TrainingView:
             f"step {place.step:,}/{self._total:,}",
             f"{100 * place.step / total:.1f} %",
         ]
-        left = self._left()
-        return items if left is None else [*items, f"{duration(left)} left"]
-
-    def _left(self) -> float | None:
         (since, first), (until, last) = self._pace[0], self._pace[-1]
-        if last == first:
-            return None
-        return (until - since) / (last - first) * max(0, self._total - last)
+        if last > first:
+            left = (until - since) / (last - first) * max(0, self._total - last)
+            items.append(f"{duration(left)} left")
+        return items
 
     def _lines(self, width: int) -> list[tuple[str, str]]:
         """(line, style), none longer than ``width``."""
@@ -225,8 +214,8 @@ class TrainingView:
         if self._saved is not None:
             step, at = self._saved
             kept.append(f"checkpoint at step {step:,}, {duration(time.monotonic() - at)} ago")
-        if self._best is not None:
-            kept.append(f"best epoch {self._best[1]} (SWD {self._best[0]:.1f})")
+        if best := best_of(self._evaluations, "y", "x"):
+            kept.append(f"best epoch {best.epoch} (SWD {best.swd:.1f})")
         lines = [(line, "bold") for line in flowed([self._name, *self._progress()], width)]
         lines.append((_bar(self._place.step / max(self._total, 1), width), "cyan"))
         lines += [(line, "") for line in flowed(facts, width)]
@@ -265,7 +254,7 @@ class Renderer:
             if sheet.step > place.step:
                 sheet.path.unlink(missing_ok=True)
         for line in read_record(run.folder).evaluations:
-            view.evaluated(line["epoch"], line["evaluation"])
+            view.evaluated(line)
         self._report = Report(run)
         self._next_page = 0.0  # time.monotonic()
         self._page_failed = False
@@ -298,8 +287,7 @@ class Renderer:
 
     def evaluated(self, place: Place, scores: Mapping[str, Any]) -> None:
         """An evaluation, in the form that metrics.jsonl has."""
-        self._record(place, {"evaluation": scores})
-        self._view.evaluated(place.epoch, scores)
+        self._view.evaluated(self._record(place, {"evaluation": scores}))
         if self._board is not None:
             self._board.evaluated(place.step, scores)
         self._page_if_due()
@@ -310,12 +298,13 @@ class Renderer:
         self._view.warned(place.step, message, hint)
         self._page_if_due()
 
-    def _record(self, place: Place, found: Mapping[str, Any]) -> None:
+    def _record(self, place: Place, found: Mapping[str, Any]) -> dict[str, Any]:
         at = {"step": place.step, "epoch": place.epoch, "time": round(time.time(), 3)}
         record = {**at, **found}
         self._metrics.append(record)
         if self._console.as_json:
             self._console.result("", record)
+        return record
 
     def _measured(self, event: training.Measured) -> None:
         rate, speed = event.learning_rate, event.pictures_per_second

@@ -135,9 +135,8 @@ def _refuse_changes(arguments: list[str]) -> None:
                 f"--{name} belongs to the run and cannot be changed.",
                 hint="For other settings start a new run: cyclegan train … --name NEW",
             )
-        if word.startswith("-"):
-            raise UsageError(f"No such option: {word}.", hint="cyclegan resume --help")
-        raise UsageError(f"Unexpected argument: {word}.", hint="cyclegan resume --help")
+        what = "No such option" if word.startswith("-") else "Unexpected argument"
+        raise UsageError(f"{what}: {word}.", hint="cyclegan resume --help")
 
 
 def _changed(

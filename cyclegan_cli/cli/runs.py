@@ -44,8 +44,6 @@ from cyclegan_cli.files import folder_size
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cyclegan_cli.report.samples import Sheet
-
 _LINGER = 2.0  # seconds that the last frame of a time-lapse stays
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
@@ -302,7 +300,7 @@ def timelapse(
       cyclegan timelapse photos2vangogh -o film.mp4 --fps 12
       cyclegan timelapse photos2vangogh -o one.webp --picture 2
     """
-    from cyclegan_cli.report.samples import list_sheets, spread
+    from cyclegan_cli.report.samples import frame_of, list_sheets, read_sheet, spread
 
     found = find_run(run)
     target = found.folder / "timelapse.gif" if output is None else output
@@ -319,7 +317,9 @@ def timelapse(
     with console.progress("reading samples", len(sheets)) as bar:
         for sheet in sheets:
             try:
-                frames.append(_frame(found, sheet, sheets[-1].step, picture))
+                label = f"step {sheet.step:,}, epoch {sheet.step / found.steps_per_epoch:.1f}"
+                share = sheet.step / max(sheets[-1].step, 1)
+                frames.append(frame_of(read_sheet(sheet.path), label, share, picture))
             except PictureError as error:
                 console.warn(f"left out: {error}")
             bar.advance()
@@ -342,13 +342,6 @@ def _kind(target: Path) -> str:
             hint="Choose a name that ends in .gif, .webp, .png, .mp4, .mov, .mkv, .webm or .avi.",
         )
     return kind
-
-
-def _frame(run: Run, sheet: Sheet, last: int, picture: int | None) -> Image.Image:
-    from cyclegan_cli.report.samples import frame_of, read_sheet
-
-    label = f"step {sheet.step:,}, epoch {sheet.step / run.steps_per_epoch:.1f}"
-    return frame_of(read_sheet(sheet.path), label, sheet.step / max(last, 1), picture)
 
 
 def _write(frames: list[Image.Image], target: Path, kind: str, fps: float) -> None:

@@ -35,8 +35,8 @@ from cyclegan_cli.cli.options import (
 from cyclegan_cli.cli.processes import launch, leading, local_count, member, wait_for_others
 from cyclegan_cli.errors import CycleganError, UsageError, counted
 from cyclegan_cli.media.folders import parse_list, read_list
-from cyclegan_cli.media.plan import Existing, Plan, make_plan
-from cyclegan_cli.settings import TranslateSettings, fraction
+from cyclegan_cli.media.plan import Plan, make_plan
+from cyclegan_cli.settings import TranslateSettings
 from cyclegan_cli.styles.catalogue import Style, obtainable
 from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
 
@@ -83,7 +83,6 @@ _OPTIONS: Table = {
 }
 _FORMATS = ("jpg", "png", "webp", "tif", "gif", "avif", "heic", "jp2", "bmp")
 _DETAILS: dict[str, dict[str, Any]] = {
-    "strength": {"parser": partial(fraction, "--strength")},
     "max_pixels": {"parser": partial(_amount, "--max-pixels", 1000), "show_default": False},
     "max_memory": {"parser": partial(_amount, "--max-memory", 1024)},
     "format": {"complete": one_of(_FORMATS)},
@@ -155,6 +154,8 @@ def translate(
     console.quiet |= not leading()
     print0 = print0 or (null and from_file is None)
     console.end = "\0" if print0 else "\n"
+    if overwrite and skip_existing:
+        raise UsageError("--overwrite and --skip-existing exclude each other.")
     settings = TranslateSettings(resolution=_resolution(resolution), **chosen)
     styles = find_styles(style or [])
     files = [_local_weights(console, one, reverse) for one in styles]
@@ -167,7 +168,7 @@ def translate(
         listed=_listed(from_file, null, inputs or []),
         output=output,
         file_format=settings.format,
-        existing=_existing(overwrite, skip_existing),
+        existing="overwrite" if overwrite else "skip" if skip_existing else "refuse",
         share=None if together else own_share,
     )
     if dry_run:
@@ -185,7 +186,10 @@ def translate(
         jobs = [job for job in plan.jobs if job.style == one.name]
         if not (jobs or together):
             continue
-        weights = file or _downloaded(console, one, reverse)
+        if (weights := file) is None:
+            from cyclegan_cli.cli.downloading import ensure_weights  # slow to import
+
+            weights = ensure_weights(console, one, reverse)
         if resolution == "auto":
             settings = dataclasses.replace(settings, at_most=one.resolution)
         run = partial(work.run, jobs, settings=settings)
@@ -207,12 +211,6 @@ def _local_weights(console: Console, style: Style, reverse: bool) -> Path | None
     return None if obtainable(style, "yx" if reverse else "xy") else weights_file(style, reverse)
 
 
-def _downloaded(console: Console, style: Style, reverse: bool) -> Path:
-    from cyclegan_cli.cli.downloading import ensure_weights
-
-    return ensure_weights(console, style, reverse)
-
-
 def _resolution(text: str) -> int | None:
     if text in ("auto", "native"):
         return None
@@ -221,12 +219,6 @@ def _resolution(text: str) -> int | None:
             f"--resolution {text}: write auto, native, or a number of pixels such as 1024."
         )
     return int(text)
-
-
-def _existing(overwrite: bool, skip: bool) -> Existing:
-    if overwrite and skip:
-        raise UsageError("--overwrite and --skip-existing exclude each other.")
-    return "overwrite" if overwrite else "skip" if skip else "refuse"
 
 
 def _listed(from_file: str | None, null: bool, inputs: list[str]) -> list[Path]:

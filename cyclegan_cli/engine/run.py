@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -252,8 +251,3 @@ def sweep(run: Run) -> None:
     """Delete what an interrupted write left behind; the caller holds the run's lock."""
     for folder in (run.folder, run.checkpoints, run.folder / "samples"):
         remove_leftovers(folder)
-
-
-def now() -> float:
-    """Seconds since 1970, for ``created``."""
-    return time.time()

@@ -86,7 +86,7 @@ def expand(tokens: Sequence[str]) -> list[tuple[Path, bool]]:
         else:
             missing.append(token)
     if missing:
-        raise UsageError(f"There is no {listed_names(missing)}.")
+        raise UsageError(f"No such file: {listed_names(missing)}")
     return paths
 
 

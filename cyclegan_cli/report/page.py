@@ -99,7 +99,7 @@ def _head(run: Run, record: Record) -> dict[str, str]:
     state = "is finished" if step >= total else "is not finished"
     if step >= total and short:
         state = f"has ended at --max-steps {s.max_steps}"
-    speed = f"{number(_speed(record))} pictures/s" if record.measured else "-"
+    speed = f"{number(record.speed)} pictures/s" if record.measured else "-"
     facts = [
         ("Step", f"{step:,} of {total:,}", "where --max-steps ends it" * short),
         (
@@ -144,12 +144,6 @@ def _best_facts(run: Run, record: Record) -> list[tuple[str, str, str]]:
     facts = [("Best epoch", words(both), told)] if both else []
     apart = [(k, b) for k, b in each if b and (not both or b.step != both.step)]
     return facts + [(k, words(b), "by the SWD of that direction alone") for k, b in apart]
-
-
-def _speed(record: Record) -> float:
-    found = [value(line, "pictures_per_s") for line in record.measured[-5:]]
-    known = [speed for speed in found if speed is not None]
-    return sum(known) / max(len(known), 1)
 
 
 def _clock(seconds: float) -> str:

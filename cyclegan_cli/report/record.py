@@ -86,6 +86,13 @@ class Record:
         pairs = ((float(e["step"]), value(e, "evaluation", *path)) for e in self.evaluations)
         return [(step, found) for step, found in pairs if found is not None]
 
+    @property
+    def speed(self) -> float:
+        """Pictures a second, of late; 0 where that is not known."""
+        found = [value(line, "pictures_per_s") for line in self.measured[-5:]]
+        known = [speed for speed in found if speed is not None]
+        return sum(known) / max(len(known), 1)
+
     def seconds(self, batch_size: int) -> float:
         """Seconds of training, without pauses, from the pictures per second of each line."""
         total, before = 0.0, 0

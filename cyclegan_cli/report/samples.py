@@ -114,13 +114,10 @@ def read_sheet(path: Path) -> Samples:
         rows_of = [
             (place(first, row), place(first + 1, row), place(first + 2, row)) for row in range(rows)
         ]
-        return tuple(triple for triple in rows_of if not all(map(_is_blank, triple)))
+        blank = ((255, 255),) * 3  # the least and the largest of each channel
+        return tuple(row for row in rows_of if any(one.getextrema() != blank for one in row))
 
     return Samples(domain(0), domain(3))
-
-
-def _is_blank(picture: Image.Image) -> bool:
-    return picture.getextrema() == ((255, 255),) * 3
 
 
 # -- for the page -------------------------------------------------------------------------------

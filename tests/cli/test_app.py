@@ -536,7 +536,13 @@ def test_a_terminal_gets_colour_unless_it_says_no() -> None:
     ("arguments", "meant"),
     [
         (["a b.jpg", "--style", "monet"], "cyclegan translate 'a b.jpg' --style monet"),
+        (["--style", "monet", "a b.jpg"], "cyclegan translate --style monet 'a b.jpg'"),
+        (["here", "--style", "monet"], "cyclegan translate here --style monet"),
+        (["here", "there", "--epochs", "2"], "cyclegan train here there --epochs 2"),
+        (["-odd.jpg", "-s", "monet"], "cyclegan translate ./-odd.jpg -s monet"),
         (["translate", "-odd.jpg", "-s", "monet"], "cyclegan translate ./-odd.jpg -s monet"),
+        (["translate", "--style"], "cyclegan translate --help"),
+        (["trian", "here", "there"], "cyclegan --help"),
         (["train", "photos"], "Two folders: cyclegan train X_DIR Y_DIR"),
         (["translate", "x.jpg", "--strenght", "1"], "cyclegan translate --help"),
         (["train", "x", "y", "--lambda_cycle", "1"], "cyclegan train --help"),
@@ -551,6 +557,8 @@ def test_usage_errors_have_one_form_and_say_what_to_type(
 ) -> None:
     for name in ("a b.jpg", "-odd.jpg"):
         (tmp_path / name).touch()
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     lines = capsys.readouterr().err.splitlines()

@@ -56,7 +56,28 @@ def test_one_style_is_compared_at_strengths_and_resolutions(
         "monet, strength 1, resolution native",
     ]
     with Image.open(record["sheet"]) as sheet:
-        assert sheet.size == (12 + 2 * 132, 12 + 3 * (80 + 26 + 12))  # two across, three down
+        # The photograph and two strengths across, two resolutions down.
+        assert sheet.size == (12 + 3 * 132, 12 + 2 * (80 + 26 + 12))
+
+
+def test_each_style_is_compared_with_the_photographs_colours(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = photo.with_name("sheet.png")
+    arguments = ["preview", str(photo), "-o", str(sheet), "--gpu", "cpu", "--json", "-q"]
+    assert main([*arguments, "--keep-color"]) == 0
+    names = json.loads(capsys.readouterr().out)["pictures"]
+    assert names == [
+        "photograph",
+        *("monet", "monet, photo's colours", "vangogh", "vangogh, photo's colours"),
+    ]
+    with Image.open(photo) as image, Image.open(sheet) as drawn:
+        for row, style in enumerate(("monet", "vangogh")):
+            for column, keep in ((1, False), (2, True)):
+                left, top = 12 + column * 132, 12 + 26 + row * (80 + 26 + 12)
+                shown = np.asarray(drawn.crop((left, top, left + 120, top + 80)))
+                painted = translate(image, style, keep_color=keep)
+                assert np.array_equal(shown, np.asarray(painted))
 
 
 def test_a_style_can_be_a_file(

@@ -73,8 +73,9 @@ def test_the_view_tells_all_that_it_was_told(clock: list[float]) -> None:
         view.step(Place(step, 2, step - 40))
     view.saved(40)
     clock[0] += 60
-    view.evaluated(1, {"y": {"swd": 60.0}, "x": {"swd": 80.0}, "cycle_l1": 0.1})
-    view.evaluated(2, {"y": {"swd": 70.0}, "x": {"swd": 90.0}})
+    for epoch, swd in ((1, (60.0, 80.0)), (2, (70.0, 90.0))):
+        scores = {"y": {"swd": swd[0]}, "x": {"swd": swd[1]}, "cycle_l1": 0.1}
+        view.evaluated({"step": 10 * epoch, "epoch": epoch, "evaluation": scores})
     text = "\n".join(shown(view, 80))
     for words in (
         "cats2dogs   epoch 3/50   step 40/1,000   4.0 %   8 min left",

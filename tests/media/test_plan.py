@@ -391,7 +391,7 @@ def test_a_folder_of_paintings_alone_is_said(here: Path) -> None:
         (["no.png"], {}, "no.png"),
         (["*.xyz"], {}, "*.xyz"),
         (["@no.txt"], {}, "no.txt"),
-        ([""], {}, "There is no"),
+        ([""], {}, "No such file"),
         (["a.png", "-"], {}, "stdin"),
         (["-"], {"output": "d"}, "must name a file"),
         (["a.png"], {"output": "a.png", "existing": "overwrite"}, "a.png is an input"),

@@ -65,8 +65,9 @@ class CycleGAN:
         call: Callable[[Any], Any] = torch.compile if settings.compile else lambda network: network
         self._G, self._F = call(self.G), call(self.F)
         plain = settings.exact_reference or settings.compile
-        if not plain and self.device.type == "cpu" and dtype == torch.float32:
-            self._G, self._F = fused_layers(self.G), fused_layers(self.F)
+        if not plain and self.device.type == "cpu":
+            half = dtype == torch.bfloat16
+            self._G, self._F = fused_layers(self.G, half=half), fused_layers(self.F, half=half)
         self._D_X, self._D_Y = call(self.D_X), call(self.D_Y)
         self.optimiser_G = self._adam(self.G, self.F)
         self.optimiser_D = self._adam(self.D_X, self.D_Y)

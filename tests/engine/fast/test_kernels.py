@@ -277,7 +277,7 @@ calls = {
     "separable": lambda: kernels.separable(deep, 0, depth, (flat, None), small),
     "separable_backward": lambda: kernels.separable_backward(
         deep, grad, depth, flat, between, small, (depth_out, bias_out, flat_out, bias_out)),
-    "pointwise": lambda: kernels._call(
+    "pointwise": lambda: kernels.invoke(
         "pointwise", grad, 16, 512, 16, 512, 0, flat, None, small, 16),
     "winograd": lambda: kernels.winograd(tall, 0, own, None, large, measured=False),
     "winograd_backward": lambda: kernels.winograd_backward(tall, large, own, tall_out, full_out),
@@ -285,7 +285,7 @@ calls = {
 few, both = random(2, 1, 1), (np.empty(2), np.empty(2))
 
 def once(call, ready, begin, said):
-    kernels._call("moments", few, 2, 1, 1, *both)  # starts OpenMP's threads, which cannot fail
+    kernels.invoke("moments", few, 2, 1, 1, *both)  # starts OpenMP's threads, which cannot fail
     ready.set()
     begin.wait()
     try:

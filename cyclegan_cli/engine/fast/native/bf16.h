@@ -86,17 +86,25 @@ long bf16_size(long outputs, long channels, long kernel, long stride) {
     return Layout(outputs, channels, kernel, stride).packed(nullptr).size();
 }
 
-// The weights of `convolve_bf16`; `bias` may be null.
-int bf16_weights(const float* weight, const float* bias, long outputs, long channels, long kernel,
-                 long stride, float* out, long threads) try {
+// The weights of `convolve_bf16`; `bias` may be null. `turned`: channels x outputs x kernel x kernel, mirrored in
+// both directions, as of `convolve`.
+int bf16_weights(const float* weight, const float* bias, long outputs, long channels, long kernel, long stride,
+                 long turned, float* out, long threads) try {
     const Layout l(outputs, channels, kernel, stride);
-    l.packed(out).fill(
-        [&](long m, long t, long v) {
-            const long c = v / l.inner, o = m % outputs;
-            const long tap = l.inner > 1 ? v % kernel * kernel + t : m / outputs * kernel + t;
-            return weight[(o * channels + c) * kernel * kernel + tap];
-        },
-        [&](long m) { return bias && m < outputs ? bias[m] : 0.0f; }, threads);
+    const long area = kernel * kernel, o_step = turned ? area : channels * area;
+    const long c_step = turned ? outputs * area : area, step = turned ? -1 : 1;
+    const float* from = turned ? weight + area - 1 : weight;
+    const auto bias_at = [&](long m) { return bias && m < outputs ? bias[m] : 0.0f; };
+    if (l.inner * l.outer == 1)  // without divisions, which would take longer than a small convolution
+        l.packed(out).fill([&](long m, long t, long c) { return from[m * o_step + c * c_step + t * step]; }, bias_at,
+                           threads);
+    else
+        l.packed(out).fill(
+            [&](long m, long t, long v) {
+                const long tap = l.inner > 1 ? v % kernel * kernel + t : m / outputs * kernel + t;
+                return from[m % outputs * o_step + v / l.inner * c_step + tap * step];
+            },
+            bias_at, threads);
     return kDone;
 } catch (...) {
     return failure();

@@ -348,4 +348,7 @@ def _each(x: Tensor, grad: Tensor, function: Callable[[Tensor, Tensor], Grads]) 
     first, *rest = zip(*found, strict=True)
     if len(found) > 1:
         rest = [(None if parts[0] is None else sum(parts),) for parts in rest]
-    return None if first[0] is None else torch.stack(first), *(parts[0] for parts in rest)
+    whole = first[0][None] if len(found) == 1 and first[0] is not None else None
+    if len(found) > 1 and first[0] is not None:
+        whole = torch.stack(first)
+    return whole, *(parts[0] for parts in rest)

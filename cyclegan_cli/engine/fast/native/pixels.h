@@ -42,16 +42,6 @@ constexpr long kDepth = 16;  // words that one instruction sums over: 32 channel
 constexpr long kSide = 16;   // pixels, and outputs, of one AMX tile
 constexpr long kGroup = 32;  // outputs that are computed together
 
-inline Word word(float even, float odd) {
-    const auto half = [](float value) {
-        Word bits;
-        std::memcpy(&bits, &value, sizeof bits);
-        if (value != value) return Word(0x7fc0);
-        return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    };
-    return half(even) | half(odd) << 16;
-}
-
 // The first `count` of `width` lanes.
 inline std::uint32_t lanes(long count, long width) {
     return count <= 0 ? 0u : count >= width ? ~0u >> (32 - width) : (1u << count) - 1;
@@ -137,28 +127,46 @@ BF16_CODE void read_pixels(const Source& s, long row, long left, long length, To
     }
 }
 
-// The same of planes, as bfloat16. With `inner` rows of a kernel as channels, channel c of the source becomes
-// `inner`, each one row further down.
-BF16_CODE inline void read_planes(const Source& s, long inner, long row, long left, long length, Word* to, long pitch, long filled) {
-    const long line = up(length, kSide), channels = s.channels * inner;
-    float* even = scratch<1>((2 + kDepth) * line);
-    float* odd = even + line;
-    Word* words = reinterpret_cast<Word*>(odd + line);
-    for (long first = 0; first < filled; first += kDepth) {
-        for (long p = 0; p < kDepth; p++) {
-            const long c = 2 * (first + p);
-            std::memset(even, 0, 2 * sizeof(float) * line);
-            if (c < channels) padded_part(s, c / inner, row + c % inner, left, even, line);
-            if (c + 1 < channels) padded_part(s, (c + 1) / inner, row + (c + 1) % inner, left, odd, line);
-            for (long x = 0; x < line; x += kSide) {
-                const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(even + x)));
-                const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(odd + x)));
-                _mm512_storeu_si512(words + p * line + x, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-            }
+// 16 values of row `row` of a channel of a padded source of planes, from column `left` on, as bfloat16.
+BF16_CODE inline __m256i halves_of(const Source& s, long channel, long row, long left) {
+    alignas(64) float values[kSide];
+    if (s.enlarge) {
+        padded_part(s, channel, row, left, values, kSide);
+        return (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(values));
+    }
+    const long r = inside(s, row - s.pad, s.height), y = r - s.first, start = left - s.pad;
+    if (r < 0 || y < 0 || y >= s.rows) return _mm256_setzero_si256();
+    const float* from = s.values + channel * s.plane + y * s.width;
+    __mmask16 known = lanes(s.width - start, 16) & ~lanes(-start, 16);
+    __m512 v = _mm512_maskz_loadu_ps(known, from + start);
+    if (s.mirror && known != 0xffff) {
+        _mm512_store_ps(values, v);
+        for (long i = 0; i < kSide; i++) {
+            const long column = known >> i & 1 ? -1 : inside(s, start + i, s.width);
+            if (column >= 0) values[i] = from[column], known |= 1 << i;
         }
+        v = _mm512_load_ps(values);
+    }
+    if (s.mean) v = (v - _mm512_set1_ps(s.mean[channel])) * _mm512_set1_ps(s.scale[channel]);
+    if (s.relu) v = _mm512_max_ps(v, _mm512_setzero_ps());
+    return (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_mov_ps(known, v));
+}
+
+// Parts of rows of planes in pixel order. With `inner` rows of a kernel as channels, channel c of the source
+// becomes `inner`, each one row further down.
+BF16_CODE inline void read_planes(const Source& s, long inner, long row, long left, long length, Word* to, long pitch, long filled) {
+    for (long first = 0; first < filled; first += kDepth) {
+        long channels[2 * kDepth], rows[2 * kDepth];
+        for (long k = 0; k < 2 * kDepth; k++)
+            channels[k] = (2 * first + k) / inner, rows[k] = row + (2 * first + k) % inner;
         for (long x = 0; x < length; x += kSide) {
             __m512i block[kSide];
-            for (int p = 0; p < kSide; p++) block[p] = _mm512_loadu_si512(words + p * line + x);
+            for (long p = 0; p < kDepth; p++) {
+                __m512i pair[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+                for (long k = 0; k < 2 && channels[2 * p + k] < s.channels; k++)
+                    pair[k] = _mm512_cvtepu16_epi32(halves_of(s, channels[2 * p + k], rows[2 * p + k], left + x));
+                block[p] = _mm512_or_si512(pair[0], _mm512_slli_epi32(pair[1], 16));
+            }
             transpose(block);
             for (long i = 0; i < std::min(kSide, length - x); i++)
                 _mm512_storeu_si512(to + (x + i) * pitch + first, block[i]);

@@ -9,8 +9,7 @@
 
 constexpr long kPixels = 2 * kDepth;         // that one instruction sums over
 constexpr long kPartPixels = 4096;           // whose values and gradients of 32 channels fit in the second cache
-constexpr long kSums = 2 * kSide * kSide;     // of 32 channels and 16 outputs, as two tiles
-constexpr long kTaps = 3;                    // whose sums are computed together
+constexpr long kTile = kSide * kSide, kSums = 4 * kTile;  // of 32 channels and 32 outputs
 
 // `count` values of a padded row as bfloat16: with stride 2 the even ones, and behind all of those the odd ones.
 BF16_CODE inline void read_row(const Source& s, long channel, long row, long stride, long count, Half* to) {
@@ -42,85 +41,78 @@ BF16_CODE inline void to_pairs(const float* const (&rows)[kSide], long count, Wo
 }
 
 // What is multiplied: `high` rows of `blocks` times 32 pixels. `pixels`, `grads`: to the next row, in words for
-// the tiles of gradients; `plane`: to the next of the channels.
+// the tiles of gradients; `plane`: to the next of 16 channels; `group`: to the next 16 outputs' tiles.
 struct Span {
-    long high, blocks, pixels, plane, grads;
+    long high, blocks, pixels, plane, grads, group;
 };
-constexpr long kTile = kSide * kSide;
 
-// The sums of 32 channels (16 if there are no `more`) and 16 outputs for up to three taps, `from` each of which
-// values are read: six AMX accumulators, so that one tile of gradients and the lines of two tiles of values are
-// enough for six products. They come from `sums` and go there, or begin `anew`.
-BF16_CODE inline void add_by_tiles(const Half* const (&from)[kTaps], long taps, const Word* grads, const Span& r,
-                                   bool more, float* sums, bool anew) {
+// 32 channels and 32 outputs, or 16 if there are no more, by AMX: added to the sums, or put in their place.
+BF16_CODE inline void add_by_tiles(const Half* values, const Word* grads, const Span& r, bool channels, bool outputs,
+                                   float* sums, bool anew) {
     constexpr long line = kSide * sizeof(Word);
-    const long pitch = r.plane * sizeof(Half), further = kSide * r.plane;
-    if (anew) std::memset(sums, 0, sizeof(float) * taps * kSums);
-    asm volatile("" ::: "memory");  // the compiler does not know that tiles are read
-    _tile_loadd(0, sums, line);
-    _tile_loadd(1, sums + kTile, line);
-    _tile_loadd(2, sums + (taps > 1) * kSums, line);
-    _tile_loadd(3, sums + (taps > 1) * kSums + kTile, line);
-    _tile_loadd(4, sums + (taps > 2) * 2 * kSums, line);
-    _tile_loadd(5, sums + (taps > 2) * 2 * kSums + kTile, line);
+    const long pitch = r.plane * sizeof(Half);
+    if (anew) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        asm volatile("" ::: "memory");  // the compiler does not know that tiles are read
+        _tile_loadd(0, sums, line);
+        _tile_loadd(1, sums + kTile, line);
+        _tile_loadd(2, sums + 2 * kTile, line);
+        _tile_loadd(3, sums + 3 * kTile, line);
+    }
     for (long y = 0; y < r.high; y++) {
-        const Half* const row[kTaps] = {from[0] + y * r.pixels, from[1] + y * r.pixels, from[2] + y * r.pixels};
+        const Half* from = values + y * r.pixels;
         const Word* other = grads + y * r.grads;
-        for (long x = 0; x < r.blocks * kPixels; x += kPixels, other += kTile) {
+        for (long x = 0; x < r.blocks; x++, from += kPixels, other += kTile) {
+            _tile_loadd(4, from, pitch);
             _tile_loadd(6, other, line);
-            _tile_loadd(7, row[0] + x, pitch);
-            _tile_dpbf16ps(0, 7, 6);
-            if (more) {
-                _tile_loadd(7, row[0] + further + x, pitch);
-                _tile_dpbf16ps(1, 7, 6);
+            _tile_dpbf16ps(0, 4, 6);
+            if (outputs) {
+                _tile_loadd(7, other + r.group, line);
+                _tile_dpbf16ps(1, 4, 7);
             }
-            if (taps == 1) continue;
-            _tile_loadd(7, row[1] + x, pitch);
-            _tile_dpbf16ps(2, 7, 6);
-            if (more) {
-                _tile_loadd(7, row[1] + further + x, pitch);
-                _tile_dpbf16ps(3, 7, 6);
-            }
-            if (taps == 2) continue;
-            _tile_loadd(7, row[2] + x, pitch);
-            _tile_dpbf16ps(4, 7, 6);
-            if (more) {
-                _tile_loadd(7, row[2] + further + x, pitch);
-                _tile_dpbf16ps(5, 7, 6);
+            if (channels) {
+                _tile_loadd(5, from + kSide * r.plane, pitch);
+                _tile_dpbf16ps(2, 5, 6);
+                if (outputs) {
+                    _tile_dpbf16ps(3, 5, 7);
+                }
             }
         }
     }
     _tile_stored(0, sums, line);
     _tile_stored(1, sums + kTile, line);
-    if (taps > 1) {
-        _tile_stored(2, sums + kSums, line);
-        _tile_stored(3, sums + kSums + kTile, line);
-    }
-    if (taps > 2) {
-        _tile_stored(4, sums + 2 * kSums, line);
-        _tile_stored(5, sums + 2 * kSums + kTile, line);
-    }
+    _tile_stored(2, sums + 2 * kTile, line);
+    _tile_stored(3, sums + 3 * kTile, line);
 }
 
 // The same by AVX512-BF16.
-BF16_CODE inline void add_by_vectors(const Half* const (&from)[kTaps], long taps, const Word* grads, const Span& r,
-                                     bool more, float* sums, bool anew) {
-    if (anew) std::memset(sums, 0, sizeof(float) * taps * kSums);
-    for (long c = 0; c < taps * 2 * kSide; c += kSide) {
-        if (c / kSide % 2 && !more) continue;
-        const Half* values = from[c / (2 * kSide)] + c % (2 * kSide) * r.plane;
-        __m512 found[kSide];
-        for (long i = 0; i < kSide; i++) found[i] = _mm512_loadu_ps(sums + (c + i) * kSide);
+BF16_CODE inline void add_by_vectors(const Half* values, const Word* grads, const Span& r, bool channels, bool outputs,
+                                     float* sums, bool anew) {
+    constexpr long kRows = 8;
+    for (long c = 0; c < (channels ? 2 : 1) * kSide; c += kRows) {
+        float* own = sums + c / kSide * 2 * kTile + c % kSide * kSide;
+        __m512 found[kRows][2];
+        for (long i = 0; i < kRows; i++)
+            for (long k = 0; k < 2; k++)
+                found[i][k] = anew ? _mm512_setzero_ps() : _mm512_loadu_ps(own + k * kTile + i * kSide);
         for (long y = 0; y < r.high; y++)
             for (long x = 0; x < r.blocks * kDepth; x++) {
-                const __m512bh other = (__m512bh)_mm512_loadu_si512(grads + y * r.grads + x * kSide);
-                for (long i = 0; i < kSide; i++) {
+                const Word* other = grads + y * r.grads + x * kSide;
+                const __m512bh low = (__m512bh)_mm512_loadu_si512(other);
+                const __m512bh high = (__m512bh)_mm512_loadu_si512(other + (outputs ? r.group : 0));
+                for (long i = 0; i < kRows; i++) {
                     int pair;
-                    std::memcpy(&pair, values + i * r.plane + y * r.pixels + 2 * x, sizeof pair);
-                    found[i] = _mm512_dpbf16_ps(found[i], (__m512bh)_mm512_set1_epi32(pair), other);
+                    std::memcpy(&pair, values + (c + i) * r.plane + y * r.pixels + 2 * x, sizeof pair);
+                    found[i][0] = _mm512_dpbf16_ps(found[i][0], (__m512bh)_mm512_set1_epi32(pair), low);
+                    found[i][1] = _mm512_dpbf16_ps(found[i][1], (__m512bh)_mm512_set1_epi32(pair), high);
                 }
             }
-        for (long i = 0; i < kSide; i++) _mm512_storeu_ps(sums + (c + i) * kSide, found[i]);
+        for (long i = 0; i < kRows; i++)
+            for (long k = 0; k < 2; k++) _mm512_storeu_ps(own + k * kTile + i * kSide, found[i][k]);
     }
 }
 
@@ -136,7 +128,7 @@ struct Correlation {
     long most = std::max(1L, kPartPixels / (blocks * kPixels));  // rows of a part
     long held = (most - 1) * l.stride + l.rows();                // rows of values
     long plane = (up(held * length * l.stride, kPixels) / kPixels | 1) * kPixels;  // in different sets of the cache
-    long across = (channels + 2 * kSide - 1) / (2 * kSide), down = (outputs + kSide - 1) / kSide;
+    long across = (channels + 2 * kSide - 1) / (2 * kSide), down = (outputs + 2 * kSide - 1) / (2 * kSide);
     long group = most * blocks * kTile;
 
     // Rows `row` ... `row + count` of channel `c`, padded.
@@ -158,27 +150,24 @@ struct Correlation {
                 to_pairs(from, width - x * kPixels, tiles);
             }
     }
-    // Row `i % l.rows()` of the kernel of 32 channels and 16 outputs.
     void add(long i, long count, const Half* values, const Word* grads, float* sums, bool anew) const {
-        const long y = i % l.rows(), c = i / l.rows() / down * 2 * kSide, o = i / l.rows() % down, line = l.stride * length;
-        const Span r{count, blocks, l.stride * line, plane, blocks * kTile};
-        const Half* first = values + c * plane + y * line;
+        const long tap = i % taps, c = i / taps / down * 2, o = i / taps % down * 2;
+        const long y = tap / l.kernel, x = tap % l.kernel, line = l.stride * length;
+        const Span r{count, blocks, l.stride * line, plane, blocks * kTile, group};
+        const Half* from = values + c * kSide * plane + y * line + x % l.stride * length + x / l.stride;
+        const bool more = (c + 1) * kSide < channels, further = (o + 1) * kSide < outputs;
         const auto run = bf16_unit() == 2 ? add_by_tiles : add_by_vectors;
-        for (long x = 0; x < l.kernel; x += kTaps) {
-            const Half* from[kTaps];
-            for (long k = 0; k < kTaps; k++) from[k] = first + (x + k) % l.stride * length + (x + k) / l.stride;
-            run(from, std::min(kTaps, l.kernel - x), grads + o * group, r, c + kSide < channels,
-                sums + (i * l.kernel + x) * kSums, anew);
-        }
+        run(from, grads + o * group, r, more, further, sums + i * kSums, anew);
     }
-    // The sums of 32 channels and 16 outputs in their places.
+    // The sums of 32 channels and 32 outputs in their places.
     void put(long i, const float* sums, float* grad_weight) const {
-        const long c0 = i / down * 2 * kSide, o0 = i % down * kSide, area = l.kernel * l.kernel;
-        for (long o = o0; o < std::min(outputs, o0 + kSide); o++)
+        const long c0 = i / down * 2 * kSide, o0 = i % down * 2 * kSide, area = l.kernel * l.kernel;
+        for (long o = o0; o < std::min(outputs, o0 + 2 * kSide); o++)
             for (long c = c0; c < std::min(channels, c0 + 2 * kSide); c++) {
                 const long row = std::max(c % l.inner, o / l.outputs);
                 float* to = grad_weight + (o % l.outputs * l.channels + c / l.inner) * area + row * l.kernel;
-                const float* from = sums + i * taps * kSums + (c - c0) * kSide + o - o0;
+                const long tile = (c - c0) / kSide * 2 + (o - o0) / kSide;
+                const float* from = sums + i * taps * kSums + (tile * kSide + c % kSide) * kSide + o % kSide;
                 for (long tap = 0; tap < taps; tap++) to[tap] = from[tap * kSums];
             }
     }
@@ -192,17 +181,17 @@ int correlate_bf16(const Source* s, const float* grad, long outputs, long rows, 
     const Correlation work{*s, grad, rows, width, Layout(outputs, s->channels, kernel, stride)};
     const long pairs = work.across * work.down, high = rows + work.l.outer - 1;
     Half* values = reinterpret_cast<Half*>(scratch<2>(work.across * kSide * work.plane));
-    Word* grads = reinterpret_cast<Word*>(scratch<3>(work.down * work.group));
+    Word* grads = reinterpret_cast<Word*>(scratch<3>(work.down * 2 * work.group));
     float* sums = scratch<4>(pairs * work.taps * kSums);
     for (long top = 0; top < high; top += work.most) {
         const long count = std::min(work.most, high - top);
         each(work.channels, threads, [&](long c) {
             work.read(c, top * stride, (count - 1) * stride + work.l.rows(), values);
         });
-        each(work.down, threads, [&](long o) {
+        each(2 * work.down, threads, [&](long o) {
             work.turn(o * kSide, top, count, grads + o * work.group);
         });
-        each(pairs * work.l.rows(), threads, [&](long i) {
+        each(pairs * work.taps, threads, [&](long i) {
             const TileState state;
             work.add(i, count, values, grads, sums, top == 0);
         });

@@ -155,18 +155,25 @@ BF16_CODE inline __m256i halves_of(const Source& s, long channel, long row, long
 // Parts of rows of planes in pixel order. With `inner` rows of a kernel as channels, channel c of the source
 // becomes `inner`, each one row further down.
 BF16_CODE inline void read_planes(const Source& s, long inner, long row, long left, long length, Word* to, long pitch, long filled) {
+    const long line = up(length, kSide), channels = s.channels * inner;
+    Word* words = reinterpret_cast<Word*>(scratch<1>(kDepth * line));
     for (long first = 0; first < filled; first += kDepth) {
-        long channels[2 * kDepth], rows[2 * kDepth];
-        for (long k = 0; k < 2 * kDepth; k++)
-            channels[k] = (2 * first + k) / inner, rows[k] = row + (2 * first + k) % inner;
+        for (long p = 0; p < kDepth; p++) {
+            const long c = 2 * (first + p), even = c / inner, odd = (c + 1) / inner;
+            const long above = row + c % inner, below = row + (c + 1) % inner;
+            for (long x = 0; x < line; x += kSide) {
+                __m512i word = _mm512_setzero_si512();
+                if (c < channels) word = _mm512_cvtepu16_epi32(halves_of(s, even, above, left + x));
+                if (c + 1 < channels) {
+                    const __m512i high = _mm512_cvtepu16_epi32(halves_of(s, odd, below, left + x));
+                    word = _mm512_or_si512(word, _mm512_slli_epi32(high, 16));
+                }
+                _mm512_storeu_si512(words + p * line + x, word);
+            }
+        }
         for (long x = 0; x < length; x += kSide) {
             __m512i block[kSide];
-            for (long p = 0; p < kDepth; p++) {
-                __m512i pair[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-                for (long k = 0; k < 2 && channels[2 * p + k] < s.channels; k++)
-                    pair[k] = _mm512_cvtepu16_epi32(halves_of(s, channels[2 * p + k], rows[2 * p + k], left + x));
-                block[p] = _mm512_or_si512(pair[0], _mm512_slli_epi32(pair[1], 16));
-            }
+            for (int p = 0; p < kSide; p++) block[p] = _mm512_loadu_si512(words + p * line + x);
             transpose(block);
             for (long i = 0; i < std::min(kSide, length - x); i++)
                 _mm512_storeu_si512(to + (x + i) * pitch + first, block[i]);

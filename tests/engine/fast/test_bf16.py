@@ -107,6 +107,64 @@ def test_a_transposed_convolution_is_that_of_rounded_values(data: st.DataObject)
     assert np.abs(out - wanted).max() < SUMMED * max(1.0, channels**0.5)
 
 
+def correlated(x: np.ndarray, grad: np.ndarray, kernel: int, stride: int) -> list[np.ndarray]:
+    """The gradients of weight and bias of a convolution that pads by reflection."""
+    shape = (len(grad), len(x), kernel, kernel)
+    found = [kernels.empty(*shape), kernels.empty(len(grad))]
+    strip = Strip(x, 0, x.shape[1], kernel // 2, True, relu=True)
+    bf16.convolve_backward(strip, grad, stride, *found)
+    return found
+
+
+@pytest.mark.usefixtures("unit")
+@settings(LOOSE, max_examples=60)
+@given(data=st.data())
+def test_gradients_are_those_of_rounded_values(data: st.DataObject) -> None:
+    """Of weight and input; that of the bias is not rounded."""
+    channels, outputs = (data.draw(st.integers(1, 70), side) for side in ("inputs", "outputs"))
+    kernel, stride = data.draw(st.sampled_from([(3, 1), (3, 2), (7, 1), (5, 1)]), "kernel")
+    height, width = (data.draw(st.integers(8, 90), side) for side in ("height", "width"))
+    random = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
+    pad = kernel // 2
+    x = random.standard_normal((channels, height, width), np.float32)
+    weight = random.standard_normal((outputs, channels, kernel, kernel), np.float32) / kernel
+    padded = functional.pad(rounded(np.maximum(x, 0))[None], (pad,) * 4, mode="reflect")
+    padded, exact = padded.requires_grad_(), rounded(weight).requires_grad_()
+    y = functional.conv2d(padded, exact, None, stride)
+    grad = random.standard_normal(y.shape[1:], np.float32)
+    of_input, of_weight = torch.autograd.grad(y, [padded, exact], rounded(grad)[None])
+    found, of_bias = correlated(x, grad, kernel, stride)
+    assert np.abs(found - of_weight.numpy()).max() < SUMMED * y[0, 0].numel() ** 0.5
+    assert np.abs(of_bias - grad.sum((1, 2), dtype=np.float64)).max() < 1e-3
+    into = kernels.empty(*padded.shape[1:])
+    if stride == 1:
+        strip = Strip(grad, 0, grad.shape[1], kernel - 1)
+        bf16.convolve(strip, 0, bf16.weights((weight, None), 1, transposed=True), kernel, 1, into)
+    else:
+        packed = bf16.transposed_weights((weight, None))
+        bf16.conv_transpose(Strip(grad, 0, grad.shape[1], 1), 0, 0, packed, into)
+    scale = max(1.0, (outputs * kernel) ** 0.5)
+    assert np.abs(into - of_input[0].numpy()).max() < SUMMED * scale
+
+
+@pytest.mark.usefixtures("unit")
+@pytest.mark.parametrize("shape", [(3, 40, 7, 1), (40, 3, 7, 1), (70, 40, 3, 1), (20, 70, 3, 2)])
+def test_gradients_have_the_same_bits_with_any_threads(
+    shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channels, outputs, kernel, stride = shape
+    random = np.random.default_rng(0)
+    x = random.standard_normal((channels, 90, 140), np.float32)
+    size = (outputs, -(-90 // stride), -(-140 // stride))
+    grad = random.standard_normal(size, np.float32)
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(kernels, "threads", lambda count=threads: count)
+        found.append(correlated(x, grad, kernel, stride))
+    for other in found[1:]:
+        assert all(np.array_equal(*pair) for pair in zip(found[0], other, strict=True))
+
+
 @pytest.mark.usefixtures("unit")
 @settings(LOOSE, max_examples=30)
 @given(data=st.data())

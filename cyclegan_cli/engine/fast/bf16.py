@@ -57,7 +57,7 @@ def convolve(
 
 
 def convolve_backward(
-    strip: Strip, grad: Array, stride: int, grad_weight: Array, grad_bias: Array
+    strip: Strip, grad: Array, stride: int, grad_weight: Array, grad_bias: Array | None
 ) -> None:
     """The gradients of weight and bias from that of the whole output, which is rounded, too.
 

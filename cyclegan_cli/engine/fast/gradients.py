@@ -73,33 +73,43 @@ def _conv_transpose(pair: Pair, first: int, half: bool) -> Compute:
     return lambda strip, out: bf16.conv_transpose(strip, first, first, packed, out)
 
 
-def _correlate(half: bool) -> Callable[[Strip, Array, int, Array, Array], None]:
+def _correlate(half: bool) -> Callable[[Strip, Array, int, Array, Array | None], None]:
     return bf16.convolve_backward if half else kernels.convolve_backward
 
 
 class Convolution(torch.autograd.Function):
-    """A K×K convolution, stride 1, or 3×3 with stride 2."""
+    """A K×K convolution, stride 1, or 3×3 with stride 2; ``eps`` as of ``Winograd``."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, before: Before, stride: int
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        before: Before,
+        stride: int,
+        eps: float | None,
     ) -> Tensor:
         x = x.contiguous()
-        ctx.save_for_backward(x, weight)
-        ctx.before, ctx.stride = before, stride
         compute = _convolution((_array(weight), _array(bias)), stride, before.half)
         height, width = ((n - weight.shape[2]) // stride + 1 for n in before.size(x))
         out = torch.empty(len(x), weight.shape[0], height, width)
         for one, own in zip(x, out, strict=True):
             compute(before.strip(one), _array(own))
+        ctx.before, ctx.stride, ctx.scale = before, stride, None
+        if eps is not None:
+            ctx.scale = kernels.normalise(_planes(out), eps, _planes(out))
+        ctx.save_for_backward(x, weight, *([] if eps is None else [out]))
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Grads:
-        x, weight = ctx.saved_tensors
-        before, stride = ctx.before, ctx.stride
+        x, weight, *normalised = ctx.saved_tensors
+        before, stride, of_output = ctx.before, ctx.stride, grads[0]
         inwards, trained = ctx.needs_input_grad[:2]
         correlate = _correlate(before.half)
+        if normalised:
+            of_output = _normalise_backward(of_output, normalised[0], ctx.scale)
         if inwards:
             pair = (_array(weight), None)
             adjoint = (
@@ -112,8 +122,9 @@ class Convolution(torch.autograd.Function):
             strip, own = before.strip(picture), _array(grad)
             of_weight = of_bias = None
             if trained:
-                of_weight, of_bias = torch.empty(weight.shape), torch.empty(weight.shape[0])
-                correlate(strip, own, stride, _array(of_weight), _array(of_bias))
+                of_weight, of_bias = torch.empty(weight.shape), torch.zeros(weight.shape[0])
+                into = None if normalised else _array(of_bias)
+                correlate(strip, own, stride, _array(of_weight), into)
             if not inwards:
                 return None, of_weight, of_bias
             around = Strip(own, 0, grad.shape[1], weight.shape[2] - 1 if stride == 1 else 1)
@@ -121,7 +132,7 @@ class Convolution(torch.autograd.Function):
             adjoint(around, padded)
             return _folded(strip, padded), of_weight, of_bias
 
-        return *_each(x, grads[0], one), None, None
+        return *_each(x, of_output, one), None, None, None
 
 
 class Transposed(torch.autograd.Function):

@@ -109,9 +109,12 @@ def convolve(
 
 
 def convolve_backward(
-    strip: Strip, grad: Array, stride: int, grad_weight: Array, grad_bias: Array
+    strip: Strip, grad: Array, stride: int, grad_weight: Array, grad_bias: Array | None
 ) -> None:
-    """The gradients of ``convolve``'s weight, O×C×K×K, and bias from that of its whole output."""
+    """The gradients of ``convolve``'s weight, O×C×K×K, and bias from that of its whole output.
+
+    ``grad_bias``: None if it is not wanted.
+    """
     size = (*grad.shape, grad_weight.shape[2], stride)
     invoke("correlate", strip, grad, *size, grad_weight, grad_bias)
 
@@ -273,7 +276,17 @@ def normalise_backward(grad: Array, normalised: Array, scale: Array, grad_in: Ar
 def accumulate_normalised(total: Array, x: Array, mean: Array, scale: Array) -> None:
     """total += (x − mean) · scale of each channel, in place; both C×h×W."""
     channels, rows, width = x.shape
-    invoke("add_normalised", total, plane_size(total), x, plane_size(x), channels, rows * width, mean, scale)
+    invoke(
+        "add_normalised",
+        total,
+        plane_size(total),
+        x,
+        plane_size(x),
+        channels,
+        rows * width,
+        mean,
+        scale,
+    )
 
 
 # -- calling ---------------------------------------------------------------------------------------

@@ -126,6 +126,8 @@ def _pair(before: Before, layer: nn.Module, behind: nn.Module | None) -> Layer |
     if _is_plain_norm(behind) and _uses_winograd(before, layer) and layer.padding == (0, 0):
         eps = behind.eps
         return lambda x: apply(Winograd, x, layer.weight, layer.bias, before, eps)
+    if _is_plain_norm(behind) and before.half and not _is_depthwise(layer):
+        return _single(before, layer, behind.eps)
     if not (isinstance(behind, nn.Conv2d) and _is_depthwise(layer) and _is_pointwise(behind)):
         return None
     if behind.bias is None or behind.padding != (0, 0):
@@ -135,7 +137,8 @@ def _pair(before: Before, layer: nn.Module, behind: nn.Module | None) -> Layer |
     )
 
 
-def _single(before: Before, layer: nn.Module) -> Layer | None:
+def _single(before: Before, layer: nn.Module, eps: float | None = None) -> Layer | None:
+    """``layer``, and the InstanceNorm behind it if ``eps`` is given, for whole convolutions."""
     if isinstance(layer, nn.ConvTranspose2d):
         shape = (layer.kernel_size, layer.stride, layer.padding, layer.output_padding)
         usual = shape == ((3, 3), (2, 2), (1, 1), (1, 1)) and layer.groups == 1
@@ -151,10 +154,10 @@ def _single(before: Before, layer: nn.Module) -> Layer | None:
     zeros = int(layer.padding[0])
     if zeros and (before.mirror or before.enlarge):
         return None
-    return _convolution(dataclasses.replace(before, pad=zeros) if zeros else before, layer)
+    return _convolution(dataclasses.replace(before, pad=zeros) if zeros else before, layer, eps)
 
 
-def _convolution(before: Before, layer: nn.Conv2d) -> Layer | None:
+def _convolution(before: Before, layer: nn.Conv2d, eps: float | None) -> Layer | None:
     """``before`` includes the convolution's own padding."""
     if _is_depthwise(layer):
         return lambda x: apply(Depthwise, x, layer.weight, layer.bias, before)
@@ -163,8 +166,10 @@ def _convolution(before: Before, layer: nn.Conv2d) -> Layer | None:
         return None
     if _uses_winograd(before, layer):
         return lambda x: apply(Winograd, x, layer.weight, layer.bias, before, None)
+    if kernel == 1:
+        before = dataclasses.replace(before, half=False)
     if stride == 1 or (kernel, stride) == (3, 2):
-        return lambda x: apply(Convolution, x, layer.weight, layer.bias, before, stride)
+        return lambda x: apply(Convolution, x, layer.weight, layer.bias, before, stride, eps)
     return None
 
 
@@ -184,4 +189,8 @@ def _is_pointwise(layer: nn.Conv2d) -> bool:
 
 def _uses_winograd(before: Before, layer: nn.Conv2d) -> bool:
     whole = (layer.kernel_size, layer.stride, layer.groups) == ((3, 3), (1, 1), 1)
-    return not before.half and whole and min(layer.in_channels, layer.out_channels) >= WINOGRAD_CHANNELS
+    return (
+        not before.half
+        and whole
+        and min(layer.in_channels, layer.out_channels) >= WINOGRAD_CHANNELS
+    )

@@ -188,9 +188,7 @@ def test_pixel_order_is_read_and_written(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, wanted.shape[1] - 1), "first row")
     out = bf16.pixels(wanted[:, start:].shape, half=True)
     packed = bf16.weights((weight, bias), stride)
-    assert_rounded(
-        out, wanted[:, start:], bf16.convolve(strip, start, packed, 3, stride, out)
-    )
+    assert_rounded(out, wanted[:, start:], bf16.convolve(strip, start, packed, 3, stride, out))
     wanted = functional.conv_transpose2d(read, rounded(weight).transpose(0, 1), b, 2)[0].numpy()
     out = bf16.pixels((outputs, 2 * height - start, 2 * width - 1), half=True)
     strip = replace(strip, mirror=False)

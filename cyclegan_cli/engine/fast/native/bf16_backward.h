@@ -13,17 +13,13 @@ constexpr long kTile = kSide * kSide, kSums = 4 * kTile;  // of 32 channels and 
 
 // `count` values of a padded row as bfloat16: with stride 2 the even ones, and behind all of those the odd ones.
 BF16_CODE inline void read_row(const Source& s, long channel, long row, long stride, long count, Half* to) {
-    for (long x = 0; x < count; x += kSide) {
-        __m256i halves = halves_of(s, channel, row, x);
-        Half* at = to + x / stride;
-        if (stride == 1) {
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), halves);
-        } else {
-            const __m512i words = _mm512_inserti64x4(_mm512_castsi256_si512(halves), halves_of(s, channel, row, x += kSide), 1);
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), _mm512_cvtepi32_epi16(words));
-            halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(words, 16));
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + count / 2), halves);
-        }
+    Half* halves = stride == 1 ? to : reinterpret_cast<Half*>(scratch<1>(count / 2));
+    read_halves(s, channel, row, 0, count, halves);
+    for (long x = 0; stride == 2 && x < count; x += 2 * kSide) {
+        const __m512i words = _mm512_loadu_si512(halves + x);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + x / 2), _mm512_cvtepi32_epi16(words));
+        const __m256i odd = _mm512_cvtepi32_epi16(_mm512_srli_epi32(words, 16));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + (count + x) / 2), odd);
     }
 }
 

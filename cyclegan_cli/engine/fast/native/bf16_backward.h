@@ -120,7 +120,7 @@ struct Correlation {
     long rows, width;  // of it
     Layout l;
     long channels = l.channels * l.inner, outputs = l.outputs * l.outer, taps = l.rows() * l.kernel;
-    long blocks = (width + kPixels - 1) / kPixels, length = blocks * kPixels + up((l.kernel - 1) / l.stride, kSide);
+    long blocks = (width + kPixels - 1) / kPixels, length = blocks * kPixels + up((l.kernel - 1) / l.stride, kPixels);
     long most = std::max(1L, kPartPixels / (blocks * kPixels));  // rows of a part
     long held = (most - 1) * l.stride + l.rows();                // rows of values
     long plane = (up(held * length * l.stride, kPixels) / kPixels | 1) * kPixels;  // in different sets of the cache
@@ -156,16 +156,22 @@ struct Correlation {
         run(from, grads + o * group, r, more, further, sums + i * kSums, anew);
     }
     // The sums of 32 channels and 32 outputs in their places.
-    void put(long i, const float* sums, float* grad_weight) const {
+    BF16_CODE void put(long i, const float* sums, float* grad_weight) const {
         const long c0 = i / down * 2 * kSide, o0 = i % down * 2 * kSide, area = l.kernel * l.kernel;
-        for (long o = o0; o < std::min(outputs, o0 + 2 * kSide); o++)
+        for (long first = o0; first < std::min(outputs, o0 + 2 * kSide); first += kSide) {
+            alignas(64) int at[kSide];  // of each output
+            for (long k = 0; k < kSide; k++)
+                at[k] = (first + k) % l.outputs * l.channels * area + (first + k) / l.outputs * l.kernel;
+            const __mmask16 known = lanes(outputs - first, kSide);
+            const __m512i places = _mm512_load_si512(at);
             for (long c = c0; c < std::min(channels, c0 + 2 * kSide); c++) {
-                const long row = std::max(c % l.inner, o / l.outputs);
-                float* to = grad_weight + (o % l.outputs * l.channels + c / l.inner) * area + row * l.kernel;
-                const long tile = (c - c0) / kSide * 2 + (o - o0) / kSide;
-                const float* from = sums + i * taps * kSums + (tile * kSide + c % kSide) * kSide + o % kSide;
-                for (long tap = 0; tap < taps; tap++) to[tap] = from[tap * kSums];
+                float* to = grad_weight + c / l.inner * area + c % l.inner * l.kernel;
+                const long tile = (c - c0) / kSide * 2 + (first - o0) / kSide;
+                const float* from = sums + i * taps * kSums + (tile * kSide + c % kSide) * kSide;
+                for (long tap = 0; tap < taps; tap++)
+                    _mm512_mask_i32scatter_ps(to + tap, known, places, _mm512_loadu_ps(from + tap * kSums), sizeof(float));
             }
+        }
     }
 };
 

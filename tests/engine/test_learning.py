@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_cli.engine.cyclegan import CycleGAN
+from cyclegan_cli.engine.fast import bf16
 from cyclegan_cli.settings import GeneratorSpec, TrainSettings
 
 SIZE = 64
@@ -83,6 +84,18 @@ def gains(
 @pytest.mark.timeout(1800)
 def test_training_finds_the_map_in_both_directions() -> None:
     found = (gains(steps=STEPS, seed=seed) for seed in range(SEEDS))
+    assert any(min(both) > FACTOR for both in found)
+
+
+@pytest.mark.skipif(not bf16.has_unit(), reason="the processor has no bfloat16")
+@pytest.mark.timeout(1800)
+def test_training_in_bfloat16_finds_it_too() -> None:
+    """By whole convolutions, which are those in bfloat16."""
+    whole = GeneratorSpec(width=16, blocks=3)
+    found = (
+        gains(steps=STEPS, seed=seed, generator=whole, dtype=torch.bfloat16)
+        for seed in range(SEEDS)
+    )
     assert any(min(both) > FACTOR for both in found)
 
 

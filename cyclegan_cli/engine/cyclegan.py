@@ -65,11 +65,13 @@ class CycleGAN:
         call: Callable[[Any], Any] = torch.compile if settings.compile else lambda network: network
         self._G, self._F = call(self.G), call(self.F)
         plain = settings.exact_reference or settings.compile
-        if not plain and self.device.type == "cpu" and dtype == torch.float32:
-            self._G, self._F = fused_layers(self.G), fused_layers(self.F)
+        own = not plain and self.device.type == "cpu"
+        half = own and dtype == torch.bfloat16
+        if own:
+            self._G, self._F = fused_layers(self.G, half=half), fused_layers(self.F, half=half)
         self._D_X, self._D_Y = call(self.D_X), call(self.D_Y)
-        self.optimiser_G = self._adam(self.G, self.F)
-        self.optimiser_D = self._adam(self.D_X, self.D_Y)
+        self.optimiser_G = self._adam(half, self.G, self.F)
+        self.optimiser_D = self._adam(half, self.D_X, self.D_Y)
         self.history_X = History(settings.history, seed, "X")
         self.history_Y = History(settings.history, seed, "Y")
         # For a replay: the real pictures of the steps in which the held fakes were made.
@@ -84,9 +86,10 @@ class CycleGAN:
         self.perception = Perception(settings, self.device, group) if wanted else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
-    def _adam(self, *networks: nn.Module) -> torch.optim.Adam:
-        s = self.settings
-        return torch.optim.Adam(parameter_groups(*networks), lr=s.lr, betas=(s.beta1, s.beta2))
+    def _adam(self, fused: bool, *networks: nn.Module) -> torch.optim.Adam:
+        s, betas = self.settings, (self.settings.beta1, self.settings.beta2)
+        groups = parameter_groups(*networks)
+        return torch.optim.Adam(groups, lr=s.lr, betas=betas, fused=fused or None)
 
     @property
     def shown_G(self) -> Generator:

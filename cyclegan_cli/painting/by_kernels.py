@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cyclegan_cli.engine.fast import kernels
+from cyclegan_cli.engine.fast import bf16, kernels
 from cyclegan_cli.engine.fast.kernels import Array, Strip
 from cyclegan_cli.engine.fast.library import keep_freed_memory
 from cyclegan_cli.engine.layers import Layer
@@ -73,8 +73,8 @@ class _Deferred:
         width = self.source.width * (2 if self.enlarge else 1) + 2 * self.pad
         shape = (self.source.channels, stop - start, width)
         if strip.order:
-            out = kernels.pixels(shape, half=False)
-            kernels.prepare_pixels(strip, start, out)
+            out = bf16.pixels(shape, half=False)
+            bf16.prepare_pixels(strip, start, out)
         else:
             out = kernels.empty(*shape)
             kernels.prepare(strip, start, out)
@@ -181,11 +181,11 @@ class KernelBackend:
     def _convolution_bf16(self, layer: Layer) -> Compute:
         kernel, stride = layer.kernel, layer.stride
         if layer.name not in self._packed:
-            self._packed[layer.name] = kernels.bf16_weights(self._weights(layer), stride)
+            self._packed[layer.name] = bf16.weights(self._weights(layer), stride)
         packed = self._packed[layer.name]
 
         def compute(strip: Strip, row: int, out: Array) -> None:
-            self._found(out, kernels.convolve_bf16(strip, row, packed, kernel, stride, out))
+            self._found(out, bf16.convolve(strip, row, packed, kernel, stride, out))
 
         return compute
 
@@ -197,7 +197,7 @@ class KernelBackend:
     def _new(self, shape: tuple[int, int, int]) -> Array:
         """An array for the output of a convolution."""
         if self._half and shape[0] >= _FEWEST:
-            return kernels.pixels(shape, half=True)
+            return bf16.pixels(shape, half=True)
         return kernels.empty(*shape)
 
     def _separable(self, depth: Layer, point: Layer) -> Compute:
@@ -221,7 +221,7 @@ class KernelBackend:
     def _conv_transpose(self, layer: Layer, before: _Deferred) -> Read:
         before, weights = dataclasses.replace(before, pad=1), self._weights(layer)
         if self._bf16 and layer.name not in self._packed:
-            self._packed[layer.name] = kernels.bf16_transposed_weights(weights)
+            self._packed[layer.name] = bf16.transposed_weights(weights)
 
         def read(start: int, stop: int) -> Array:
             # Row r is row r + 1 of the whole output, which depends on two rows at most.
@@ -229,7 +229,7 @@ class KernelBackend:
             out = self._new((layer.outputs, stop - start, 2 * before.source.width))
             if self._bf16:
                 packed = self._packed[layer.name]
-                self._found(out, kernels.conv_transpose_bf16(strip, start + 1, 1, packed, out))
+                self._found(out, bf16.conv_transpose(strip, start + 1, 1, packed, out))
             else:
                 kernels.conv_transpose(strip, start + 1, 1, weights, out)
             return out
@@ -261,7 +261,7 @@ class KernelBackend:
         assert before.scale is not None
         part = before.source.read(start, start + total.shape[1])
         if self._half:
-            kernels.accumulate_pixels(total, part, before.mean, before.scale)
+            bf16.accumulate_pixels(total, part, before.mean, before.scale)
         else:
             kernels.accumulate_normalised(total, part, before.mean, before.scale)
 
@@ -278,13 +278,13 @@ class KernelBackend:
                 return found
             return flat.reshape(rows.shape)
         if self._half:
-            return kernels.pixels(rows.shape, half=rows.itemsize == 2)
+            return bf16.pixels(rows.shape, half=rows.itemsize == 2)
         return kernels.empty(*rows.shape)
 
     def write(self, buffer: Array, start: int, strip: Array) -> None:
         rows = buffer[:, start : start + strip.shape[1]]
         if self._half and strip.dtype == rows.dtype:
-            kernels.copy_pixels(strip, rows)
+            bf16.copy_pixels(strip, rows)
         else:
             rows[...] = strip
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cyclegan_cli.engine.fast import kernels
+from cyclegan_cli.engine.fast import bf16, kernels
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.layers import reduction, source_channels
@@ -41,7 +41,7 @@ def open_painter(
     ``cuda`` or a number. Raises DeviceError, UsageError for several devices, WeightsError.
     """
     loaded, gpu = load_weights(weights), normal_gpu(gpu)
-    by_kernels = precision in ("auto", "fp32") or (precision == "bf16" and kernels.has_bf16())
+    by_kernels = precision in ("auto", "fp32") or (precision == "bf16" and bf16.has_unit())
     plain = by_kernels and not exact_reference and library() is not None
     # PyTorch is loaded, or is installed where there may be a GPU.
     may_use_gpu = sys.modules.get("torch") is not None or may_have_accelerator()
@@ -160,11 +160,11 @@ class Painter:
         return self._backends[precision]
 
     def _made(self, precision: Precision, weights: Weights) -> Any:
-        bf16 = precision == "bf16" and kernels.has_bf16()
-        if self._by_kernels and (bf16 or precision == "fp32"):
+        half = precision == "bf16" and bf16.has_unit()
+        if self._by_kernels and (half or precision == "fp32"):
             from cyclegan_cli.painting.by_kernels import KernelBackend
 
-            return KernelBackend(weights, bf16=bf16)
+            return KernelBackend(weights, bf16=half)
         from cyclegan_cli.painting.by_torch import TorchBackend
 
         return TorchBackend(weights, self.device, precision)

@@ -6,6 +6,7 @@ Each function measures one row. The program is called by its public ways (``Tran
 
 from __future__ import annotations
 
+import gc
 import statistics
 import subprocess
 import sys
@@ -153,6 +154,7 @@ def step(
     exact.step(*pair(size, torch.float64))
     truth = slopes(exact.networks())
     del exact
+    gc.freeze()  # what is there by now is not looked at again, as in the command
     own.step(x, y)
     model.step(x, y, 2e-4)
     precision = "" if dtype == torch.float32 else ", bfloat16"

@@ -19,7 +19,7 @@ from PIL import Image
 
 from cyclegan_cli import machine
 from cyclegan_cli.cli.app import main
-from cyclegan_cli.engine.fast.kernels import has_bf16
+from cyclegan_cli.engine.fast import bf16
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import save_generator
@@ -201,7 +201,7 @@ def test_every_generator_does_without(tmp_path: Path, name: str, dtype: torch.dt
     ("chosen", "expected"),
     [
         ({"exact": True}, ["True"]),
-        ({"precision": "bf16"}, ["False" if has_bf16() else "True"]),
+        ({"precision": "bf16"}, ["False" if bf16.has_unit() else "True"]),
         ({"precision": "fp16"}, ["DeviceError", "True"]),
         ({"precision": "fp32"}, ["False"]),
         ({"gpu": "auto"}, ["False"]),

@@ -231,11 +231,21 @@ def test_sample_is_the_generators_at_work() -> None:
         assert torch.allclose(picture, wanted[name].float(), rtol=0, atol=1e-6), name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_state_carries_a_training_on_bit_for_bit(dtype: torch.dtype) -> None:
-    settings = TrainSettings(generator=replace(GENERATORS["mobile"], blocks=1, width=4), history=2)
+@pytest.mark.parametrize(
+    ("kind", "dtype", "autocast"),
+    [
+        ("mobile", torch.float32, torch.float32),
+        ("mobile", torch.float64, torch.float32),
+        ("resnet9", torch.float32, torch.bfloat16),
+    ],
+)
+def test_state_carries_a_training_on_bit_for_bit(
+    kind: str, dtype: torch.dtype, autocast: torch.dtype
+) -> None:
+    spec = replace(GENERATORS[kind], blocks=1, width=4)
+    settings = TrainSettings(generator=spec, history=2)
     batches = [(pictures(1, 32, 32, 60 + i), pictures(1, 32, 32, 80 + i)) for i in range(5)]
-    straight, broken, fresh = (CycleGAN(settings) for _ in range(3))
+    straight, broken, fresh = (CycleGAN(settings, dtype=autocast) for _ in range(3))
     for model in (straight, broken, fresh):
         for network in model.networks().values():
             network.to(dtype)

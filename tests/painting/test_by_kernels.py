@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyclegan_cli.engine.fast import kernels
+from cyclegan_cli.engine.fast import bf16, kernels
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.layers import Layer, reduction
 from cyclegan_cli.engine.weights import weights_of
@@ -144,7 +144,7 @@ def test_leaky_relu_is_pytorchs() -> None:
     assert torch.equal(torch.from_numpy(rows), expected)
 
 
-@pytest.mark.skipif(not kernels.has_bf16(), reason="the processor does not compute in bfloat16")
+@pytest.mark.skipif(not bf16.has_unit(), reason="the processor does not compute in bfloat16")
 @pytest.mark.parametrize("place", ["device", "disk"])
 @pytest.mark.parametrize("upsample", ["transpose", "resize"])
 def test_strips_in_bfloat16_are_the_whole_picture(upsample: Any, place: Any) -> None:

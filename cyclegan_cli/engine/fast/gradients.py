@@ -1,4 +1,4 @@
-"""Layers with gradients of their own, by the kernels: float32 on the CPU.
+"""Layers with gradients of their own, by the kernels: on the CPU, float32 in and out.
 
 Each reads its input through the ReLU, upsampling and padding before it (``Before``), which are
 therefore never computed on their own, neither forwards nor backwards.
@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cyclegan_cli.engine.fast import kernels
-from cyclegan_cli.engine.fast.kernels import Array, Strip
+from cyclegan_cli.engine.fast import bf16, kernels
+from cyclegan_cli.engine.fast.kernels import Array, Pair, Strip
 
 Grads: TypeAlias = tuple[Tensor | None, ...]
+Compute: TypeAlias = Callable[[Strip, Array], object]
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
@@ -29,12 +30,16 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Before:
-    """What a layer does first: ReLU, each pixel as 2×2, padding by reflection (or zeros)."""
+    """What a layer does first: ReLU, each pixel as 2×2, padding by reflection (or zeros).
+
+    ``half``: what a whole convolution multiplies, in its gradients too, is rounded to bfloat16.
+    """
 
     relu: bool = False
     enlarge: bool = False
     pad: int = 0
     mirror: bool = False
+    half: bool = False
 
     def size(self, x: Tensor) -> tuple[int, int]:
         """Height and width of N×C×H×W after it."""
@@ -50,46 +55,84 @@ class Before:
         )
 
 
+def _convolution(pair: Pair, stride: int, half: bool, *, transposed: bool = False) -> Compute:
+    """``convolve`` of a whole picture."""
+    if not half:
+        return lambda strip, out: kernels.convolve(
+            strip, 0, pair, stride, out, transposed=transposed
+        )
+    packed, kernel = bf16.weights(pair, stride, transposed=transposed), pair[0].shape[2]
+    return lambda strip, out: bf16.convolve(strip, 0, packed, kernel, stride, out)
+
+
+def _conv_transpose(pair: Pair, first: int, half: bool) -> Compute:
+    """``conv_transpose`` from row and column ``first`` on."""
+    if not half:
+        return lambda strip, out: kernels.conv_transpose(strip, first, first, pair, out)
+    packed = bf16.transposed_weights(pair)
+    return lambda strip, out: bf16.conv_transpose(strip, first, first, packed, out)
+
+
+def _correlate(half: bool) -> Callable[[Strip, Array, int, Array, Array | None], None]:
+    return bf16.convolve_backward if half else kernels.convolve_backward
+
+
 class Convolution(torch.autograd.Function):
-    """A K×K convolution, stride 1, or 3×3 with stride 2."""
+    """A K×K convolution, stride 1, or 3×3 with stride 2; ``eps`` as of ``Winograd``."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, before: Before, stride: int
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        before: Before,
+        stride: int,
+        eps: float | None,
     ) -> Tensor:
         x = x.contiguous()
-        ctx.save_for_backward(x, weight)
-        ctx.before, ctx.stride = before, stride
-        pair = (_array(weight), _array(bias))
+        compute = _convolution((_array(weight), _array(bias)), stride, before.half)
         height, width = ((n - weight.shape[2]) // stride + 1 for n in before.size(x))
         out = torch.empty(len(x), weight.shape[0], height, width)
         for one, own in zip(x, out, strict=True):
-            kernels.convolve(before.strip(one), 0, pair, stride, _array(own))
+            compute(before.strip(one), _array(own))
+        ctx.before, ctx.stride, ctx.scale = before, stride, None
+        if eps is not None:
+            ctx.scale = kernels.normalise(_planes(out), eps, _planes(out))
+        ctx.save_for_backward(x, weight, *([] if eps is None else [out]))
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Grads:
-        x, weight = ctx.saved_tensors
-        before, stride = ctx.before, ctx.stride
+        x, weight, *normalised = ctx.saved_tensors
+        before, stride, of_output = ctx.before, ctx.stride, grads[0]
         inwards, trained = ctx.needs_input_grad[:2]
+        correlate = _correlate(before.half)
+        if normalised:
+            of_output = _normalise_backward(of_output, normalised[0], ctx.scale)
+        if inwards:
+            pair = (_array(weight), None)
+            adjoint = (
+                _convolution(pair, 1, before.half, transposed=True)
+                if stride == 1
+                else _conv_transpose(pair, 0, before.half)
+            )
 
         def one(picture: Tensor, grad: Tensor) -> Grads:
             strip, own = before.strip(picture), _array(grad)
             of_weight = of_bias = None
             if trained:
-                of_weight, of_bias = torch.empty(weight.shape), torch.empty(weight.shape[0])
-                kernels.convolve_backward(strip, own, stride, _array(of_weight), _array(of_bias))
+                of_weight, of_bias = torch.empty(weight.shape), torch.zeros(weight.shape[0])
+                into = None if normalised else _array(of_bias)
+                correlate(strip, own, stride, _array(of_weight), into)
             if not inwards:
                 return None, of_weight, of_bias
             around = Strip(own, 0, grad.shape[1], weight.shape[2] - 1 if stride == 1 else 1)
             padded = kernels.empty(weight.shape[1], *before.size(picture[None]))
-            if stride == 1:
-                kernels.convolve(around, 0, (_array(weight), None), 1, padded, transposed=True)
-            else:
-                kernels.conv_transpose(around, 0, 0, (_array(weight), None), padded)
+            adjoint(around, padded)
             return _folded(strip, padded), of_weight, of_bias
 
-        return *_each(x, grads[0], one), None, None
+        return *_each(x, of_output, one), None, None, None
 
 
 class Transposed(torch.autograd.Function):
@@ -100,10 +143,10 @@ class Transposed(torch.autograd.Function):
         x = x.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.before = before
-        pair = (_array(weight), _array(bias))
+        compute = _conv_transpose((_array(weight), _array(bias)), 1, before.half)
         out = torch.empty(len(x), weight.shape[1], 2 * x.shape[2], 2 * x.shape[3])
         for one, own in zip(x, out, strict=True):
-            kernels.conv_transpose(before.strip(one), 1, 1, pair, _array(own))
+            compute(before.strip(one), _array(own))
         return out
 
     @staticmethod
@@ -111,6 +154,9 @@ class Transposed(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         inwards, trained = ctx.needs_input_grad[:2]
         before = dataclasses.replace(ctx.before, pad=0)
+        correlate = _correlate(before.half)
+        if inwards:
+            adjoint = _convolution((_array(weight), None), 2, before.half)
 
         def one(picture: Tensor, grad: Tensor) -> Grads:
             strip, around = before.strip(picture), Strip(_array(grad), 0, grad.shape[1], 1)
@@ -119,11 +165,11 @@ class Transposed(torch.autograd.Function):
                 values, unused = kernels.empty(*picture.shape), kernels.empty(len(picture))
                 kernels.prepare(strip, 0, values)
                 of_weight = torch.empty(weight.shape)
-                kernels.convolve_backward(around, values, 2, _array(of_weight), unused)
+                correlate(around, values, 2, _array(of_weight), unused)
                 of_bias = grad[None].sum((0, 2, 3))
             if inwards:
                 padded = kernels.empty(*picture.shape)
-                kernels.convolve(around, 0, (_array(weight), None), 2, padded)
+                adjoint(around, padded)
                 grad_in = _folded(strip, padded)
             return grad_in, of_weight, of_bias
 
@@ -313,4 +359,7 @@ def _each(x: Tensor, grad: Tensor, function: Callable[[Tensor, Tensor], Grads]) 
     first, *rest = zip(*found, strict=True)
     if len(found) > 1:
         rest = [(None if parts[0] is None else sum(parts),) for parts in rest]
-    return None if first[0] is None else torch.stack(first), *(parts[0] for parts in rest)
+    whole = first[0][None] if len(found) == 1 and first[0] is not None else None
+    if len(found) > 1 and first[0] is not None:
+        whole = torch.stack(first)
+    return whole, *(parts[0] for parts in rest)

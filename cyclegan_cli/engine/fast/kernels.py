@@ -68,19 +68,11 @@ def threads() -> int:
 
 def empty(*shape: int) -> Array:
     """An array, not cleared, that starts at a cache line."""
-    return _aligned(4 * math.prod(shape)).view(np.float32).reshape(shape)
+    return aligned(4 * math.prod(shape)).view(np.float32).reshape(shape)
 
 
-def pixels(shape: tuple[int, int, int], *, half: bool) -> PixelArray:
-    """A C×h×w array in pixel order, not cleared: int16 (``half``) or float32."""
-    channels, height, width = shape
-    raw = _aligned((2 if half else 4) * math.prod(shape))
-    values: PixelArray = raw.view(np.int16 if half else np.float32)
-    found: PixelArray = values.reshape(height, width, channels).transpose(2, 0, 1)
-    return found
-
-
-def _aligned(size: int) -> NDArray[np.uint8]:
+def aligned(size: int) -> NDArray[np.uint8]:
+    """Bytes, not cleared, from the beginning of a cache line on."""
     raw = np.empty(size + _LINE, np.uint8)
     first = -raw.ctypes.data % _LINE
     return raw[first : first + size]
@@ -88,7 +80,7 @@ def _aligned(size: int) -> NDArray[np.uint8]:
 
 def prepare(strip: Strip, row: int, out: Array) -> None:
     """Rows of the padded picture from ``row`` on; out, without gaps: C×count×(W + 2 pad)."""
-    _call("prepare", strip, row, out.shape[1], out)
+    invoke("prepare", strip, row, out.shape[1], out)
 
 
 def fold(strip: Strip, grad: Array, grad_in: Array) -> None:
@@ -96,7 +88,7 @@ def fold(strip: Strip, grad: Array, grad_in: Array) -> None:
 
     grad: C×(H + 2 pad)×(W + 2 pad); grad_in: C×H×W. ``mean`` and ``scale`` are ignored.
     """
-    _call("fold", strip, grad, grad_in)
+    invoke("fold", strip, grad, grad_in)
 
 
 # -- convolutions ----------------------------------------------------------------------------------
@@ -113,15 +105,18 @@ def convolve(
     """
     weight, bias = pair
     shape = (weight.shape[1 if transposed else 0], weight.shape[2], stride, int(transposed))
-    _call("convolve", strip, row, out.shape[1], *shape, weight, bias, out, _plane(out))
+    invoke("convolve", strip, row, out.shape[1], *shape, weight, bias, out, plane_size(out))
 
 
 def convolve_backward(
-    strip: Strip, grad: Array, stride: int, grad_weight: Array, grad_bias: Array
+    strip: Strip, grad: Array, stride: int, grad_weight: Array, grad_bias: Array | None
 ) -> None:
-    """The gradients of ``convolve``'s weight, O×C×K×K, and bias from that of its whole output."""
+    """The gradients of ``convolve``'s weight, O×C×K×K, and bias from that of its whole output.
+
+    ``grad_bias``: None if it is not wanted.
+    """
     size = (*grad.shape, grad_weight.shape[2], stride)
-    _call("correlate", strip, grad, *size, grad_weight, grad_bias)
+    invoke("correlate", strip, grad, *size, grad_weight, grad_bias)
 
 
 def conv_transpose(strip: Strip, row: int, column: int, pair: Pair, out: Array) -> None:
@@ -133,7 +128,7 @@ def conv_transpose(strip: Strip, row: int, column: int, pair: Pair, out: Array) 
     """
     outputs, count, width = out.shape
     size = (row, count, column, width, outputs)
-    _call("spread", strip, *size, *pair, out, _plane(out))
+    invoke("spread", strip, *size, *pair, out, plane_size(out))
 
 
 def depthwise(strip: Strip, row: int, pair: Pair, out: Array) -> None:
@@ -141,14 +136,14 @@ def depthwise(strip: Strip, row: int, pair: Pair, out: Array) -> None:
 
     The weight: C×1×3×3; out, without gaps: C×count×(W + 2 pad − 2).
     """
-    _call("depthwise", strip, row, out.shape[1], *pair, out)
+    invoke("depthwise", strip, row, out.shape[1], *pair, out)
 
 
 def depthwise_backward(
     strip: Strip, grad: Array, weight: Array, grad_in: Array, grad_weight: Array, grad_bias: Array
 ) -> None:
     """The gradients of ``depthwise`` over a whole picture, from that of its output."""
-    _call("depthwise_backward", strip, grad, weight, grad_in, grad_weight, grad_bias)
+    invoke("depthwise_backward", strip, grad, weight, grad_in, grad_weight, grad_bias)
 
 
 def separable(strip: Strip, row: int, depth: Pair, point: Pair, out: Array) -> None:
@@ -157,7 +152,7 @@ def separable(strip: Strip, row: int, depth: Pair, point: Pair, out: Array) -> N
     The weights: C×1×3×3 and O×C×1×1; out: O×count×width.
     """
     outputs = point[0].shape[0]
-    _call("separable", strip, row, out.shape[1], *depth, outputs, *point, out, _plane(out))
+    invoke("separable", strip, row, out.shape[1], *depth, outputs, *point, out, plane_size(out))
 
 
 def separable_backward(
@@ -175,7 +170,7 @@ def separable_backward(
     values, or None; ``grads``: of depthwise weight and bias, pointwise weight and bias.
     """
     size = (grad.shape[0], point, between, grad_in)
-    _call("separable_backward", strip, grad, *depth, *size, *grads)
+    invoke("separable_backward", strip, grad, *depth, *size, *grads)
 
 
 # -- Winograd's minimal filtering, F(4×4, 3×3) -----------------------------------------------------
@@ -206,7 +201,7 @@ def winograd_weights(weight: Array, out: Array | None = None, *, transposed: boo
     """
     outputs, inputs = weight.shape[:2][::-1] if transposed else weight.shape[:2]
     packed = empty(winograd_size(outputs, inputs)) if out is None else out
-    _call("winograd_weights", weight, outputs, inputs, int(transposed), packed)
+    invoke("winograd_weights", weight, outputs, inputs, int(transposed), packed)
     return packed
 
 
@@ -220,7 +215,7 @@ def winograd(
     outputs, count, _ = out.shape
     mean, m2 = np.empty(outputs), np.empty(outputs)
     statistics = (mean, m2) if measured else (None, None)
-    _call("winograd", strip, row, count, weights, outputs, bias, out, _plane(out), *statistics)
+    invoke("winograd", strip, row, count, weights, outputs, bias, out, plane_size(out), *statistics)
     return mean, m2
 
 
@@ -232,7 +227,7 @@ def winograd_backward(
     ``weights``: transposed ones of ``winograd_weights``, None without ``grad_in``; ``out``: of the
     weight.
     """
-    _call("winograd_backward", strip, grad, weights, grad.shape[0], grad_in, out)
+    invoke("winograd_backward", strip, grad, weights, grad.shape[0], grad_in, out)
 
 
 def winograd_workspace(outputs: int, inputs: int, width: int, threads: int) -> int:
@@ -246,84 +241,6 @@ def winograd_workspace(outputs: int, inputs: int, width: int, threads: int) -> i
     return 4 * 37 * threads * (max(outputs, inputs) * pitch + 16)
 
 
-# -- bfloat16 --------------------------------------------------------------------------------------
-
-
-def has_bf16() -> bool:
-    """Whether the kernels can multiply bfloat16 on this processor: AMX or AVX512-BF16."""
-    found = library()
-    return found is not None and int(found.bf16_unit()) > 0
-
-
-def bf16_weights(pair: Pair, stride: int) -> Array:
-    """The weights of ``convolve_bf16`` in the processor's own order, of O×C×K×K and O."""
-    weight, bias = pair
-    outputs, channels, kernel = weight.shape[:3]
-    out = empty(_size("bf16_size", outputs, channels, kernel, stride))
-    _call("bf16_weights", weight, bias, outputs, channels, kernel, stride, out)
-    return out
-
-
-def convolve_bf16(
-    strip: Strip, row: int, weights: Array, kernel: int, stride: int, out: PixelArray
-) -> Statistics | None:
-    """``convolve`` with values and weights rounded to bfloat16, and sums in float32.
-
-    ``strip`` may be in pixel order if it has 16 channels or more. ``out``: float32 planes, or int16
-    in pixel order, of which ``moments`` are returned, exact sums of the rounded values.
-    """
-    size = (row, out.shape[1], out.shape[0], kernel, stride)
-    return _measured("convolve_bf16", strip, size, weights, out)
-
-
-def bf16_transposed_weights(pair: Pair) -> Array:
-    """The weights of ``conv_transpose_bf16``, of C×O×3×3 and O."""
-    weight, bias = pair
-    channels, outputs = weight.shape[:2]
-    out = empty(_size("bf16_transposed_size", outputs, channels))
-    _call("bf16_transposed_weights", weight, bias, outputs, channels, out)
-    return out
-
-
-def conv_transpose_bf16(
-    strip: Strip, row: int, column: int, weights: Array, out: PixelArray
-) -> Statistics | None:
-    """``conv_transpose`` in bfloat16; ``strip``, ``out`` and result as of ``convolve_bf16``."""
-    size = (row, out.shape[1], column, out.shape[2], out.shape[0])
-    return _measured("conv_transpose_bf16", strip, size, weights, out)
-
-
-def _measured(
-    name: str, strip: Strip, size: tuple[int, ...], weights: Array, out: PixelArray
-) -> Statistics | None:
-    half = out.dtype == np.int16
-    mean, m2 = np.empty(out.shape[0]), np.empty(out.shape[0])
-    _call(name, strip, *size, weights, out, 0 if half else _plane(out), int(half), mean, m2)
-    return (mean, m2) if half else None
-
-
-def prepare_pixels(strip: Strip, row: int, out: Array) -> None:
-    """``prepare`` of a strip in pixel order; ``out``: float32 in pixel order."""
-    _call("prepare_pixels", strip, row, out.shape[1], out)
-
-
-def copy_pixels(x: PixelArray, out: PixelArray) -> None:
-    """Copy an array in pixel order to another of the same shape and type, by all threads."""
-    _call("copy_rows", x, out, x.shape[1], x.nbytes // x.shape[1])
-
-
-def accumulate_pixels(total: Array, x: PixelArray, mean: Array, scale: Array) -> None:
-    """``accumulate_normalised`` in pixel order: total is float32, x int16."""
-    _call("add_pixels", Strip(x, 0, x.shape[1], mean=mean, scale=scale), total)
-
-
-def _size(name: str, *sizes: int) -> int:
-    """Floats of packed weights."""
-    found = library()
-    assert found is not None
-    return int(getattr(found, name)(*map(LONG, sizes)))
-
-
 # -- InstanceNorm ----------------------------------------------------------------------------------
 
 
@@ -331,7 +248,7 @@ def moments(x: Array) -> Statistics:
     """Mean and sum of squared deviations of each channel: float64, C values each."""
     channels, rows, width = x.shape
     mean, m2 = np.empty(channels), np.empty(channels)
-    _call("moments", x, channels, _plane(x), rows * width, mean, m2)
+    invoke("moments", x, channels, plane_size(x), rows * width, mean, m2)
     return mean, m2
 
 
@@ -343,7 +260,7 @@ def normalise(x: Array, eps: float, out: Array, statistics: Statistics | None = 
     channels, rows, width = x.shape
     scale = empty(channels)
     mean, m2 = statistics or (None, None)
-    _call("normalise", x, channels, rows * width, eps, mean, m2, out, scale)
+    invoke("normalise", x, channels, rows * width, eps, mean, m2, out, scale)
     return scale
 
 
@@ -353,24 +270,35 @@ def normalise_backward(grad: Array, normalised: Array, scale: Array, grad_in: Ar
     ``normalised``, ``scale``: what ``normalise`` gave.
     """
     channels, rows, width = grad.shape
-    _call("normalise_backward", grad, normalised, scale, channels, rows * width, grad_in)
+    invoke("normalise_backward", grad, normalised, scale, channels, rows * width, grad_in)
 
 
 def accumulate_normalised(total: Array, x: Array, mean: Array, scale: Array) -> None:
     """total += (x − mean) · scale of each channel, in place; both C×h×W."""
     channels, rows, width = x.shape
-    _call("add_normalised", total, _plane(total), x, _plane(x), channels, rows * width, mean, scale)
+    invoke(
+        "add_normalised",
+        total,
+        plane_size(total),
+        x,
+        plane_size(x),
+        channels,
+        rows * width,
+        mean,
+        scale,
+    )
 
 
 # -- calling ---------------------------------------------------------------------------------------
 
 
-def _plane(values: Array) -> int:
+def plane_size(values: Array) -> int:
     """Floats from one channel to the next."""
     return values.strides[0] // 4
 
 
-def _call(name: str, *arguments: object) -> None:
+def invoke(name: str, *arguments: object) -> None:
+    """Call a function of the kernels with arrays, strips, numbers or None, by all threads."""
     found = library()
     if found is None:
         raise RuntimeError("the kernels are not here")
@@ -392,7 +320,7 @@ def _source(strip: Strip) -> Source:
     channels, rows, width = values.shape
     scale = 2 if strip.enlarge else 1
     return Source(
-        *(values.ctypes.data, _plane(values), strip.first, rows),
+        *(values.ctypes.data, plane_size(values), strip.first, rows),
         *(scale * strip.height, scale * width, channels, strip.pad, int(strip.mirror)),
         strip.mean.ctypes.data if strip.mean is not None else None,
         strip.scale.ctypes.data if strip.scale is not None else None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 LONG = ctypes.c_long
-_VERSION = 4  # of what the functions take and return: that of native/kernels.cpp
+_VERSION = 5  # of what the functions take and return: that of native/kernels.cpp
 _NO_MEMORY = 1  # the enum Status of native/common.h; 0: done
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -44,7 +44,6 @@ def library() -> ctypes.CDLL | None:
         for path in sorted(folder.glob(f"{name}.*so")):
             try:
                 found = ctypes.CDLL(str(path))
-                found.bf16_size.restype = found.bf16_transposed_size.restype = LONG
                 if found.version() == _VERSION and found.runs_here():
                     return found
             except (OSError, AttributeError):  # of another machine, or of another version

@@ -1,4 +1,4 @@
-"""Generators in training, by the layers of ``gradients``: float32 on the CPU."""
+"""Generators in training, by the layers of ``gradients``, on the CPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
+from cyclegan_cli.engine.fast import bf16
 from cyclegan_cli.engine.fast.gradients import (
     Before,
     Convolution,
@@ -26,21 +27,27 @@ from cyclegan_cli.engine.networks import Generator, ResidualBlock
 Layer: TypeAlias = Callable[[Tensor], Tensor]
 
 
-def fused_layers(network: Generator) -> Layer:
+def fused_layers(network: Generator, *, half: bool = False) -> Layer:
     """A function that computes what ``network`` does, and the same gradients, up to rounding.
 
     N×C×H×W; the parameters are those that ``network`` has when it is called. What is not float32
-    on the CPU, and everything without the kernels, is computed by the network itself.
+    on the CPU, and everything without the kernels, is computed by the network itself. ``half``:
+    whole convolutions and their gradients multiply bfloat16, where the processor can; all else is
+    float32, whatever autocast says.
     """
-    if library() is None or network.spec.code > 0:
+    if library() is None or network.spec.code > 0 or (half and not bf16.has_unit()):
         return network
     keep_freed_memory()
-    encoder, decoder = chain(network.encoder), chain(network.decoder)
-    blocks = [chain(b.branch) for b in network.trunk if isinstance(b, ResidualBlock)]
+    encoder, decoder = chain(network.encoder, half=half), chain(network.decoder, half=half)
+    blocks = [chain(b.branch, half=half) for b in network.trunk if isinstance(b, ResidualBlock)]
 
     def run(picture: Tensor) -> Tensor:
         if picture.dtype != torch.float32 or picture.device.type != "cpu":
             return cast(Tensor, network(picture))
+        with torch.autocast("cpu", enabled=False):
+            return layers(picture)
+
+    def layers(picture: Tensor) -> Tensor:
         x = encoder(picture)
         for branch in blocks:
             x = x + branch(x)
@@ -50,9 +57,9 @@ def fused_layers(network: Generator) -> Layer:
     return run
 
 
-def chain(layers: nn.Sequential) -> Layer:
-    """``layers`` in a row, fused where they can be."""
-    steps = list(_steps(list(layers)))
+def chain(layers: nn.Sequential, *, half: bool = False) -> Layer:
+    """``layers`` in a row, fused where they can be; ``half`` as of ``fused_layers``."""
+    steps = list(_steps(list(layers), half))
 
     def run(x: Tensor) -> Tensor:
         for step in steps:
@@ -68,7 +75,7 @@ def chain(layers: nn.Sequential) -> Layer:
 _ORDER = (nn.ReLU, nn.Upsample, nn.ReflectionPad2d)  # of what comes before a convolution
 
 
-def _steps(layers: list[nn.Module]) -> Iterator[Layer]:
+def _steps(layers: list[nn.Module], half: bool) -> Iterator[Layer]:
     waiting: list[nn.Module] = []
     index = 0
     while index < len(layers):
@@ -78,7 +85,7 @@ def _steps(layers: list[nn.Module]) -> Iterator[Layer]:
         if _waits(layer, waiting):
             waiting.append(layer)
             continue
-        before = _before(waiting)
+        before = dataclasses.replace(_before(waiting), half=half)
         pair = _pair(before, layer, behind)
         index += 1 if pair else 0
         found = pair or _single(before, layer)
@@ -116,9 +123,11 @@ def _pair(before: Before, layer: nn.Module, behind: nn.Module | None) -> Layer |
     """Two layers as one: a convolution and its norm, or a depthwise and a pointwise convolution."""
     if not isinstance(layer, nn.Conv2d) or layer.bias is None:
         return None
-    if _is_plain_norm(behind) and _uses_winograd(layer) and layer.padding == (0, 0):
+    if _is_plain_norm(behind) and _uses_winograd(before, layer) and layer.padding == (0, 0):
         eps = behind.eps
         return lambda x: apply(Winograd, x, layer.weight, layer.bias, before, eps)
+    if _is_plain_norm(behind) and before.half and not _is_depthwise(layer):
+        return _single(before, layer, behind.eps)
     if not (isinstance(behind, nn.Conv2d) and _is_depthwise(layer) and _is_pointwise(behind)):
         return None
     if behind.bias is None or behind.padding != (0, 0):
@@ -128,7 +137,8 @@ def _pair(before: Before, layer: nn.Module, behind: nn.Module | None) -> Layer |
     )
 
 
-def _single(before: Before, layer: nn.Module) -> Layer | None:
+def _single(before: Before, layer: nn.Module, eps: float | None = None) -> Layer | None:
+    """``layer``, and the InstanceNorm behind it if ``eps`` is given, for whole convolutions."""
     if isinstance(layer, nn.ConvTranspose2d):
         shape = (layer.kernel_size, layer.stride, layer.padding, layer.output_padding)
         usual = shape == ((3, 3), (2, 2), (1, 1), (1, 1)) and layer.groups == 1
@@ -136,7 +146,7 @@ def _single(before: Before, layer: nn.Module) -> Layer | None:
             return None
         padded = dataclasses.replace(before, pad=1)
         return lambda x: apply(Transposed, x, layer.weight, layer.bias, padded)
-    if _is_plain_norm(layer) and before == Before():
+    if _is_plain_norm(layer) and before == Before(half=before.half):
         eps = layer.eps
         return lambda x: apply(Normalised, x, eps)
     if not isinstance(layer, nn.Conv2d) or layer.bias is None:
@@ -144,20 +154,22 @@ def _single(before: Before, layer: nn.Module) -> Layer | None:
     zeros = int(layer.padding[0])
     if zeros and (before.mirror or before.enlarge):
         return None
-    return _convolution(dataclasses.replace(before, pad=zeros) if zeros else before, layer)
+    return _convolution(dataclasses.replace(before, pad=zeros) if zeros else before, layer, eps)
 
 
-def _convolution(before: Before, layer: nn.Conv2d) -> Layer | None:
+def _convolution(before: Before, layer: nn.Conv2d, eps: float | None) -> Layer | None:
     """``before`` includes the convolution's own padding."""
     if _is_depthwise(layer):
         return lambda x: apply(Depthwise, x, layer.weight, layer.bias, before)
     kernel, stride = layer.kernel_size[0], layer.stride[0]
     if layer.groups > 1 or layer.kernel_size != (kernel, kernel):
         return None
-    if _uses_winograd(layer):
+    if _uses_winograd(before, layer):
         return lambda x: apply(Winograd, x, layer.weight, layer.bias, before, None)
+    if kernel == 1:
+        before = dataclasses.replace(before, half=False)
     if stride == 1 or (kernel, stride) == (3, 2):
-        return lambda x: apply(Convolution, x, layer.weight, layer.bias, before, stride)
+        return lambda x: apply(Convolution, x, layer.weight, layer.bias, before, stride, eps)
     return None
 
 
@@ -175,6 +187,10 @@ def _is_pointwise(layer: nn.Conv2d) -> bool:
     return layer.kernel_size == (1, 1) and layer.groups == 1 and layer.stride == (1, 1)
 
 
-def _uses_winograd(layer: nn.Conv2d) -> bool:
+def _uses_winograd(before: Before, layer: nn.Conv2d) -> bool:
     whole = (layer.kernel_size, layer.stride, layer.groups) == ((3, 3), (1, 1), 1)
-    return whole and min(layer.in_channels, layer.out_channels) >= WINOGRAD_CHANNELS
+    return (
+        not before.half
+        and whole
+        and min(layer.in_channels, layer.out_channels) >= WINOGRAD_CHANNELS
+    )

@@ -30,6 +30,15 @@ def test_it_runs_where_pytorch_finds_the_instructions(build: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("build", BUILDS, ids=lambda path: path.name)
+def test_each_build_alone_is_taken(build: Path, tmp_path: Path, monkeypatch) -> None:
+    """Also one without functions for bfloat16."""
+    able = ctypes.CDLL(str(build)).runs_here()
+    (tmp_path / build.name).symlink_to(build)
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "library.py"))
+    assert (library.__wrapped__() is not None) == bool(able)
+
+
 def test_the_widest_build_that_runs_is_taken() -> None:
     able = [build for build in BUILDS if ctypes.CDLL(str(build)).runs_here()]
     found = library()

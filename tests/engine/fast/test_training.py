@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_cli.engine.cyclegan import CycleGAN
-from cyclegan_cli.engine.fast import kernels, training
+from cyclegan_cli.engine.fast import bf16, kernels, training
 from cyclegan_cli.engine.fast.library import library
 from cyclegan_cli.engine.fast.training import chain, fused_layers
 from cyclegan_cli.engine.networks import Generator
@@ -57,6 +57,9 @@ LAYERS = {
 }
 
 
+needs_unit = pytest.mark.skipif(not bf16.has_unit(), reason="the processor has no bfloat16")
+
+
 @pytest.fixture(params=BUILDS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """By each of ``BUILDS``."""
@@ -96,6 +99,26 @@ def test_each_layer_and_its_gradients(
         assert float((ours - value).norm()) <= allowed
 
 
+@needs_unit
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("size", [(4, 4), (17, 34), (4, 230), (70, 75)])
+def test_each_layer_and_its_gradients_in_bfloat16(name: str, size: tuple[int, int]) -> None:
+    """8 bits of precision for what is multiplied; two layers in a row turn some ReLUs over."""
+    random = torch.Generator().manual_seed(sum(size))
+    layers = nn.Sequential(*copy.deepcopy(LAYERS[name]))
+    for parameter in layers.parameters():
+        parameter.data.normal_(0, 0.3, generator=random)
+    channels = next(layer.in_channels for layer in layers if hasattr(layer, "in_channels"))
+    x = torch.randn(2, channels, *size, generator=random)
+    grad = torch.randn(layers(x).shape, generator=random)
+    exact = copy.deepcopy(layers).double()
+    right = gradients(exact, exact, x.double(), grad.double())
+    found = gradients(chain(layers, half=True), layers, x, grad)
+    allowed = 0.1 if name == "whole, normalised" else 0.01
+    for ours, value in zip(found, right, strict=True):
+        assert float((ours - value).norm()) <= allowed * float(value.norm()) + 1e-3
+
+
 def test_a_picture_need_not_have_a_gradient() -> None:
     layers = nn.Sequential(*copy.deepcopy(LAYERS["from three"]))
     x = torch.rand(1, 3, 12, 12)
@@ -106,9 +129,11 @@ def test_a_picture_need_not_have_a_gradient() -> None:
     assert all(p.grad is not None for p in layers.parameters())
 
 
-def step(settings: TrainSettings, dtype: torch.dtype, seed: int) -> Tensor:
+def step(
+    settings: TrainSettings, dtype: torch.dtype, seed: int, autocast: torch.dtype = torch.float32
+) -> Tensor:
     """All gradients of G and F of one step, as one vector."""
-    model = CycleGAN(settings)
+    model = CycleGAN(settings, dtype=autocast)
     random = torch.Generator().manual_seed(seed)
     for network in model.networks().values():
         for parameter in network.parameters():
@@ -141,6 +166,48 @@ def test_a_whole_step(name: str) -> None:
             errors[way].append(float((found - exact).norm() / exact.norm()))
     assert errors["plain"] != errors["fused"]  # another way was taken
     assert statistics.median(errors["fused"]) <= 4 * statistics.median(errors["plain"]) + 1e-6
+
+
+@needs_unit
+@pytest.mark.parametrize("name", ["resnet", "mobile"])
+def test_a_whole_step_in_bfloat16_is_nearer_to_float64_than_autocasts(name: str) -> None:
+    """Values between the layers, and InstanceNorm, stay float32; so do the gradients."""
+    settings = TrainSettings(generator=SPECS[name], crop_size=32, load_size=32, history=0)
+    reference = TrainSettings.from_json({**settings.to_json(), "exact_reference": True})
+    errors: dict[str, list[float]] = {"autocast": [], "fused": []}
+    for seed in range(5):
+        exact = step(reference, torch.float64, seed)
+        for way, chosen in (("autocast", reference), ("fused", settings)):
+            found = step(chosen, torch.float32, seed, torch.bfloat16)
+            errors[way].append(float((found - exact).norm() / exact.norm()))
+    print(name, errors)
+    assert statistics.median(errors["fused"]) < statistics.median(errors["autocast"])
+
+
+@needs_unit
+def test_a_step_in_bfloat16_has_the_same_bits_again() -> None:
+    """Of the generators also with other threads."""
+    settings = TrainSettings(generator=GeneratorSpec(width=16, blocks=1), crop_size=32, history=0)
+    assert torch.equal(
+        *(step(settings, torch.float32, 0, torch.bfloat16) for _ in range(2)),
+    )
+    network = CycleGAN(settings).G
+    x, found, before = torch.rand(2, 3, 64, 48), [], torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        y = fused_layers(network, half=True)(x)
+        found.append([y, *torch.autograd.grad(y, list(network.parameters()), torch.ones_like(y))])
+    torch.set_num_threads(before)
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+@needs_unit
+def test_without_a_unit_for_bfloat16_the_layers_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Generator(SPECS["resnet"])
+    assert fused_layers(network, half=True) is not network
+    monkeypatch.setattr(bf16, "has_unit", lambda: False)
+    assert fused_layers(network, half=True) is network
+    assert fused_layers(network) is not network
 
 
 def test_without_the_kernels_the_layers_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:

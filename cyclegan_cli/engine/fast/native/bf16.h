@@ -86,17 +86,23 @@ long bf16_size(long outputs, long channels, long kernel, long stride) {
     return Layout(outputs, channels, kernel, stride).packed(nullptr).size();
 }
 
-// The weights of `convolve_bf16`; `bias` may be null.
-int bf16_weights(const float* weight, const float* bias, long outputs, long channels, long kernel,
-                 long stride, float* out, long threads) try {
+// The weights of `convolve_bf16`; `bias` may be null. `turned`: channels x outputs x kernel x kernel, mirrored in
+// both directions, as of `convolve`.
+int bf16_weights(const float* weight, const float* bias, long outputs, long channels, long kernel, long stride,
+                 long turned, float* out, long threads) try {
     const Layout l(outputs, channels, kernel, stride);
-    l.packed(out).fill(
-        [&](long m, long t, long v) {
-            const long c = v / l.inner, o = m % outputs;
-            const long tap = l.inner > 1 ? v % kernel * kernel + t : m / outputs * kernel + t;
-            return weight[(o * channels + c) * kernel * kernel + tap];
-        },
-        [&](long m) { return bias && m < outputs ? bias[m] : 0.0f; }, threads);
+    const long area = kernel * kernel, o_step = turned ? area : channels * area;
+    const long c_step = turned ? outputs * area : area, step = turned ? -1 : 1;
+    std::vector<int> outputs_at;
+    std::vector<long> taps_at, channels_at;
+    for (long m = 0; m < outputs * l.outer; m++)
+        outputs_at.push_back(m % outputs * o_step + m / outputs * kernel * step);
+    for (long t = 0; t < l.rows() * kernel; t++) taps_at.push_back(t * step);
+    for (long c = 0; c < channels * l.inner; c++)
+        channels_at.push_back(c / l.inner * c_step + c % l.inner * kernel * step);
+    std::vector<float> biases(outputs * l.outer, 0.0f);  // of a row of the kernel alone, where they are outputs
+    if (bias) std::copy(bias, bias + outputs, biases.begin());
+    l.packed(out).fill(turned ? weight + area - 1 : weight, outputs_at, taps_at, channels_at, biases.data(), threads);
     return kDone;
 } catch (...) {
     return failure();
@@ -152,11 +158,13 @@ long bf16_transposed_size(long outputs, long channels) {
 // The weights of `conv_transpose_bf16`: channels x outputs x 3 x 3; `bias` may be null.
 int bf16_transposed_weights(const float* weight, const float* bias, long outputs, long channels, float* out,
                             long threads) try {
+    std::vector<int> outputs_at;
+    std::vector<long> channels_at;
+    for (long m = 0; m < outputs; m++) outputs_at.push_back(9 * m);
+    for (long c = 0; c < channels; c++) channels_at.push_back(9 * outputs * c);
     for (long part = 0; part < 4; part++) {
         const PackedWords packed = transposed_part(outputs, channels, part, out);
-        const std::vector<long> taps = transposed_taps(part);
-        packed.fill([&](long m, long t, long c) { return weight[(c * outputs + m) * 9 + taps[t]]; },
-                    [&](long m) { return bias ? bias[m] : 0.0f; }, threads);
+        packed.fill(weight, outputs_at, transposed_taps(part), channels_at, bias, threads);
         out += packed.size();
     }
     return kDone;

@@ -42,16 +42,6 @@ constexpr long kDepth = 16;  // words that one instruction sums over: 32 channel
 constexpr long kSide = 16;   // pixels, and outputs, of one AMX tile
 constexpr long kGroup = 32;  // outputs that are computed together
 
-inline Word word(float even, float odd) {
-    const auto half = [](float value) {
-        Word bits;
-        std::memcpy(&bits, &value, sizeof bits);
-        if (value != value) return Word(0x7fc0);
-        return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    };
-    return half(even) | half(odd) << 16;
-}
-
 // The first `count` of `width` lanes.
 inline std::uint32_t lanes(long count, long width) {
     return count <= 0 ? 0u : count >= width ? ~0u >> (32 - width) : (1u << count) - 1;
@@ -137,28 +127,62 @@ BF16_CODE void read_pixels(const Source& s, long row, long left, long length, To
     }
 }
 
-// The same of planes, as bfloat16. With `inner` rows of a kernel as channels, channel c of the source becomes
-// `inner`, each one row further down.
+// Columns `left` ... of row `row` of a channel of a padded source of planes, as bfloat16: 16 at a time, `count` or more.
+BF16_CODE inline void read_halves(const Source& s, long channel, long row, long left, long count, Half* to) {
+    const long r = inside(s, row - s.pad, s.height), y = (r >> s.enlarge) - s.first, end = s.width + s.pad;
+    if (r < 0 || y < 0 || y >= s.rows) {
+        std::memset(to, 0, sizeof(Half) * up(count, kSide));
+        return;
+    }
+    const float* from = s.values + channel * s.plane + y * (s.width >> s.enlarge);
+    const __m512 zero = _mm512_setzero_ps(), least = s.relu ? zero : _mm512_set1_ps(-HUGE_VALF);
+    const __m512 mean = s.mean ? _mm512_set1_ps(s.mean[channel]) : zero;
+    const __m512 scale = _mm512_set1_ps(s.mean ? s.scale[channel] : 1.0f);
+    for (long x = 0; x < count; x += kSide) {
+        const long start = left - s.pad + x;
+        __mmask16 known = lanes(s.width - start, kSide) & ~lanes(-start, kSide);
+        __m512 v;
+        if (s.enlarge) {
+            const __m512i pairs = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            const __m512i at = _mm512_srai_epi32(_mm512_add_epi32(_mm512_set1_epi32(start), pairs), 1);
+            v = _mm512_mask_i32gather_ps(zero, known, at, from, sizeof(float));
+        } else {
+            v = _mm512_maskz_loadu_ps(known, from + start);
+        }
+        if (s.mirror && known != 0xffff) {
+            std::uint32_t missing = lanes(end - start, kSide) & ~lanes(-s.pad - start, kSide) & ~known;
+            for (; missing; missing &= missing - 1) {
+                const long i = __builtin_ctz(missing), column = inside(s, start + i, s.width) >> s.enlarge;
+                v = _mm512_mask_mov_ps(v, 1 << i, _mm512_set1_ps(from[column]));
+                known |= 1 << i;
+            }
+        }
+        v = _mm512_maskz_mov_ps(known, _mm512_max_ps(least, (v - mean) * scale));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + x), (__m256i)_mm512_cvtneps_pbh(v));
+    }
+}
+
+// Parts of rows of planes in pixel order. With `inner` rows of a kernel as channels, channel c of the source
+// becomes `inner`, each one row further down.
 BF16_CODE inline void read_planes(const Source& s, long inner, long row, long left, long length, Word* to, long pitch, long filled) {
     const long line = up(length, kSide), channels = s.channels * inner;
-    float* even = scratch<1>((2 + kDepth) * line);
-    float* odd = even + line;
-    Word* words = reinterpret_cast<Word*>(odd + line);
+    Half* halves = reinterpret_cast<Half*>(scratch<1>(kDepth * line));
     for (long first = 0; first < filled; first += kDepth) {
-        for (long p = 0; p < kDepth; p++) {
-            const long c = 2 * (first + p);
-            std::memset(even, 0, 2 * sizeof(float) * line);
-            if (c < channels) padded_part(s, c / inner, row + c % inner, left, even, line);
-            if (c + 1 < channels) padded_part(s, (c + 1) / inner, row + (c + 1) % inner, left, odd, line);
-            for (long x = 0; x < line; x += kSide) {
-                const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(even + x)));
-                const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(odd + x)));
-                _mm512_storeu_si512(words + p * line + x, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-            }
+        for (long k = 0; k < 2 * kDepth; k++) {
+            const long c = 2 * first + k;
+            if (c < channels)
+                read_halves(s, c / inner, row + c % inner, left, line, halves + k * line);
+            else
+                std::memset(halves + k * line, 0, sizeof(Half) * line);
         }
         for (long x = 0; x < length; x += kSide) {
             __m512i block[kSide];
-            for (int p = 0; p < kSide; p++) block[p] = _mm512_loadu_si512(words + p * line + x);
+            for (int p = 0; p < kSide; p++) {
+                const Half* even = halves + 2 * p * line + x;
+                const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(even)));
+                const auto* odd = reinterpret_cast<const __m256i*>(even + line);
+                block[p] = _mm512_or_si512(low, _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(odd)), 16));
+            }
             transpose(block);
             for (long i = 0; i < std::min(kSide, length - x); i++)
                 _mm512_storeu_si512(to + (x + i) * pitch + first, block[i]);

@@ -23,20 +23,38 @@ struct PackedWords {
     long group() const { return steps() * kDepth * kGroup; }
     long size() const { return groups() * (group() + kGroup); }
 
-    // `at(m, tap, channel)` and `bias_at(m)`.
-    template <class At, class BiasAt>
-    void fill(const At& at, const BiasAt& bias_at, long threads) const {
-        const auto value = [&](long m, long t, long c) { return c < channels ? at(m, t, c) : 0.0f; };
+    // The weight of an output, a tap and a channel is `from` at the sum of their places. `biases`: `outputs` or null.
+    void fill(const float* from, const std::vector<int>& outputs_at, const std::vector<long>& taps_at,
+              const std::vector<long>& channels_at, const float* biases, long threads) const {
         each(groups(), threads, [&](long g) {
-            Word* to = words + g * group();
-            for (long step = 0; step < steps(); step++)
-                for (long i = 0; i < kGroup * kDepth; i++) {
-                    const long m = g * kGroup + i / (kSide * kDepth) * kSide + i % kSide, t = step % taps;
-                    const long c = 2 * (step / taps * kDepth + i / kSide % kDepth);
-                    *to++ = m < outputs ? word(value(m, t, c), value(m, t, c + 1)) : 0;
-                }
-            for (long m = g * kGroup; m < (g + 1) * kGroup; m++) bias[m] = m < outputs ? bias_at(m) : 0.0f;
+            fill_group(g, from, outputs_at.data(), taps_at.data(), channels_at.data());
+            for (long m = g * kGroup; m < (g + 1) * kGroup; m++)
+                bias[m] = biases && m < static_cast<long>(outputs_at.size()) ? biases[m] : 0.0f;
         });
+    }
+    BF16_CODE void fill_group(long g, const float* from, const int* outputs_at, const long* taps_at,
+                              const long* channels_at) const {
+        Word* to = words + g * group();
+        __mmask16 known[2];
+        __m512i at[2];
+        for (long i = 0; i < 2; i++) {
+            const long first = g * kGroup + i * kSide;
+            known[i] = lanes(outputs - first, kSide);
+            at[i] = _mm512_maskz_loadu_epi32(known[i], outputs_at + first);
+        }
+        for (long step = 0; step < steps(); step++)
+            for (long i = 0; i < 2; i++)
+                for (long p = 0; p < kDepth; p++, to += kSide) {
+                    const long c = 2 * (step / taps * kDepth + p);
+                    __m512i pair[2];
+                    for (long k = 0; k < 2; k++) {
+                        const float* values = from + taps_at[step % taps] + (c + k < channels ? channels_at[c + k] : 0);
+                        const __mmask16 mask = c + k < channels ? known[i] : 0;
+                        const __m512 v = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, at[i], values, sizeof(float));
+                        pair[k] = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v));
+                    }
+                    _mm512_storeu_si512(to, _mm512_or_si512(pair[0], _mm512_slli_epi32(pair[1], 16)));
+                }
     }
 };
 

@@ -38,7 +38,7 @@ def rows() -> dict[str, Measure]:
         "step-mobile": lambda q, _t: speed.step("step-mobile", "mobile", 128, "", q),
         "start": lambda q, _t: speed.start("start", "resnet9", "≤ 1.25", q),
         "start-mobile": lambda q, _t: speed.start("start-mobile", "mobile", "≤ 1.25", q),
-        "start-brush": lambda q, _t: speed.start_bundled("start-brush", "monet", "≤ 0.4", q),
+        "start-style": lambda q, _t: speed.start_bundled("start-style", "monet", "≤ 0.4", q),
         "help": lambda q, _t: speed.help_page("help", "< 300 ms", q),
         "pictures": lambda q, _t: speed.training_pictures("pictures", "≥ 1,000 a second", q),
     }

@@ -70,8 +70,8 @@ class CycleGAN:
         if own:
             self._G, self._F = fused_layers(self.G, half=half), fused_layers(self.F, half=half)
         self._D_X, self._D_Y = call(self.D_X), call(self.D_Y)
-        self.optimiser_G = self._adam(half, self.G, self.F)
-        self.optimiser_D = self._adam(half, self.D_X, self.D_Y)
+        self.optimiser_G = self._adam(self.G, self.F, fused=half)
+        self.optimiser_D = self._adam(self.D_X, self.D_Y, fused=half)
         self.history_X = History(settings.history, seed, "X")
         self.history_Y = History(settings.history, seed, "Y")
         # For a replay: the real pictures of the steps in which the held fakes were made.
@@ -86,7 +86,7 @@ class CycleGAN:
         self.perception = Perception(settings, self.device, group) if wanted else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
-    def _adam(self, fused: bool, *networks: nn.Module) -> torch.optim.Adam:
+    def _adam(self, *networks: nn.Module, fused: bool = False) -> torch.optim.Adam:
         s, betas = self.settings, (self.settings.beta1, self.settings.beta2)
         groups = parameter_groups(*networks)
         return torch.optim.Adam(groups, lr=s.lr, betas=betas, fused=fused or None)

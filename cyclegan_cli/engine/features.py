@@ -56,7 +56,8 @@ class Perception:
 
     def __init__(self, settings: TrainSettings, device: torch.device, group: Group = ALONE) -> None:
         self._settings, self._seed = settings, settings.seed
-        self._network = frozen_network("lite0", STAGES, device)
+        stages = STAGES if settings.lambda_feature > 0 else max(SEEN) + 1
+        self._network = frozen_network("lite0", stages, device)
         self._views: dict[str, View] = {}
         self.step = 0
         self._part: Part | None = None
@@ -188,8 +189,8 @@ class FeatureDistance:
         for memory, levels in ((self._made, made), (self._real, wanted)):
             for level, kept in enumerate(memory):
                 for number in range(len(kept)):
-                    drawn_ = self._drawn(level, levels[number % len(levels)][level], draw)
-                    kept[number] = drawn_.detach()[: kept.shape[1]]
+                    vectors = self._drawn(level, levels[number % len(levels)][level], draw)
+                    kept[number] = vectors.detach()[: kept.shape[1]]
 
     def __call__(
         self, generated: View, source: View, real: View, part: Part | None = None
@@ -275,7 +276,9 @@ class FeatureDistance:
             torch.cat([f.mean((2, 3), keepdim=True), f.std((2, 3), correction=0, keepdim=True)], 1)
             for f in view.features
         ]
-        placed = [torch.cat([f, _sized(around, f)], dim=1) for f in vectors]
+        sizes = [f.shape[2:] for f in vectors]
+        places = [functional.interpolate(around, size, mode="bilinear") for size in sizes]
+        placed = [torch.cat(pair, dim=1) for pair in zip(vectors, places, strict=True)]
         return [*placed, *statistics, view.whole]
 
     def _stream(self, label: str, number: int) -> torch.Generator:
@@ -315,10 +318,6 @@ def _surroundings(pictures: Tensor) -> Tensor:
         )
         contrast = (of_squares - of_light.square()).clamp_min(0).sqrt()
         return torch.cat([mean, (contrast + 0.02).log()], dim=1)
-
-
-def _sized(x: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
 
 
 def content_loss(generated: View, source: View) -> Tensor:

@@ -262,7 +262,7 @@ def _with_detail(x: Tensor, half: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class View:
     """``source``: pictures; ``pictures``: as the frozen network gets them; ``features``: of its
-    ``SEEN`` stages; ``whole``: the mean of its last stage, N×320×1×1."""
+    ``SEEN`` stages; ``whole``: the mean of its last stage, N×C×1×1."""
 
     source: Tensor
     pictures: Tensor

@@ -63,23 +63,32 @@ def rounded(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(values).bfloat16().double()
 
 
+def drawn_convolution(
+    data: st.DataObject, side: int
+) -> tuple[np.random.Generator, np.ndarray, np.ndarray, int]:
+    """A random generator, C×H×W of sides up to ``side``, weights O×C×K×K, and the stride."""
+    channels, outputs = (data.draw(st.integers(1, 70), label) for label in ("inputs", "outputs"))
+    kernel, stride = data.draw(st.sampled_from([(3, 1), (3, 2), (7, 1), (5, 1)]), "kernel")
+    height, width = (data.draw(st.integers(8, side), label) for label in ("height", "width"))
+    random = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
+    x = random.standard_normal((channels, height, width), np.float32)
+    weight = random.standard_normal((outputs, channels, kernel, kernel), np.float32) / kernel
+    return random, x, weight, stride
+
+
 @pytest.mark.usefixtures("unit")
 @settings(LOOSE, max_examples=60)
 @given(data=st.data())
 def test_a_convolution_is_that_of_rounded_values(data: st.DataObject) -> None:
-    channels, outputs = (data.draw(st.integers(1, 70), side) for side in ("inputs", "outputs"))
-    kernel, stride = data.draw(st.sampled_from([(3, 1), (3, 2), (7, 1), (5, 1)]), "kernel")
-    height, width = (data.draw(st.integers(8, 60), side) for side in ("height", "width"))
-    random = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
+    random, x, weight, stride = drawn_convolution(data, 60)
+    outputs, channels, kernel, _ = weight.shape
     pad = kernel // 2
-    x = random.standard_normal((channels, height, width), np.float32)
-    weight = random.standard_normal((outputs, channels, kernel, kernel), np.float32) / kernel
     bias = random.standard_normal(outputs, np.float32)
     padded = functional.pad(rounded(x)[None], (pad,) * 4, mode="reflect")
     wanted = functional.conv2d(padded, rounded(weight), torch.from_numpy(bias).double(), stride)[0]
     start = data.draw(st.integers(0, wanted.shape[1] - 1), "first row")
     out = kernels.empty(outputs, wanted.shape[1] - start, wanted.shape[2])
-    strip = Strip(x, 0, height, pad, True)
+    strip = Strip(x, 0, x.shape[1], pad, True)
     packed = bf16.weights((weight, bias), stride)
     bf16.convolve(strip, start, packed, kernel, stride, out)
     scale = max(1.0, (channels * kernel) ** 0.5)
@@ -121,13 +130,9 @@ def correlated(x: np.ndarray, grad: np.ndarray, kernel: int, stride: int) -> lis
 @given(data=st.data())
 def test_gradients_are_those_of_rounded_values(data: st.DataObject) -> None:
     """Of weight and input; that of the bias is not rounded."""
-    channels, outputs = (data.draw(st.integers(1, 70), side) for side in ("inputs", "outputs"))
-    kernel, stride = data.draw(st.sampled_from([(3, 1), (3, 2), (7, 1), (5, 1)]), "kernel")
-    height, width = (data.draw(st.integers(8, 90), side) for side in ("height", "width"))
-    random = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
+    random, x, weight, stride = drawn_convolution(data, 90)
+    outputs, _, kernel, _ = weight.shape
     pad = kernel // 2
-    x = random.standard_normal((channels, height, width), np.float32)
-    weight = random.standard_normal((outputs, channels, kernel, kernel), np.float32) / kernel
     padded = functional.pad(rounded(np.maximum(x, 0))[None], (pad,) * 4, mode="reflect")
     padded, exact = padded.requires_grad_(), rounded(weight).requires_grad_()
     y = functional.conv2d(padded, exact, None, stride)

@@ -179,6 +179,7 @@ class TrainSettings:
     batch_size: int = 1
     lr: float = 2e-4  # Adam's step size
     lr_d: float | None = None  # that of the discriminators; None: the same
+    warmup: int = 0  # steps over which the generators' rate rises to lr
     beta1: float = 0.5
     beta2: float = 0.999
     clip: float = 0.0  # largest norm of an optimiser's gradient; 0: any
@@ -186,6 +187,7 @@ class TrainSettings:
     lambda_identity: float = 0.5
     lambda_gan: float = 1.0  # the adversarial loss
     lambda_patch: float = 0.0  # sliced Wasserstein distance of patches (engine.losses)
+    lambda_spectrum: float = 0.0  # power spectra of windows (engine.losses)
     lambda_self: float = 0.0  # L1 of output and input at 1/4 size (Shrivastava et al., CVPR 2017)
     lambda_structure: float = 0.0  # how little of the input's light and dark is left
     lambda_feature: float = 0.0  # in the features of a frozen network (engine.features)
@@ -273,6 +275,15 @@ class TrainSettings:
         """
         decay_epochs = self.epochs - self.knee
         return self.lr * (1.0 - max(0, epoch + 1 - self.knee) / (decay_epochs + 1))
+
+    def rates(self, learning_rate: float, step: int) -> tuple[float, float]:
+        """Adam's step sizes for the generators and for the discriminators.
+
+        ``learning_rate``: that of the epoch; ``step``: counted from 0.
+        """
+        risen = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        own = learning_rate if self.lr_d is None else learning_rate * self.lr_d / (self.lr or 1.0)
+        return learning_rate * risen, own
 
     def options(self, *always: str) -> list[str]:
         """Options of ``cyclegan train`` that are not the default, and those of ``always``."""

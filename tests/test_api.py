@@ -346,7 +346,7 @@ def test_numbers_of_numpy_and_devices_by_number(
     found = style(pixels, resolution=np.int64(20), strength=np.float32(0.5))
     assert np.array_equal(found, style(pixels, resolution=20, strength=0.5))
     if not torch.cuda.is_available():
-        with pytest.raises(UsageError, match="no device '0'"):
+        with pytest.raises(UsageError, match="no CUDA device 0"):
             load_style(weights, gpu=0)
 
 
@@ -377,7 +377,7 @@ def test_weights_that_were_replaced_are_read_anew(tmp_path: Path, pixels: np.nda
 
 
 def test_impossible_places_and_precisions(weights: Path) -> None:
-    with pytest.raises(UsageError, match="no device '77'"):
+    with pytest.raises(UsageError, match="no CUDA device 77"):
         load_style(str(weights), gpu="77")
     with pytest.raises(UsageError, match="precision"):
         load_style(str(weights), gpu="cpu", precision="fp8")  # type: ignore[arg-type]
@@ -393,7 +393,7 @@ def test_errors_speak_of_arguments(
         "keep_color must be true or false": lambda: style(pixels, keep_color=1),  # type: ignore[arg-type]
         "max_memory must be a whole": lambda: load_style(weights, max_memory="4G"),  # type: ignore[arg-type]
         "max_memory must be at least": lambda: translate(pixels, weights, max_memory=1),
-        "no device '77'": lambda: translate(pixels, weights, gpu="cuda:77"),
+        "no CUDA device 77": lambda: translate(pixels, weights, gpu="cuda:77"),
         "no direction": lambda: load_style(weights, reverse=True),
         "precision must be": lambda: load_style(weights, precision="fp8"),  # type: ignore[arg-type]
         'precision="fp16" needs': lambda: load_style(weights, gpu="cpu", precision="fp16"),

@@ -277,6 +277,7 @@ def check_processes(settings: TrainSettings, size: int) -> None:
         return
     for option, used in (
         ("--lambda-patch", settings.lambda_patch > 0),
+        ("--lambda-spectrum", settings.lambda_spectrum > 0),
         ("--replay", settings.replay > 0),
     ):
         if used:

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cyclegan_cli.engine.cyclegan import CycleGAN, below
+from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.run import (
     BEST,
@@ -32,6 +32,7 @@ from cyclegan_cli.engine.run import (
     checkpoint_name,
     read_state,
 )
+from cyclegan_cli.engine.weights import below
 from cyclegan_cli.errors import CheckpointError, NonFiniteLossError, StoreError
 from cyclegan_cli.files import atomic_path, read_safetensors_header
 from cyclegan_cli.settings import TrainSettings

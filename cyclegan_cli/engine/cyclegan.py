@@ -20,12 +20,15 @@ from cyclegan_cli.engine.fast.training import fused_layers
 from cyclegan_cli.engine.features import Perception
 from cyclegan_cli.engine.grain import drawn, on_canvas
 from cyclegan_cli.engine.history import History
-from cyclegan_cli.engine.losses import PatchLoss, discriminator_loss, generator_loss, l1
+from cyclegan_cli.engine.losses import discriminator_loss, generator_loss, l1
 from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise, parameter_groups
+from cyclegan_cli.engine.weights import below
 from cyclegan_cli.errors import CheckpointError
 from cyclegan_cli.machine import Part
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import TrainSettings
+
+_Memory = objective.PatchLoss | objective.SpectrumLoss | features.FeatureDistance
 
 _RANGE = 5.0  # weight of values outside [−1, 1], for generators that are not bound to it
 _VIEWS = {"G": "G(x)", "F": "F(y)"}  # names of the pictures that the discriminators see
@@ -72,15 +75,16 @@ class CycleGAN:
         self._D_X, self._D_Y = call(self.D_X), call(self.D_Y)
         self.optimiser_G = self._adam(self.G, self.F, fused=half)
         self.optimiser_D = self._adam(self.D_X, self.D_Y, fused=half)
-        self.history_X = History(settings.history, seed, "X")
-        self.history_Y = History(settings.history, seed, "Y")
+        self.history_X, self.history_Y = (History(settings.history, seed, d) for d in "XY")
         # For a replay: the real pictures of the steps in which the held fakes were made.
-        self.real_X = History(settings.history, seed, "real_X")
-        self.real_Y = History(settings.history, seed, "real_Y")
-        self.patches: dict[str, PatchLoss] = {}
-        if settings.lambda_patch > 0:
-            channels = {"X": spec.in_channels, "Y": spec.out_channels}
-            self.patches = {d: PatchLoss(seed, d, n, self.device) for d, n in channels.items()}
+        self.real_X, self.real_Y = (History(settings.history, seed, f"real_{d}") for d in "XY")
+        self.patches: dict[str, objective.PatchLoss] = {}
+        self.spectra: dict[str, objective.SpectrumLoss] = {}
+        for domain, channels in (("X", spec.in_channels), ("Y", spec.out_channels)):
+            if settings.lambda_patch > 0:
+                self.patches[domain] = objective.PatchLoss(seed, domain, channels, self.device)
+            if settings.lambda_spectrum > 0:
+                self.spectra[domain] = objective.SpectrumLoss(channels, self.device)
         self._part: Part | None = None  # of this step's batch, where there are several processes
         wanted = settings.needs_features
         self.perception = Perception(settings, self.device, group) if wanted else None
@@ -108,7 +112,7 @@ class CycleGAN:
     @property
     def begins_with(self) -> int:
         """How many pictures of each domain ``begin`` needs."""
-        if self.patches:
+        if self.patches or self.spectra:
             return objective.BEGIN
         return features.BEGIN * self.settings.batch_size if self.perception else 0
 
@@ -120,9 +124,10 @@ class CycleGAN:
         few = pairs[:: -(-len(pairs) // objective.REMEMBERED)]
         made_x = [self._painted(self.F, y, f"begin-F-{i}")[0] for i, (_, y) in enumerate(few)]
         made_y = [self._painted(self.G, x, f"begin-G-{i}")[0] for i, (x, _) in enumerate(few)]
-        if self.patches:
-            self.patches["X"].begin([x for x, _ in pairs], made_x)
-            self.patches["Y"].begin([y for _, y in pairs], made_y)
+        for side, domain, made in ((0, "X", made_x), (1, "Y", made_y)):
+            for losses in (self.patches, self.spectra):
+                if domain in losses:
+                    losses[domain].begin([pair[side] for pair in pairs], made)
         if self.perception:
             quads = [(x, y, f, g) for (x, y), f, g in zip(few, made_x, made_y, strict=True)]
             scales = self.perception.begin(quads[: features.BEGIN])
@@ -164,8 +169,8 @@ class CycleGAN:
         x, y: float, N×3×H×W in [−1, 1], real pictures of X and Y on this device. The discriminators
         learn from the fakes made before the step of the generators, through the histories. Returns
         every weighted loss whose weight is not 0 as a detached scalar: ``G``, ``F`` (adversarial),
-        ``D_X``, ``D_Y``, and ``…_X``, ``…_Y`` of cycle, identity, patch, self, structure, feature,
-        content, chroma.
+        ``D_X``, ``D_Y``, and ``…_X``, ``…_Y`` of cycle, identity, patch, spectrum, self, structure,
+        feature, content, chroma.
 
         Each of several processes gets its part of the batch (``shares``), which may be empty, and
         takes the step of the whole batch: gradients are weighted by pictures and summed once for
@@ -174,9 +179,8 @@ class CycleGAN:
         self._part = self.group.part(len(x))
         if len(x) == 0:  # a picture of weight 0, so that all processes do the same
             x = y = torch.zeros((1, *x.shape[1:]), dtype=x.dtype, device=x.device)
-        own = self.settings.lr_d  # of the discriminators, which follow the same schedule
-        rate_D = learning_rate if own is None else learning_rate * own / (self.settings.lr or 1.0)
-        for optimiser, rate in ((self.optimiser_G, learning_rate), (self.optimiser_D, rate_D)):
+        rate_G, rate_D = self.settings.rates(learning_rate, self.steps)
+        for optimiser, rate in ((self.optimiser_G, rate_G), (self.optimiser_D, rate_D)):
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
         if self.perception:
@@ -227,10 +231,12 @@ class CycleGAN:
                 losses[f"{name}_X"] = weight * loss(fake_x, y)
                 losses[f"{name}_Y"] = weight * loss(fake_y, x)
 
-        if self.patches:
-            with torch.autocast(self.device.type, enabled=False):
-                losses["patch_X"] = s.lambda_patch * self.patches["X"](fake_x)
-                losses["patch_Y"] = s.lambda_patch * self.patches["Y"](fake_y)
+        with torch.autocast(self.device.type, enabled=False):
+            for domain, fake in (("X", fake_x), ("Y", fake_y)):
+                if self.patches:
+                    losses[f"patch_{domain}"] = s.lambda_patch * self.patches[domain](fake)
+                if self.spectra:
+                    losses[f"spectrum_{domain}"] = s.lambda_spectrum * self.spectra[domain](fake)
         add("self", s.lambda_self, objective.coarse_l1)
         add("structure", s.lambda_structure, objective.structure_loss)
         if self.perception:
@@ -380,20 +386,14 @@ class CycleGAN:
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"The checkpoint is of another model ({error}).") from error
 
-    def _memories(self) -> dict[str, PatchLoss | features.FeatureDistance]:
+    def _memories(self) -> dict[str, _Memory]:
         distances = self.perception.distances if self.perception else {}
-        found: dict[str, PatchLoss | features.FeatureDistance] = {}
-        found |= {f"patches_{domain}": patches for domain, patches in self.patches.items()}
-        return found | {f"features_{domain}": distance for domain, distance in distances.items()}
+        kinds: dict[str, Mapping[str, _Memory]]
+        kinds = {"patches": self.patches, "spectrum": self.spectra, "features": distances}
+        return {f"{kind}_{d}": memory for kind, two in kinds.items() for d, memory in two.items()}
 
     def _histories(self) -> dict[str, History]:
         histories = {"history_X": self.history_X, "history_Y": self.history_Y}
         if self.settings.replay > 0:
             histories |= {"real_X": self.real_X, "real_Y": self.real_Y}
         return histories
-
-
-def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors named ``prefix.…``, without the prefix."""
-    start = f"{prefix}."
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}

@@ -53,7 +53,9 @@ def resolve(gpu: str) -> list[Device]:
     for name in names:
         if name not in found:
             there = "; ".join(f"--gpu {key} ({label})" for key, label in found.items())
-            raise DeviceError(f"There is no device '{name}' here.", hint=f"There is: {there}.")
+            number = f" {name}" if name.isdigit() else ""
+            kind = f"CUDA device{number}" if number or name == "cuda" else f"device '{name}'"
+            raise DeviceError(f"There is no {kind} here.", hint=f"Available: {there}.")
     if len(set(names)) != len(names):
         raise DeviceError(f"--gpu {gpu} names a device twice.")
     if len(names) > 1 and not all(name.isdigit() for name in names):

@@ -5,6 +5,9 @@ All are means over every element, never sums, computed in float32 or better.
 The patch loss is the sliced Wasserstein distance (Rabin et al., "Wasserstein Barycenter and its
 Application to Texture Mixing", SSVM 2011) between patches of generated and of real pictures in a
 Laplacian pyramid (Karras et al., ICLR 2018, section 5).
+
+The spectrum loss compares power spectra, in which the regular patterns of networks that upsample
+show (Durall et al., "Watch Your Up-Convolution", CVPR 2020).
 """
 
 from __future__ import annotations
@@ -28,6 +31,10 @@ KNOTS = 129  # quantiles that describe the real distribution
 BEGIN = 256  # pictures from which the real distributions are learnt
 REMEMBERED = 96  # steps whose generated patches stand for all generated ones
 FLATTEST = 1e-3  # a deviation below an eighth of a grey level counts as none
+WINDOW = 32  # pixels along a window whose spectrum is taken
+STRIDE = 16  # pixels between them
+LATEST = 1 / 32  # share of a step's windows in the mean spectrum
+FAINT = 1e-4  # a power that counts as none: that of noise of 1.3 grey levels
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 _CHROMA = 16  # pixels along a cell whose mean colour is compared
 _FLAT = 2e-3  # a product of deviations: some 5 grey levels in both pictures
@@ -223,6 +230,63 @@ class PatchLoss:
         low = place.long().clamp(max=KNOTS - 2)
         real = self.quantiles[level][which]
         return torch.lerp(real.gather(1, low), real.gather(1, low + 1), place - low).T
+
+
+class SpectrumLoss:
+    """Distance of the mean power spectrum of a domain's generated pictures from that of real ones.
+
+    The mean over windows of 32×32 pixels of the logarithm of the power at each frequency, in each
+    channel. Regular patterns show in it that hardly any patch or feature tells, and so does a loss
+    of contrast at any size up to the window's. ``begin`` must be called first.
+    """
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        self.steps = 0
+        self._hann = torch.hann_window(WINDOW, device=device).outer(
+            torch.hann_window(WINDOW, device=device)
+        )
+        self._hann = self._hann / self._hann.square().sum().sqrt()
+        # Mean logarithms: of real pictures, and of the generated ones of the last steps.
+        self.real = torch.zeros(channels, WINDOW, WINDOW // 2 + 1, device=device)
+        self.made = torch.zeros_like(self.real)
+
+    def __call__(self, generated: Tensor) -> Tensor:
+        """Mean over frequencies of the squared difference of logarithms, a scalar.
+
+        generated: float, N×channels×H×W in [−1, 1], sides of at least 32. The gradient is that of
+        this step's pictures standing for all.
+        """
+        now = self._logarithm(generated)
+        mean = torch.lerp(self.made, now, LATEST)
+        self.made.copy_(mean.detach())
+        self.steps += 1
+        loss = (mean - self.real).square().mean()
+        return loss.detach() + (loss - loss.detach()) / LATEST
+
+    @torch.no_grad()
+    def begin(self, real: Iterable[Tensor], generated: Iterable[Tensor]) -> None:
+        """Measure real pictures, and some generated ones to begin with."""
+        for mean, pictures in ((self.real, real), (self.made, generated)):
+            mean.copy_(torch.stack([self._logarithm(some) for some in pictures]).mean(0))
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that it remembers; ``steps`` also belongs to its state."""
+        return {"real": self.real.clone(), "made": self.made.clone()}
+
+    def load_state(self, kept: dict[str, Tensor], steps: int) -> None:
+        """The inverse of ``state``. Raises KeyError or RuntimeError."""
+        self.real.copy_(kept["real"])
+        self.made.copy_(kept["made"])
+        self.steps = steps
+
+    def _logarithm(self, pictures: Tensor) -> Tensor:
+        """The mean logarithm of the power: channels×32×17."""
+        windows = pictures.float().unfold(2, WINDOW, STRIDE).unfold(3, WINDOW, STRIDE)
+        windows = windows - windows.mean((-2, -1), keepdim=True)
+        spectrum = torch.fft.rfft2(windows * self._hann)
+        power = spectrum.real.square() + spectrum.imag.square()
+        logarithm: Tensor = (power + FAINT).log()
+        return logarithm.mean((0, 2, 3))
 
 
 def sorted_projections(values: Tensor) -> Tensor:

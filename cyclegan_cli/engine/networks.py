@@ -366,7 +366,7 @@ def _initialise_scene(network: Generator, generator: torch.Generator) -> None:
 def parameter_groups(*networks: nn.Module) -> list[dict[str, Any]]:
     """What is trained, for an optimiser, and each group's ``factor`` of the learning rate.
 
-    A tenth for what a scene's code decides (Karras et al., CVPR 2019, take a hundredth for their
+    0.3 for what a scene's code decides (Karras et al., CVPR 2019, take a hundredth for their
     mapping network): at the whole rate the palette swings faster than strokes are learnt. The order
     of the parameters stays theirs, by which checkpoints number Adam's moments.
     """
@@ -378,7 +378,7 @@ def parameter_groups(*networks: nn.Module) -> list[dict[str, Any]]:
 
 
 def _factor(name: str) -> float:
-    return 0.1 if name.split(".", maxsplit=1)[0] in _OF_SCENE else 1.0
+    return 0.3 if name.split(".", maxsplit=1)[0] in _OF_SCENE else 1.0
 
 
 def _last_convolution(network: nn.Module) -> nn.Conv2d:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,3 +179,9 @@ def _float32(data: bytes, kind: str) -> NDArray[np.float32]:
 def _digest(text: str) -> str:
     """Detects a damaged number such as the grain; a damaged shape shows by itself."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors named ``prefix.…``, without the prefix."""
+    start = f"{prefix}."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}

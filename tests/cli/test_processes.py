@@ -320,5 +320,5 @@ def test_how_many_processes_a_line_means() -> None:
     for processes in (0, -1):
         with pytest.raises(UsageError, match="--processes"):
             local_count("cpu", processes)
-    with pytest.raises(UsageError, match="no device '0'"):
+    with pytest.raises(UsageError, match="no CUDA device 0"):
         local_count("0,1", 1)

@@ -179,8 +179,8 @@ def test_unreadable_pictures_are_named_and_left_out_or_refused(
         (["{x}", "nowhere"], "does not exist"),
         (["{x}", "{x}/00.png"], "is not a folder"),
         (["{x}", "{one}"], "1 usable picture"),
-        (["{x}", "{y}", "--gpu", "7"], "no device '7'"),
-        (["{x}", "{y}", "--gpu", "0,1"], "no device '0'"),
+        (["{x}", "{y}", "--gpu", "7"], "no CUDA device 7"),
+        (["{x}", "{y}", "--gpu", "0,1"], "no CUDA device 0"),
         (["{x}", "{y}", "--precision", "fp16"], "needs a CUDA device"),
         (["{x}", "{y}", "--precision", "fp8"], "--precision must be"),
         (["{x}", "{y}", "--generator", "vgg"], "no generator 'vgg'"),
@@ -329,7 +329,7 @@ def test_a_config_file_sets_name_and_device_too(
     config = tmp_path / "train.toml"
     config.write_text('name = "mine"\ngpu = 7\n')
     assert main(["train", *folders, "--config", str(config), "--dry-run"]) == 2
-    assert "no device '7'" in errors()
+    assert "no CUDA device 7" in errors()
     arguments = ["--config", str(config), "--gpu", "cpu", "--max-steps", "1", "-q"]
     assert main(["train", *folders, *SMALL, *arguments]) == 0
     assert (home / "runs" / "mine" / "run.json").is_file()

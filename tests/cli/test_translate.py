@@ -451,7 +451,7 @@ def test_usage_errors_exit_2_name_the_cause_and_import_no_torch(user: User) -> N
 
 def test_a_device_that_is_not_there_is_no_silent_fall_back(user: User) -> None:
     assert user.types("a.png", "-s", "monet", "--gpu", "77") == 2
-    assert "no device '77'" in user.err
+    assert "no CUDA device 77" in user.err
     assert not Path("a_monet.png").exists()
 
 

@@ -117,8 +117,26 @@ def test_both_scales_weigh_the_same_and_see_what_they_should() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("replay", -1), ("ema", 1.0), ("discriminator", "none"), ("lr_d", -1.0), ("history", 0)],
+    [
+        ("replay", -1),
+        ("ema", 1.0),
+        ("discriminator", "none"),
+        ("lr_d", -1.0),
+        ("warmup", -1),
+        ("history", 0),
+    ],
 )
 def test_what_cannot_be_is_refused(option: str, value: object) -> None:
     with pytest.raises(UsageError, match="--"):
         replace(SETTINGS, **{option: value})
+
+
+def test_the_generators_rate_rises_while_the_discriminators_have_theirs() -> None:
+    model = begun(replace(SETTINGS, lr=2e-4, lr_d=3e-4, warmup=4))
+    rates = []
+    for step in range(6):
+        model.step(picture(2 * step), picture(2 * step + 1), 2e-4)
+        optimisers = (model.optimiser_G, model.optimiser_D)
+        rates.append([max(group["lr"] for group in each.param_groups) for each in optimisers])
+    risen = [0.5e-4, 1e-4, 1.5e-4, 2e-4, 2e-4, 2e-4]
+    assert rates == [[pytest.approx(rate), pytest.approx(3e-4)] for rate in risen]

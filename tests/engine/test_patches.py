@@ -48,9 +48,11 @@ def test_a_picture_is_drawn_to_the_real_palette(centre: float) -> None:
     assert (change.detach() - centre).abs().max() < 0.1
 
 
-def test_the_loss_is_the_same_for_the_same_seed_and_survives_a_checkpoint() -> None:
-    settings = TrainSettings(
-        generator=SPEC, crop_size=64, load_size=64, lambda_gan=0, lambda_cycle=0, lambda_patch=10
+@pytest.mark.parametrize("weight", ["lambda_patch", "lambda_spectrum"])
+def test_the_loss_is_the_same_for_the_same_seed_and_survives_a_checkpoint(weight: str) -> None:
+    settings = replace(
+        TrainSettings(generator=SPEC, crop_size=64, load_size=64, lambda_cycle=0),
+        **{weight: 10.0, "lambda_gan": 0.0},
     )
 
     def after(model: CycleGAN, first: int, last: int) -> CycleGAN:

@@ -37,7 +37,7 @@ TESTS = {
     "engine/run": "engine/test_checkpoint.py cli/test_resume.py cli/test_report.py",
     "engine/training": "engine/test_watchdogs.py cli/test_train.py cli/test_resume.py",
     "media/deep": "media/test_tiff.py media/test_pictures.py",
-    "engine/fast/library": "engine/fast/test_library.py",
+    "engine/fast/kernels": "engine/fast/test_kernels.py engine/fast/test_builds.py",
     "media/folders": "media/test_plan.py media/test_survey.py",
     "media/formats": "media/test_plan.py media/test_pictures.py",
     "media/scenes": "media/test_survey.py",

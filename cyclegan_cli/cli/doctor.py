@@ -140,7 +140,7 @@ def _processor() -> Iterator[Check]:
 
 
 def _kernels() -> Iterator[Check]:
-    from cyclegan_cli.engine.fast.library import library
+    from cyclegan_cli.engine.fast.kernels import library
 
     kernels = library()
     if kernels is None:

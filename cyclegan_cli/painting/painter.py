@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cyclegan_cli.engine.fast import bf16, kernels
-from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.fast.kernels import library
 from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.layers import reduction, source_channels
 from cyclegan_cli.engine.weights import Weights, load_weights

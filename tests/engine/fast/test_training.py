@@ -112,10 +112,10 @@ def test_each_layer_and_its_gradients(
 
 
 @needs_unit
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "ReLU last"])
 @pytest.mark.parametrize("size", [(4, 4), (17, 34), (4, 230), (70, 75)])
 def test_each_layer_and_its_gradients_in_bfloat16(name: str, size: tuple[int, int]) -> None:
-    """8 bits of precision for what is multiplied; a ReLU behind it is turned over here and there."""
+    """8 bits of precision for what is multiplied; two layers in a row turn some ReLUs over."""
     random = torch.Generator().manual_seed(sum(size))
     description, layers = built(name)
     for parameter in layers.parameters():
@@ -126,7 +126,7 @@ def test_each_layer_and_its_gradients_in_bfloat16(name: str, size: tuple[int, in
     exact = copy.deepcopy(layers).double()
     right = gradients(exact, exact, x.double(), grad.double())
     found = gradients(chain(description, layers, half=True), layers, x, grad)
-    allowed = 0.1 if name in ("whole, normalised", "ReLU last") else 0.01
+    allowed = 0.1 if name == "whole, normalised" else 0.01
     for ours, value in zip(found, right, strict=True):
         assert float((ours - value).norm()) <= allowed * float(value.norm()) + 1e-3
 

@@ -45,7 +45,7 @@ _COMMANDS = (
     ("evaluate", "evaluate:evaluate", "Measure how good a style is."),
     ("report", "runs:report", "Rebuild a training's page."),
     ("timelapse", "runs:timelapse", "Make a GIF or video of a training's samples."),
-    ("demo", "doctor:demo", "Try the whole workflow on rendered pictures."),
+    ("demo", "demo:demo", "Try the whole workflow on rendered pictures."),
     ("doctor", "doctor:doctor", "Check this installation."),
     ("docs", "doctor:docs", "Read the documentation."),
 )

@@ -22,7 +22,7 @@ from cyclegan_cli.engine.run import (
     refuse_existing_run,
 )
 from cyclegan_cli.errors import DataError, UsageError, command_line, counted, duration, size_text
-from cyclegan_cli.places import styles_dir
+from cyclegan_cli.files import styles_dir
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import Interval, TrainSettings
 

@@ -29,7 +29,7 @@ from cyclegan_cli.errors import (
     command_line,
     size_text,
 )
-from cyclegan_cli.places import runs_dir, styles_dir
+from cyclegan_cli.files import runs_dir, styles_dir
 from cyclegan_cli.settings import TrainSettings
 from cyclegan_cli.styles.catalogue import Style, plain
 from cyclegan_cli.styles.store import (

@@ -23,8 +23,7 @@ from cyclegan_cli.errors import (
     command_line,
     writing,
 )
-from cyclegan_cli.files import read_safetensors_header, remove_leftovers, write_text
-from cyclegan_cli.places import runs_dir
+from cyclegan_cli.files import read_safetensors_header, remove_leftovers, runs_dir, write_text
 from cyclegan_cli.settings import TrainSettings
 
 CHECKPOINT_FORMAT = "cyclegan-checkpoint-1"

@@ -25,7 +25,7 @@ from cyclegan_cli.media.formats import is_video
 from cyclegan_cli.media.pictures import Frame, Picture, read_picture
 from cyclegan_cli.media.plan import Job
 from cyclegan_cli.media.video import Motion, probe, read_frames, transcoded, write_frames
-from cyclegan_cli.painting.steady import Steady
+from cyclegan_cli.painting.effects import Steady
 from cyclegan_cli.settings import TranslateSettings
 
 # H×W×3 uint8 or uint16 in, the same (or wider) out. Videos also give override_stats and origin.

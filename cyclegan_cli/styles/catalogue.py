@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,14 @@ from typing import Any, Literal
 
 from cyclegan_cli.engine.weights import read_header
 from cyclegan_cli.errors import StoreError, UsageError, WeightsError, command_line, writing
-from cyclegan_cli.files import digest_of, read_toml, remove_leftovers, write_text
-from cyclegan_cli.places import check_name, home_dir
+from cyclegan_cli.files import (
+    check_name,
+    digest_of,
+    home_dir,
+    read_toml,
+    remove_leftovers,
+    write_text,
+)
 from cyclegan_cli.settings import GeneratorSpec
 
 Origin = Literal["trained", "imported", "bundled", "downloaded", "available"]
@@ -210,6 +217,16 @@ def damaged(folder: Path, what: str) -> StoreError:
 
 
 # -- the table of downloads ----------------------------------------------------------------------
+
+
+def offline() -> bool:
+    """Whether ``CYCLEGAN_OFFLINE`` forbids every request."""
+    return os.environ.get("CYCLEGAN_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
+def mirror() -> str | None:
+    """The address of a folder that holds the catalogue's files, from ``CYCLEGAN_MIRROR``."""
+    return os.environ.get("CYCLEGAN_MIRROR", "").rstrip("/") or None
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,17 @@ from typing import Any
 
 from cyclegan_cli import errors
 from cyclegan_cli.errors import DownloadError, StoreError, UsageError, command_line
-from cyclegan_cli.files import digest_of, read_toml, remove_leftovers, write_text
-from cyclegan_cli.places import RESERVED, cache_dir, check_name, home_dir, offline
-from cyclegan_cli.styles.catalogue import filled, plain, row_errors
+from cyclegan_cli.files import (
+    RESERVED,
+    cache_dir,
+    check_name,
+    digest_of,
+    home_dir,
+    read_toml,
+    remove_leftovers,
+    write_text,
+)
+from cyclegan_cli.styles.catalogue import filled, offline, plain, row_errors
 from cyclegan_cli.styles.fetch import Download, Patience, Tell, alone, part_file
 
 _PACKAGED = Path(__file__).with_name("datasets.toml")

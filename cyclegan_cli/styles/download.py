@@ -8,9 +8,16 @@ from pathlib import Path
 
 from cyclegan_cli import errors
 from cyclegan_cli.errors import DownloadError, NoNetworkError, StoreError, command_line
-from cyclegan_cli.files import digest_of
-from cyclegan_cli.places import check_name, offline
-from cyclegan_cli.styles.catalogue import Row, Style, Way, entries, file_digests, obtainable
+from cyclegan_cli.files import check_name, digest_of
+from cyclegan_cli.styles.catalogue import (
+    Row,
+    Style,
+    Way,
+    entries,
+    file_digests,
+    obtainable,
+    offline,
+)
 from cyclegan_cli.styles.fetch import Download, Patience, Tell, alone, part_file
 from cyclegan_cli.styles.store import downloaded_style, list_styles, weights_file
 

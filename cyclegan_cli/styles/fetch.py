@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 
 from cyclegan_cli import __version__
 from cyclegan_cli.errors import DownloadError, NoNetworkError, StoreError, writing
-from cyclegan_cli.places import cache_dir, mirror
+from cyclegan_cli.files import cache_dir
 from cyclegan_cli.styles import catalogue
-from cyclegan_cli.styles.catalogue import Digest, file_digests
+from cyclegan_cli.styles.catalogue import Digest, file_digests, mirror
 
 _BLOCK = 1 << 16
 _PROGRESS = 1 << 16  # bytes that make an attempt worth while

@@ -19,8 +19,14 @@ from pathlib import Path
 
 from cyclegan_cli import files
 from cyclegan_cli.errors import StoreError, UnknownNameError, UsageError, WeightsError, command_line
-from cyclegan_cli.files import digest_of, remove_leftovers, write_text
-from cyclegan_cli.places import cache_dir, check_name, styles_dir
+from cyclegan_cli.files import (
+    cache_dir,
+    check_name,
+    digest_of,
+    remove_leftovers,
+    styles_dir,
+    write_text,
+)
 from cyclegan_cli.styles import catalogue
 from cyclegan_cli.styles.catalogue import WAYS, Origin, Style, Way, is_name, obtainable, read_style
 

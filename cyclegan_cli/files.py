@@ -26,7 +26,7 @@ from typing import Any
 
 import platformdirs
 
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.errors import UsageError, reason_of
 
 # Names of what is being written: this program's; of earlier versions, safetensors' and Python's.
 _LEFTOVER = re.compile(r"\..*\.[0-9a-f]{12}\.tmp(\.[^.]*)?|\.tmp\w{6}|tmp[a-z0-9_]{8}", re.DOTALL)
@@ -277,7 +277,7 @@ def read_toml(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     except OSError as error:
         if missing_ok and isinstance(error, FileNotFoundError | NotADirectoryError):
             return {}
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+        raise UsageError(f"{path} cannot be read: {reason_of(error)}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}.") from error
     return found

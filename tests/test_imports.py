@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "media": set(),
     "report": {"engine.run"},  # it reads a run's folder
     "styles": {"engine.weights", "engine.checkpoint"},  # weights, through the engine
-    "styles.convert": {"engine.networks"},  # foreign weights become a generator
+    "styles.convert": {"engine.networks", "engine.layers"},  # foreign weights become a generator
     "styles.onnxformat": {"engine.layers", "engine.grain"},  # a generator becomes a graph
 }
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "imageio", "rich.live", "tensorboard")

@@ -25,6 +25,7 @@ from cyclegan_cli.errors import (
     command_line,
     counted,
     pip_extra,
+    reason_of,
     size_text,
 )
 from cyclegan_cli.files import folder_size
@@ -157,8 +158,8 @@ def _gpu() -> Iterator[Check]:
 
             from cyclegan_cli.engine.device import available
     except Exception as error:  # whatever it is, what needs no PyTorch works all the same
-        reason = str(error) or type(error).__name__
-        yield Check("gpu", "note", f"PyTorch cannot be loaded: {reason}", "pip install torch")
+        found = f"PyTorch cannot be loaded: {reason_of(error)}"
+        yield Check("gpu", "note", found, "pip install torch")
         return
     names = available()
     del names["cpu"]

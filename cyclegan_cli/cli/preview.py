@@ -19,7 +19,7 @@ from cyclegan_cli.cli.options import (
     flag,
     option,
 )
-from cyclegan_cli.errors import PictureError, UsageError
+from cyclegan_cli.errors import PictureError, UsageError, reason_of
 from cyclegan_cli.settings import TranslateSettings, fraction
 from cyclegan_cli.styles.catalogue import Style
 from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
@@ -219,5 +219,4 @@ def _write(sheet: Image.Image, target: Path) -> None:
         with atomic_path(target) as temporary:
             sheet.save(temporary, quality=92, exif=tagged(b""))  # no input of a folder's
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise PictureError(f"{target} cannot be written: {reason}.") from error
+        raise PictureError(f"{target} cannot be written: {reason_of(error)}.") from error

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cyclegan_cli.engine.weights import read_header
-from cyclegan_cli.errors import StoreError, UsageError, WeightsError, command_line, writing
+from cyclegan_cli.errors import (
+    StoreError,
+    UsageError,
+    WeightsError,
+    command_line,
+    reason_of,
+    writing,
+)
 from cyclegan_cli.files import (
     check_name,
     digest_of,
@@ -121,7 +128,7 @@ def read_style(folder: Path, origin: Origin | None, *, name: str | None) -> Styl
     except OSError as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             raise
-        raise StoreError(f"{folder / 'style.json'} cannot be read: {error.strerror}.") from error
+        raise StoreError(f"{folder / 'style.json'} cannot be read: {reason_of(error)}.") from error
     try:
         card = json.loads(text) if len(text) <= _CARD_LIMIT else None
         if not isinstance(card, dict) or card.pop("format", None) != STYLE_FORMAT:
@@ -222,11 +229,6 @@ def damaged(folder: Path, what: str) -> StoreError:
 def offline() -> bool:
     """Whether ``CYCLEGAN_OFFLINE`` forbids every request."""
     return os.environ.get("CYCLEGAN_OFFLINE", "").lower() not in ("", "0", "false", "no")
-
-
-def mirror() -> str | None:
-    """The address of a folder that holds the catalogue's files, from ``CYCLEGAN_MIRROR``."""
-    return os.environ.get("CYCLEGAN_MIRROR", "").rstrip("/") or None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from cyclegan_cli import files
-from cyclegan_cli.errors import StoreError, UnknownNameError, UsageError, WeightsError, command_line
+from cyclegan_cli.errors import (
+    StoreError,
+    UnknownNameError,
+    UsageError,
+    WeightsError,
+    command_line,
+    reason_of,
+)
 from cyclegan_cli.files import (
     cache_dir,
     check_name,
@@ -325,7 +332,7 @@ def _still(root: Path) -> Iterator[None]:
 def _store_error(error: OSError, root: Path, verb: str) -> StoreError:
     variable = "CYCLEGAN_CACHE" if root == root_of("downloaded") else "CYCLEGAN_HOME"
     return StoreError(
-        f"{error.filename or root} cannot be {verb}: {error.strerror or error}.",
+        f"{error.filename or root} cannot be {verb}: {reason_of(error)}.",
         hint=f"Set {variable} to a folder that can be {verb}.",
     )
 

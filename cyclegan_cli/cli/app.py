@@ -22,13 +22,7 @@ from typer.core import TyperCommand
 from cyclegan_cli import __version__
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
 from cyclegan_cli.cli.options import DEBUG, flag
-from cyclegan_cli.cli.processes import (
-    Stopped,
-    may_speak,
-    member,
-    remember,
-    stop_on_signals,
-)
+from cyclegan_cli.cli.processes import Stopped, may_speak, member, remember, stop_on_signals
 from cyclegan_cli.errors import CycleganError, UsageError, did_you_mean
 from cyclegan_cli.machine import address_space_limit
 

@@ -33,14 +33,7 @@ from cyclegan_cli.engine.run import (
     run_state,
     unreadable_runs,
 )
-from cyclegan_cli.errors import (
-    PictureError,
-    UsageError,
-    command_line,
-    counted,
-    size_text,
-    writing,
-)
+from cyclegan_cli.errors import PictureError, UsageError, command_line, counted, size_text, writing
 from cyclegan_cli.files import folder_size
 
 if TYPE_CHECKING:

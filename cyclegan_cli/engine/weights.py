@@ -16,11 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.engine.layers import shapes
 from cyclegan_cli.errors import WeightsError, command_line
-from cyclegan_cli.files import (
-    atomic_path,
-    parse_safetensors_header,
-    read_safetensors_header,
-)
+from cyclegan_cli.files import atomic_path, parse_safetensors_header, read_safetensors_header
 from cyclegan_cli.settings import GeneratorSpec
 
 if TYPE_CHECKING:

@@ -132,12 +132,16 @@ class NonFiniteLossError(TrainingError):
     """A loss is NaN or infinite."""
 
 
+def reason_of(error: BaseException) -> str:
+    """What went wrong, in the system's words where it was the system; never empty."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or str(error) or type(error).__name__
+
+
 @contextlib.contextmanager
 def writing(what: object, verb: str = "written", *, hint: str | None = None) -> Iterator[None]:
     """Turn an OSError into a StoreError: ``what``, a path or its name, cannot be written."""
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"{what} cannot be {verb}: {error.strerror or error}.", hint=hint
-        ) from error
+        raise StoreError(f"{what} cannot be {verb}: {reason_of(error)}.", hint=hint) from error

@@ -1,7 +1,11 @@
-"""The one writer of files, and readers: of TOML, of safetensors headers, of digests.
+"""The files of this program: where they lie, the one writer of them, and readers: of TOML, of
+safetensors headers, of digests.
 
-Every file of this program is written to a temporary name beside its place, flushed to the disk,
-and renamed: a reader sees the old file or the new one, never half of one.
+``CYCLEGAN_HOME`` holds what cannot be had again (runs, the user's own styles); ``CYCLEGAN_CACHE``
+what can (downloads). Their defaults are the platform's user data and user cache folders.
+
+Every file is written to a temporary name beside its place, flushed to the disk, and renamed: a
+reader sees the old file or the new one, never half of one.
 """
 
 from __future__ import annotations
@@ -20,11 +24,58 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cyclegan_cli.errors import UsageError
+import platformdirs
+
+from cyclegan_cli.errors import UsageError, reason_of
 
 # Names of what is being written: this program's; of earlier versions, safetensors' and Python's.
 _LEFTOVER = re.compile(r"\..*\.[0-9a-f]{12}\.tmp(\.[^.]*)?|\.tmp\w{6}|tmp[a-z0-9_]{8}", re.DOTALL)
 _HEADER_LIMIT = 100_000_000  # the safetensors format's own limit, in bytes
+
+_NAME = re.compile(r"[^\W_][\w .+-]*")  # letters of any alphabet, digits; then also _ space . + -
+# File names that Windows keeps for itself, with any extension.
+RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(10))}
+
+
+def home_dir() -> Path:
+    """The folder of runs and of the user's own styles; it may not exist yet."""
+    chosen = os.environ.get("CYCLEGAN_HOME")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_data_path("cyclegan", False)
+
+
+def cache_dir() -> Path:
+    """The folder of what can be downloaded again; it may not exist yet."""
+    chosen = os.environ.get("CYCLEGAN_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("cyclegan", False)
+
+
+def runs_dir() -> Path:
+    """The folder with one folder a run."""
+    return home_dir() / "runs"
+
+
+def styles_dir() -> Path:
+    """The folder with one folder for each of the user's own styles."""
+    return home_dir() / "styles"
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it can name a run or a style on every system.
+
+    Raises UsageError for empty names, path separators, a leading dot, and what Windows reserves.
+    """
+    stem = name.split(".", maxsplit=1)[0].lower()
+    if not _NAME.fullmatch(name) or name != name.rstrip(" .") or stem in RESERVED:
+        raise UsageError(
+            f"'{name}' cannot be a name: use letters, digits, '-', '_', '.', '+' and spaces, "
+            "starting with a letter or digit."
+        )
+    if len(name.encode()) > 100:
+        raise UsageError(f"'{name[:40]}…' is too long for a name: at most 100 bytes.")
+    return name
+
+
+# -- writing and removing -----------------------------------------------------------------------
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
@@ -159,6 +210,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+# -- reading ------------------------------------------------------------------------------------
+
+
 def read_safetensors_header(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     """The metadata and the tensor table of a safetensors file, without its data.
 
@@ -223,7 +277,7 @@ def read_toml(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     except OSError as error:
         if missing_ok and isinstance(error, FileNotFoundError | NotADirectoryError):
             return {}
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+        raise UsageError(f"{path} cannot be read: {reason_of(error)}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}.") from error
     return found

@@ -37,13 +37,12 @@ TESTS = {
     "engine/run": "engine/test_checkpoint.py cli/test_resume.py cli/test_report.py",
     "engine/training": "engine/test_watchdogs.py cli/test_train.py cli/test_resume.py",
     "media/deep": "media/test_tiff.py media/test_pictures.py",
-    "engine/fast/library": "engine/fast/test_library.py",
+    "engine/fast/kernels": "engine/fast/test_kernels.py engine/fast/test_builds.py",
     "media/folders": "media/test_plan.py media/test_survey.py",
     "media/formats": "media/test_plan.py media/test_pictures.py",
-    "media/scenes": "media/test_survey.py",
     "styles/catalogue": "styles/test_store.py styles/test_catalogue.py",
-    "painting/effects": "painting/test_effects.py painting/test_color.py",
-    "painting/steady": "painting/test_steady.py painting/test_follow.py",
+    "painting/effects": "painting/test_effects.py painting/test_color.py painting/test_steady.py "
+    "painting/test_follow.py",
     "styles/convert": "styles/test_store.py styles/test_hostile.py styles/test_publicformat.py",
     "styles/fetch": "styles/test_download.py",
 }

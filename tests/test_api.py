@@ -17,7 +17,7 @@ from PIL import Image
 
 import cyclegan_cli
 from cyclegan_cli.api import LoadedStyle, load_style, translate
-from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.fast.kernels import library
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import save_generator
 from cyclegan_cli.errors import PictureError, UnknownNameError, UsageError

@@ -1,4 +1,4 @@
-"""The one writer of files, and the header reader."""
+"""Where files lie, the one writer of them, and the header reader."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from cyclegan_cli.errors import UsageError
 from cyclegan_cli.files import (
     atomic_path,
+    cache_dir,
+    check_name,
+    home_dir,
     is_special,
     read_safetensors_header,
+    runs_dir,
+    styles_dir,
     write_bytes,
     write_text,
 )
@@ -115,3 +121,46 @@ def test_any_other_bytes_are_a_value_error(
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"safetensors|cut short"):
         read_safetensors_header(path)
+
+
+# -- where they lie ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["monet", "a", "photo2monet v1.2", "蒙奈", "Été_2026", "x+y-z"])
+def test_ordinary_names_pass(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../a", "a/b", "a\\b", ".hidden", "-option", "a\n", "a\0", "con", "NUL.txt"]
+    + ["a ", "a.", " a", "a:b", "a*", "x" * 101, "\u202eevil", "~"],
+)
+def test_names_that_would_leave_their_folder_or_break_a_system_are_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        check_name(name)
+
+
+@given(st.text(max_size=20))
+def test_a_name_that_passes_is_one_plain_path_component(name: str) -> None:
+    try:
+        check_name(name)
+    except UsageError:
+        return
+    assert Path(name).name == name
+    assert not set(name) & set('/\\:*?"<>|\0\n\r\t')
+    assert name.strip() == name
+    assert not name.startswith((".", "-"))
+
+
+def test_places_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CYCLEGAN_HOME", str(tmp_path / "h"))
+    monkeypatch.setenv("CYCLEGAN_CACHE", str(tmp_path / "c"))
+    assert home_dir() == tmp_path / "h"
+    assert cache_dir() == tmp_path / "c"
+    assert runs_dir().parent == styles_dir().parent == home_dir()
+    monkeypatch.delenv("CYCLEGAN_HOME")
+    monkeypatch.delenv("CYCLEGAN_CACHE")
+    assert "cyclegan" in str(home_dir())
+    assert home_dir() != cache_dir()
+    assert not home_dir().is_relative_to(tmp_path)

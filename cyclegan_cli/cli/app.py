@@ -22,13 +22,7 @@ from typer.core import TyperCommand
 from cyclegan_cli import __version__
 from cyclegan_cli.cli.console import SIGPIPE, Console, safe_streams, stdout_lost
 from cyclegan_cli.cli.options import DEBUG, flag
-from cyclegan_cli.cli.processes import (
-    Stopped,
-    may_speak,
-    member,
-    remember,
-    stop_on_signals,
-)
+from cyclegan_cli.cli.processes import Stopped, may_speak, member, remember, stop_on_signals
 from cyclegan_cli.errors import CycleganError, UsageError, did_you_mean
 from cyclegan_cli.machine import address_space_limit
 
@@ -45,7 +39,7 @@ _COMMANDS = (
     ("evaluate", "evaluate:evaluate", "Measure how good a style is."),
     ("report", "runs:report", "Rebuild a training's page."),
     ("timelapse", "runs:timelapse", "Make a GIF or video of a training's samples."),
-    ("demo", "doctor:demo", "Try the whole workflow on rendered pictures."),
+    ("demo", "demo:demo", "Try the whole workflow on rendered pictures."),
     ("doctor", "doctor:doctor", "Check this installation."),
     ("docs", "doctor:docs", "Read the documentation."),
 )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.cli.processes import Stopped
-from cyclegan_cli.errors import CycleganError, UsageError
+from cyclegan_cli.errors import CycleganError, UsageError, reason_of
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -73,7 +73,7 @@ def stdout_lost(error: OSError) -> CycleganError:
     """The error that says that stdout takes nothing more, say because its disk is full."""
     with contextlib.suppress(OSError):  # what is still buffered would be complained of at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return CycleganError(f"stdout cannot be written: {error.strerror or error}.")
+    return CycleganError(f"stdout cannot be written: {reason_of(error)}.")
 
 
 def draws_live() -> bool:

@@ -1,4 +1,4 @@
-"""cyclegan doctor, docs and demo: what helps when something does not work, and to begin with."""
+"""cyclegan doctor and docs: what helps when something does not work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import platform
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,21 +17,19 @@ import typer
 
 from cyclegan_cli import __version__
 from cyclegan_cli.cli.console import Console
-from cyclegan_cli.cli.options import argument, command, one_of, option
-from cyclegan_cli.cli.processes import Stopped, importing
+from cyclegan_cli.cli.options import argument, command, one_of
+from cyclegan_cli.cli.processes import importing
 from cyclegan_cli.errors import (
     CycleganError,
     UnknownNameError,
-    UsageError,
     command_line,
     counted,
     pip_extra,
+    reason_of,
     size_text,
 )
 from cyclegan_cli.files import folder_size
 
-_DEMO = Path("cyclegan-demo")
-_PICTURES = 60  # in each domain of the demo
 _LOW_DISK = 2_000_000_000  # bytes: a few checkpoints of the paper's networks
 _VARIABLES = (
     *("CYCLEGAN_HOME", "CYCLEGAN_CACHE", "CYCLEGAN_OFFLINE", "CYCLEGAN_MIRROR"),
@@ -140,7 +137,7 @@ def _processor() -> Iterator[Check]:
 
 
 def _kernels() -> Iterator[Check]:
-    from cyclegan_cli.engine.fast.library import library
+    from cyclegan_cli.engine.fast.kernels import library
 
     kernels = library()
     if kernels is None:
@@ -161,8 +158,8 @@ def _gpu() -> Iterator[Check]:
 
             from cyclegan_cli.engine.device import available
     except Exception as error:  # whatever it is, what needs no PyTorch works all the same
-        reason = str(error) or type(error).__name__
-        yield Check("gpu", "note", f"PyTorch cannot be loaded: {reason}", "pip install torch")
+        found = f"PyTorch cannot be loaded: {reason_of(error)}"
+        yield Check("gpu", "note", found, "pip install torch")
         return
     names = available()
     del names["cpu"]
@@ -181,7 +178,7 @@ def _gpu() -> Iterator[Check]:
 
 def _folders() -> Iterator[Check]:
     from cyclegan_cli.engine.run import list_runs
-    from cyclegan_cli.places import cache_dir, home_dir
+    from cyclegan_cli.files import cache_dir, home_dir
 
     for name, folder, variable in (
         ("home", home_dir(), "CYCLEGAN_HOME"),
@@ -303,73 +300,3 @@ def docs(
 def _title(path: Path) -> str:
     with path.open(encoding="utf-8") as file:
         return next((line[2:].strip() for line in file if line.startswith("# ")), "")
-
-
-# -- demo --------------------------------------------------------------------------------------
-
-
-@command("quiet")
-def demo(
-    console: Console,
-    ctx: typer.Context,
-    folder: Path = argument(_DEMO, "FOLDER", "A new folder for the pictures."),
-    steps: int = option(300, "COUNT", "Training steps: the more, the better.", min=1),
-) -> None:
-    """Try the whole workflow: make pictures, train, paint.
-
-    Draws landscapes as photographs and as paintings, trains a small style on them, and paints a
-    photograph that it was not trained on. Each command is shown as you would type it. The run and
-    the style are kept in FOLDER: delete it when you are done.
-
-    \b
-    Examples:
-      cyclegan demo
-      cyclegan demo /tmp/try --steps 1000
-    """
-    silence = ["--quiet"] * console.quiet
-    if folder.exists():
-        raise UsageError(f"{folder} exists already.", hint="cyclegan demo ANOTHER_FOLDER")
-    _render(folder)
-    options = "--generator mobile --crop-size 64 --load-size 72 --lr 1e-3 --lambda-identity 0.1"
-    saving = f"--max-steps {steps} --checkpoint-every 100steps --sample-every 100steps"
-    train = ["train", str(folder / "photos"), str(folder / "paintings"), "--name", "demo"]
-    style = folder / "cyclegan-home" / "styles" / "demo"
-    result = folder / "painted.png"
-    train += [*options.split(), *saving.split(), "--log-every", "25steps"]
-    translate = ["translate", str(folder / "photo.png"), "--style", str(style), "-o", str(result)]
-    for arguments in (train, translate):
-        _run(console, ctx, folder, [*arguments, *silence])
-    console.note(f"Compare {folder / 'photo.png'} with {result}.")
-    again = command_line("translate", "PHOTO.jpg", "--style", style)
-    console.suggest("Then paint a photograph of yours", again)
-
-
-def _render(folder: Path) -> None:
-    from cyclegan_cli.media.scenes import painting, photograph
-
-    for name in ("photos", "paintings"):
-        (folder / name).mkdir(parents=True)
-    for number in range(_PICTURES):
-        photograph(number).save(folder / "photos" / f"{number:03}.png")
-        painting(_PICTURES + number).save(folder / "paintings" / f"{number:03}.png")
-    photograph(10_000, (240, 180)).save(folder / "photo.png")
-
-
-def _run(console: Console, ctx: typer.Context, folder: Path, arguments: list[str]) -> None:
-    """The command as a user would type it, with its runs and styles kept inside ``folder``."""
-    program = ctx.obj(arguments)  # build_app: the app for that command line
-    console.note(f"$ {command_line(*arguments)}")
-    before = os.environ.get("CYCLEGAN_HOME")
-    os.environ["CYCLEGAN_HOME"] = str(folder / "cyclegan-home")
-    try:
-        # Not standalone: an error or a stop ends the demo, too.
-        program(args=arguments, prog_name="cyclegan", standalone_mode=False)
-    except Stopped:
-        again = command_line("demo", *([] if folder == _DEMO else [folder]))
-        console.suggest("To try again", f"rm -r {shlex.quote(str(folder))}; {again}")
-        raise
-    finally:
-        if before is None:
-            del os.environ["CYCLEGAN_HOME"]
-        else:
-            os.environ["CYCLEGAN_HOME"] = before

@@ -18,9 +18,8 @@ from cyclegan_cli.errors import (
     counted,
     pip_extra,
 )
-from cyclegan_cli.places import offline
 from cyclegan_cli.randomness import choices
-from cyclegan_cli.styles.catalogue import obtainable
+from cyclegan_cli.styles.catalogue import obtainable, offline
 from cyclegan_cli.styles.store import find_style, weights_file
 
 if TYPE_CHECKING:

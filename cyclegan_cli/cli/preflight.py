@@ -14,15 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.processes import arguments, member, one_device
-from cyclegan_cli.engine.run import (
-    MINIMUM_HELD,
-    Run,
-    evaluates,
-    list_runs,
-    refuse_existing_run,
-)
+from cyclegan_cli.engine.run import MINIMUM_HELD, Run, evaluates, list_runs, refuse_existing_run
 from cyclegan_cli.errors import DataError, UsageError, command_line, counted, duration, size_text
-from cyclegan_cli.places import styles_dir
+from cyclegan_cli.files import styles_dir
 from cyclegan_cli.randomness import choices
 from cyclegan_cli.settings import Interval, TrainSettings
 

@@ -24,12 +24,11 @@ from cyclegan_cli.errors import (
     CycleganError,
     DownloadError,
     NoNetworkError,
-    UnknownNameError,
     UsageError,
     command_line,
     size_text,
 )
-from cyclegan_cli.places import runs_dir, styles_dir
+from cyclegan_cli.files import runs_dir, styles_dir
 from cyclegan_cli.settings import TrainSettings
 from cyclegan_cli.styles.catalogue import Style, plain
 from cyclegan_cli.styles.store import (
@@ -304,14 +303,14 @@ def download(
     """
     from cyclegan_cli.cli.downloading import telling
     from cyclegan_cli.styles.catalogue import entries
-    from cyclegan_cli.styles.download import download_style
+    from cyclegan_cli.styles.download import download_style, rows_of
 
     if bool(styles) == everything:
         raise UsageError("Name styles, or give --all.", hint="cyclegan pretrained list")
-    known, failures = entries(), list[CycleganError]()
-    names = list(known) if everything else list(dict.fromkeys(styles or ()))
-    for name in (name for name in names if name not in known):  # before anything is fetched
-        raise UnknownNameError("downloadable style", name, known, hint="cyclegan pretrained list")
+    failures: list[CycleganError] = []
+    names = list(entries()) if everything else list(dict.fromkeys(styles or ()))
+    for name in names:
+        rows_of(name)  # raises before anything is fetched
     for name in names:
         try:
             with telling(console) as tell:

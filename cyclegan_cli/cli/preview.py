@@ -19,7 +19,7 @@ from cyclegan_cli.cli.options import (
     flag,
     option,
 )
-from cyclegan_cli.errors import PictureError, UsageError
+from cyclegan_cli.errors import PictureError, UsageError, reason_of
 from cyclegan_cli.settings import TranslateSettings, fraction
 from cyclegan_cli.styles.catalogue import Style
 from cyclegan_cli.styles.store import find_styles, list_styles, weights_file
@@ -80,13 +80,7 @@ def preview(
     """
     if not 64 <= size <= 4096:
         raise UsageError("--size must lie between 64 and 4096.")
-    target = output or image.with_name(f"{image.stem}_preview.jpg")
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target} exists already.", hint="Use --overwrite, or another -o.")
-    if not target.parent.is_dir():
-        raise UsageError(f"No such folder: {target.parent}")
-    if not image.is_file():
-        raise UsageError(f"No such file: {image}")
+    target = _target(image, output, overwrite)
     styles, resolutions = _styles(style, reverse), _resolutions(resolution)
     strengths = [fraction("--strength", part) for part in _parts(strength)]
     from PIL import Image
@@ -108,6 +102,17 @@ def preview(
             bar.advance(text=caption)
     _write(_sheet(shown, across), target)
     console.result(str(target), {"sheet": str(target), "pictures": [name for name, _ in shown]})
+
+
+def _target(image: Path, output: Path | None, overwrite: bool) -> Path:
+    target = output or image.with_name(f"{image.stem}_preview.jpg")
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} exists already.", hint="Use --overwrite, or another -o.")
+    if not target.parent.is_dir():
+        raise UsageError(f"No such folder: {target.parent}")
+    if not image.is_file():
+        raise UsageError(f"No such file: {image}")
+    return target
 
 
 def _plan(
@@ -219,5 +224,4 @@ def _write(sheet: Image.Image, target: Path) -> None:
         with atomic_path(target) as temporary:
             sheet.save(temporary, quality=92, exif=tagged(b""))  # no input of a folder's
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise PictureError(f"{target} cannot be written: {reason}.") from error
+        raise PictureError(f"{target} cannot be written: {reason_of(error)}.") from error

@@ -18,18 +18,15 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import typer
 
-from cyclegan_cli.errors import CycleganError, UsageError, counted, writing
+from cyclegan_cli.errors import CycleganError, UsageError, counted
 
 if TYPE_CHECKING:
-    from filelock import FileLock
-
     from cyclegan_cli.engine.device import Device
     from cyclegan_cli.engine.distributed import Group
-    from cyclegan_cli.engine.run import Run
     from cyclegan_cli.settings import TrainSettings
 
 PATIENCE = 600.0  # seconds until a process that does not answer is given up
-_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _joined: list[Group] = []
 _arguments: list[str] = []
 
@@ -101,11 +98,11 @@ def member() -> Member | None:
     """
     _adopt_slurm()
     variables = os.environ
-    if any(name not in variables for name in _TORCHRUN[:3]):
+    if any(name not in variables for name in _TORCHRUN):
         return None
-    numbers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
     try:
-        rank, size, local, restarts = (int(variables.get(name, "0")) for name in numbers)
+        rank, size, local = (int(variables[name]) for name in _TORCHRUN)
+        restarts = int(variables.get("TORCHELASTIC_RESTART_COUNT", "0"))
     except ValueError as error:
         raise UsageError(f"RANK, WORLD_SIZE or LOCAL_RANK is no number ({error}).") from error
     if not 0 <= rank < size:
@@ -291,22 +288,6 @@ def check_processes(settings: TrainSettings, size: int) -> None:
             f"{size} processes would not all have one.",
             hint=f"Use {settings.batch_size} at most.",
         )
-
-
-def hold(run: Run) -> FileLock:
-    """The lock of ``run``, taken. Raises UsageError where another process trains it."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(run.folder / "run.lock")
-    hint = "Set CYCLEGAN_HOME to a folder that can be written."
-    with writing(f"The run's folder {run.folder}", hint=hint):
-        run.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            told = f"The run '{run.name}' is being trained by another process."
-            raise UsageError(told) from error
-    return lock
 
 
 def launch(count: int) -> NoReturn:

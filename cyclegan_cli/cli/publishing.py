@@ -12,7 +12,7 @@ from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.options import argument, command, complete_run, flag, one_of, option
 from cyclegan_cli.engine.run import BEST, Run, best_of, find_run, run_state
 from cyclegan_cli.errors import CheckpointError, StoreError, UsageError, command_line
-from cyclegan_cli.places import styles_dir
+from cyclegan_cli.files import styles_dir
 from cyclegan_cli.styles.catalogue import Style, Way, read_style
 
 if TYPE_CHECKING:

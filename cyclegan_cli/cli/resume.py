@@ -22,7 +22,6 @@ from cyclegan_cli.cli.options import (
 from cyclegan_cli.cli.preflight import folders, require_folder
 from cyclegan_cli.cli.processes import (
     check_processes,
-    hold,
     launch,
     leading,
     local_count,
@@ -245,7 +244,7 @@ def _ended(console: Console, before: Run, run: Run) -> bool:
     if not leading():
         return True
     from cyclegan_cli.cli.publishing import is_published, publish, taken
-    from cyclegan_cli.engine.run import sweep
+    from cyclegan_cli.engine.run import hold, sweep
 
     if is_published(run):
         s = run.settings

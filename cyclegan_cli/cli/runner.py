@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cyclegan_cli.cli.console import Console
 from cyclegan_cli.cli.preflight import first_weights
-from cyclegan_cli.cli.processes import Stopped, check_processes, hold, led, one_device
+from cyclegan_cli.cli.processes import Stopped, check_processes, led, one_device
 from cyclegan_cli.cli.publishing import publish
 from cyclegan_cli.cli.rendering import Renderer, TrainingView
 from cyclegan_cli.engine import checkpoint, training
@@ -25,7 +25,7 @@ from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.device import Device, memory_used, resolve_precision
 from cyclegan_cli.engine.distributed import Group
 from cyclegan_cli.engine.evaluation import Evaluator, Real
-from cyclegan_cli.engine.run import Place, Run, checkpoint_files, evaluates, sweep
+from cyclegan_cli.engine.run import Place, Run, checkpoint_files, evaluates, hold, sweep
 from cyclegan_cli.engine.weights import load_generator
 from cyclegan_cli.errors import (
     CycleganError,

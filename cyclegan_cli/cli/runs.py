@@ -25,20 +25,15 @@ from cyclegan_cli.cli.options import (
 from cyclegan_cli.engine.run import (
     Run,
     RunState,
+    being_trained,
     checkpoint_files,
     find_run,
+    is_held,
     list_runs,
     run_state,
     unreadable_runs,
 )
-from cyclegan_cli.errors import (
-    PictureError,
-    UsageError,
-    command_line,
-    counted,
-    size_text,
-    writing,
-)
+from cyclegan_cli.errors import PictureError, UsageError, command_line, counted, size_text, writing
 from cyclegan_cli.files import folder_size
 
 if TYPE_CHECKING:
@@ -150,8 +145,8 @@ def remove(
     places: dict[Path, Run] = {}
     for name in dict.fromkeys(runs):
         run = find_run(name)
-        if _running(run):
-            raise UsageError(f"The run '{run.name}' is being trained by another process.")
+        if is_held(run):
+            raise being_trained(run)
         places[run.checkpoints if checkpoints else run.folder] = run
     sizes = {place: folder_size(place) for place in places}
     lines = [f"{place}  ({size_text(size)})" for place, size in sizes.items()]
@@ -210,7 +205,7 @@ def _record(state: RunState) -> dict[str, Any]:
         now = "finished"
     return {
         "run": state.run.name,
-        "state": "running" if _running(state.run) else now,
+        "state": "running" if is_held(state.run) else now,
         "epoch": place.epoch if place else 0,
         "epochs": state.run.settings.epochs,
         "step": place.step if place else 0,
@@ -221,20 +216,6 @@ def _record(state: RunState) -> dict[str, Any]:
         "folder": str(state.run.folder),
         "page": str(page) if page else None,
     }
-
-
-def _running(run: Run) -> bool:
-    """Whether another process holds the run's lock."""
-    from filelock import FileLock, Timeout
-
-    path = run.folder / "run.lock"
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except (Timeout, OSError):
-        return True
 
 
 def _page(run: Run) -> Path | None:

@@ -40,8 +40,7 @@ from cyclegan_cli.cli.processes import (
     team,
 )
 from cyclegan_cli.errors import UsageError, did_you_mean
-from cyclegan_cli.files import read_toml
-from cyclegan_cli.places import check_name, runs_dir
+from cyclegan_cli.files import check_name, read_toml, runs_dir
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec, TrainSettings, wrong_kind
 
 if TYPE_CHECKING:

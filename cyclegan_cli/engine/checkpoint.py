@@ -32,8 +32,8 @@ from cyclegan_cli.engine.run import (
     checkpoint_name,
     read_state,
 )
-from cyclegan_cli.engine.weights import below
-from cyclegan_cli.errors import CheckpointError, NonFiniteLossError, StoreError
+from cyclegan_cli.engine.weights import below, build_generator
+from cyclegan_cli.errors import CheckpointError, NonFiniteLossError, StoreError, reason_of
 from cyclegan_cli.files import atomic_path, read_safetensors_header
 from cyclegan_cli.settings import TrainSettings
 
@@ -132,7 +132,7 @@ def load(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path} is a file of {what}, not a checkpoint of this one.")
         tensors = load_file(path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}.") from error
     except (ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
     text = metadata.get("state", "")
@@ -160,13 +160,11 @@ def generators(start: Checkpoint) -> tuple[Generator, Generator]:
     """G and F of ``start``, or their running means: float32 on the CPU. Raises CheckpointError."""
     networks = []
     for letter in ("G", "F") if start.settings.ema == 0 else ("G_mean", "F_mean"):
-        with torch.device("meta"):
-            network = Generator(start.settings.generator)
         try:
-            network.load_state_dict(below(start.tensors, letter), assign=True)
+            tensors = below(start.tensors, letter)
+            networks.append(build_generator(start.settings.generator, tensors))
         except RuntimeError as error:
             raise CheckpointError(f"{start.path} does not hold its generators.") from error
-        networks.append(network.requires_grad_(False).eval())
     return networks[0], networks[1]
 
 
@@ -208,7 +206,7 @@ def go_back_to(folder: Path, start: Checkpoint) -> list[Path]:
             with atomic_path(own) as temporary:
                 shutil.copyfile(start.path, temporary)
     except OSError as error:
-        raise StoreError(f"{folder} cannot be written: {error.strerror}.") from error
+        raise StoreError(f"{folder} cannot be written: {reason_of(error)}.") from error
     return moved
 
 

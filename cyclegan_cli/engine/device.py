@@ -13,6 +13,11 @@ from cyclegan_cli.errors import DeviceError, counted
 from cyclegan_cli.machine import normal_gpu
 from cyclegan_cli.settings import Precision, TrainSettings
 
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 _FLOAT = 4  # bytes
 
 
@@ -85,7 +90,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
         return torch.bfloat16 if fast else torch.float32
     if precision == "fp16" and device.type != "cuda":
         raise DeviceError("--precision fp16 needs a CUDA device.", hint="--precision fp32")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return DTYPES[precision]
 
 
 def memory_used(device: torch.device) -> int | None:

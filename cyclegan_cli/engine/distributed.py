@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from cyclegan_cli.errors import CycleganError, ProcessesError
@@ -73,8 +74,6 @@ class Group:
         """Replace each tensor (of one dtype and device) by its sum over all processes."""
         if not self.joined:
             return
-        import torch.distributed as dist
-
         with self._watched():
             sent = []
             for bucket in _buckets(tensors):
@@ -93,8 +92,6 @@ class Group:
         """
         if not self.joined:
             return x
-        import torch.distributed as dist
-
         counts = [len(part) for part in shares(count, self.size)]
         mine = x.new_zeros((max(counts), *x.shape[1:]))
         mine[: counts[self.rank]] = x[: counts[self.rank]]
@@ -105,15 +102,11 @@ class Group:
 
     def send(self, x: Tensor, rank: int) -> None:
         """Send ``x`` to one process, which calls ``receive``."""
-        import torch.distributed as dist
-
         with self._watched():
             dist.send(_bytes(x.contiguous()), rank)
 
     def receive(self, into: Tensor, rank: int) -> None:
         """Fill ``into``, which is contiguous, with the values that process ``rank`` sends."""
-        import torch.distributed as dist
-
         with self._watched():
             dist.recv(_bytes(into), rank)
 
@@ -123,8 +116,6 @@ class Group:
         """The value of the first process, for all."""
         if not self.joined:
             return value
-        import torch.distributed as dist
-
         box: list[Any] = [value]
         with self._watched():
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
@@ -135,8 +126,6 @@ class Group:
         """The sum of all processes' counts."""
         if not self.joined:
             return count
-        import torch.distributed as dist
-
         box = torch.tensor([count], dtype=torch.int64)
         with self._watched():
             dist.all_reduce(box)
@@ -165,8 +154,6 @@ class Group:
             if error is not None:
                 raise error
             return word
-        import torch.distributed as dist
-
         words = torch.tensor([word, error is not None], dtype=torch.int64)
         with self._watched():
             dist.all_reduce(words, dist.ReduceOp.MAX)
@@ -175,7 +162,6 @@ class Group:
         return int(words[0])
 
     def _raise_all(self, error: CycleganError | None) -> None:
-        import torch.distributed as dist
 
         told: list[Any] = [None] * self.size
         mine = error and (str(error), error.hint, error.exit_code)
@@ -190,8 +176,6 @@ class Group:
         """Raise ProcessesError in all if ``value`` differs between processes."""
         if not self.joined:
             return
-        import torch.distributed as dist
-
         values: list[Any] = [None] * self.size
         with self._watched():
             dist.all_gather_object(values, value)
@@ -223,8 +207,6 @@ class Group:
     def leave(self) -> None:
         """Leave the group at the end; not after an error, when others may have ended."""
         if self.joined:
-            import torch.distributed as dist
-
             self._store = None
             dist.destroy_process_group()
 
@@ -254,7 +236,6 @@ def join(device: torch.device, timeout: float) -> Group:
     ``device``: of this process; CUDA tensors are sent by NCCL, all others by Gloo. ``timeout``:
     seconds to wait for another process. Raises ProcessesError if the others are not found.
     """
-    import torch.distributed as dist
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.errors import (
     CheckpointError,
@@ -21,11 +22,14 @@ from cyclegan_cli.errors import (
     UsageError,
     WeightsError,
     command_line,
+    reason_of,
     writing,
 )
-from cyclegan_cli.files import read_safetensors_header, remove_leftovers, write_text
-from cyclegan_cli.places import runs_dir
+from cyclegan_cli.files import read_safetensors_header, remove_leftovers, runs_dir, write_text
 from cyclegan_cli.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 CHECKPOINT_FORMAT = "cyclegan-checkpoint-1"
 BEST = "best.safetensors"  # the best checkpoint by the measures; no interval drops it
@@ -103,9 +107,7 @@ class Run:
             "x_held": self.x_held,
             "y_held": self.y_held,
         }
-        hint = "Set CYCLEGAN_HOME to a folder that can be written."
-        with writing(f"The run's folder {self.folder}", hint=hint):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        with _writing(self):
             write_text(self.folder / "run.json", json.dumps(data, indent=1) + "\n")
 
 
@@ -199,7 +201,7 @@ def _scan() -> tuple[list[RunState], list[tuple[Path, CheckpointError]]]:
         except CheckpointError as error:
             unreadable.append((folder, error))
         except OSError as error:
-            told = CheckpointError(f"{folder} cannot be read: {error.strerror}.")
+            told = CheckpointError(f"{folder} cannot be read: {reason_of(error)}.")
             unreadable.append((folder, told))
     return states, unreadable
 
@@ -251,3 +253,47 @@ def sweep(run: Run) -> None:
     """Delete what an interrupted write left behind; the caller holds the run's lock."""
     for folder in (run.folder, run.checkpoints, run.folder / "samples"):
         remove_leftovers(folder)
+
+
+# -- its lock ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _writing(run: Run) -> Iterator[None]:
+    """With the folder of ``run``, which is made. Raises StoreError where that cannot be written."""
+    hint = "Set CYCLEGAN_HOME to a folder that can be written."
+    with writing(f"The run's folder {run.folder}", hint=hint):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        yield
+
+
+def hold(run: Run) -> FileLock:
+    """The lock of ``run``, taken. Raises UsageError where another process trains it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(run.folder / "run.lock")
+    with _writing(run):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise being_trained(run) from error
+    return lock
+
+
+def is_held(run: Run) -> bool:
+    """Whether another process holds the lock of ``run``."""
+    from filelock import FileLock, Timeout
+
+    path = run.folder / "run.lock"
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
+def being_trained(run: Run) -> UsageError:
+    """The error for a run that another process holds."""
+    return UsageError(f"The run '{run.name}' is being trained by another process.")

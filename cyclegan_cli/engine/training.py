@@ -126,10 +126,9 @@ def train(
     """
     s, group = model.settings, model.group
     last_step = math.inf if s.max_steps is None else s.max_steps
-    log, sample = _Timer(s.log_every), _Timer(s.sample_every)
-    keep, evaluate = _Timer(s.checkpoint_every), _Timer(s.evaluate_every)
-    meter = _Meter()
+    log, meter = _Timer(s.log_every), _Meter()
     watchdogs = Watchdogs(s, place.step, int(min(last_step, s.epochs * pictures.steps_per_epoch)))
+    observer = _Observer(model, samples, folder, evaluator, meter, watchdogs)
     done = place.epoch >= s.epochs or place.step >= last_step
     stopped = False
     if place.step == 0 and model.begins_with:
@@ -140,7 +139,7 @@ def train(
         for batch in _together(pictures.batches(place.epoch, place.batch), group):
             if isinstance(batch, CycleganError):
                 if group.leads:
-                    yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
+                    yield observer.saved(place)
                 group.check_in()
                 raise batch
             # From pinned memory, CUDA copies while it computes the step before.
@@ -159,36 +158,60 @@ def train(
                 yield from _warned(place, watchdogs.measured(place.step, measured.losses))
             if place.batch == 0:
                 yield EpochDone(place, meter.epoch_means())
-            if group.leads and samples is not None and (sample.due(place) or done):
-                views = model.sample(*(part.to(model.device) for part in samples))
-                yield Sampled(place, views)
-                yield from _warned(place, watchdogs.sampled(place.step, views))
-            if group.leads and evaluator is not None and (evaluate.due(place) or done):
-                meter.check(place)
-                with meter.paused():
-                    yield _evaluated(model, evaluator, folder, place, meter.means())
-            if keep.due(place) or done or stopped:
-                meter.check(place)
-                if group.leads:
-                    yield Saved(place, checkpoint.save(folder, model, place, meter.means()))
+            yield from observer.after_step(place, done=done, stopped=stopped)
             if done or stopped:
                 break
     group.check_in()  # no process ends before the last checkpoint is written
     yield Ended(place, finished=done)
 
 
-def _evaluated(
-    model: CycleGAN, evaluator: Evaluator, folder: Path, place: Place, losses: dict[str, float]
-) -> Evaluated:
-    """Measure the generators, and save their state if it is the best so far."""
-    scores = evaluator.evaluate(
-        partial(model.paint, model.shown_G), partial(model.paint, model.shown_F)
-    )
-    before = checkpoint.best_distance(folder)
-    best = before is None or scores.distance < before
-    if best:
-        checkpoint.save_best(folder, model, place, losses, scores.to_json())
-    return Evaluated(place, scores, best)
+@dataclass
+class _Observer:
+    """Samples, measures and saves a training when each is due, in the first process."""
+
+    model: CycleGAN
+    samples: tuple[Tensor, Tensor] | None
+    folder: Path
+    evaluator: Evaluator | None
+    meter: _Meter
+    watchdogs: Watchdogs
+
+    def __post_init__(self) -> None:
+        s = self.model.settings
+        self._sample, self._keep = _Timer(s.sample_every), _Timer(s.checkpoint_every)
+        self._evaluate = _Timer(s.evaluate_every)
+
+    def after_step(self, place: Place, *, done: bool, stopped: bool) -> Iterator[Event]:
+        model, leads = self.model, self.model.group.leads
+        if leads and self.samples is not None and (self._sample.due(place) or done):
+            views = model.sample(*(part.to(model.device) for part in self.samples))
+            yield Sampled(place, views)
+            yield from _warned(place, self.watchdogs.sampled(place.step, views))
+        if leads and self.evaluator is not None and (self._evaluate.due(place) or done):
+            self.meter.check(place)
+            with self.meter.paused():
+                yield self._evaluated(place, self.evaluator)
+        if self._keep.due(place) or done or stopped:
+            self.meter.check(place)
+            if leads:
+                yield self.saved(place)
+
+    def saved(self, place: Place) -> Saved:
+        """Write a checkpoint."""
+        path = checkpoint.save(self.folder, self.model, place, self.meter.means())
+        return Saved(place, path)
+
+    def _evaluated(self, place: Place, evaluator: Evaluator) -> Evaluated:
+        """Measure the generators, and save their state if it is the best so far."""
+        model, losses = self.model, self.meter.means()
+        scores = evaluator.evaluate(
+            partial(model.paint, model.shown_G), partial(model.paint, model.shown_F)
+        )
+        before = checkpoint.best_distance(self.folder)
+        best = before is None or scores.distance < before
+        if best:
+            checkpoint.save_best(self.folder, model, place, losses, scores.to_json())
+        return Evaluated(place, scores, best)
 
 
 def _warned(place: Place, findings: list[Finding]) -> Iterator[Warned]:

@@ -17,11 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclegan_cli.engine.layers import shapes
 from cyclegan_cli.errors import WeightsError, command_line
-from cyclegan_cli.files import (
-    atomic_path,
-    parse_safetensors_header,
-    read_safetensors_header,
-)
+from cyclegan_cli.files import atomic_path, parse_safetensors_header, read_safetensors_header
 from cyclegan_cli.settings import GeneratorSpec
 
 if TYPE_CHECKING:
@@ -93,23 +89,24 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> Generator:
     """
     import torch
 
+    weights = load_weights(path)
+    tensors = {name: torch.from_numpy(array) for name, array in weights.tensors.items()}
+    return build_generator(weights.spec, tensors).to(device)
+
+
+def build_generator(spec: GeneratorSpec, tensors: dict[str, torch.Tensor]) -> Generator:
+    """The generator with ``tensors`` (not copied) as its state_dict: eval mode, no gradients.
+
+    Raises RuntimeError if they are not those of ``spec``.
+    """
+    import torch
+
     from cyclegan_cli.engine.networks import Generator
 
-    weights = load_weights(path)
     with torch.device("meta"):
-        network = Generator(weights.spec)
-    tensors = {name: torch.from_numpy(array) for name, array in weights.tensors.items()}
+        network = Generator(spec)
     network.load_state_dict(tensors, assign=True)
-    return network.requires_grad_(False).eval().to(device)
-
-
-def weights_of(network: Generator) -> Weights:
-    """The weights of ``network``, copied."""
-    tensors = {
-        name: tensor.detach().float().cpu().numpy().copy()
-        for name, tensor in network.state_dict().items()
-    }
-    return Weights(network.spec, tensors)
+    return network.requires_grad_(False).eval()
 
 
 def save_generator(

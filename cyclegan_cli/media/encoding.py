@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from cyclegan_cli.errors import PictureError, counted
+from cyclegan_cli.errors import PictureError, counted, reason_of
 from cyclegan_cli.files import atomic_path
 from cyclegan_cli.media.colour import Array, srgb_profile, to_8_bits
 from cyclegan_cli.media.decoding import held_pillow, known_formats
@@ -80,7 +80,7 @@ def write_picture(
     except MemoryError as error:
         raise PictureError(f"{name}: there is not enough memory to encode it.") from error
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        reason = reason_of(error)
         raise PictureError(f"{name} cannot be written as {kind}: {reason}.") from error
 
 

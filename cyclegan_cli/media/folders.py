@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cyclegan_cli.errors import UsageError
+from cyclegan_cli.errors import UsageError, reason_of
 from cyclegan_cli.files import is_special
 from cyclegan_cli.media.formats import PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
 
@@ -55,7 +55,7 @@ def read_list(path: Path, *, null: bool = False) -> list[Path]:
     try:
         return parse_list(path.read_bytes(), null=null)
     except OSError as error:
-        raise UsageError(f"The list {path} cannot be read: {error.strerror}.") from error
+        raise UsageError(f"The list {path} cannot be read: {reason_of(error)}.") from error
 
 
 class Verbatim(str):
@@ -169,7 +169,7 @@ def walk(
             with os.scandir(current) as scan:
                 entries = list(scan)
         except OSError as error:
-            failure = UsageError(f"{current} cannot be read: {error.strerror or error}.")
+            failure = UsageError(f"{current} cannot be read: {reason_of(error)}.")
             if unreadable is None or current == folder:
                 raise failure from error
             unreadable.append(failure)

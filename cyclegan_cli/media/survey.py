@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cyclegan_cli.errors import PictureError, counted
+from cyclegan_cli.errors import PictureError, counted, reason_of
 from cyclegan_cli.files import digest_of
 from cyclegan_cli.media.pictures import read_small
 
@@ -95,8 +95,7 @@ def survey(files: Sequence[Path], threads: int, advance: Callable[[], None]) -> 
         except PictureError as error:
             return error
         except Exception as error:  # whatever it is, it is this picture's
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            return PictureError(f"{path}: {reason}.")
+            return PictureError(f"{path}: {reason_of(error)}.")
 
     with ThreadPoolExecutor(threads, "survey") as pool:
         for result in pool.map(attempt, files):

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_cli import __version__
-from cyclegan_cli.errors import PictureError, counted
+from cyclegan_cli.errors import PictureError, counted, reason_of
 from cyclegan_cli.files import atomic_path
 from cyclegan_cli.media.formats import PAINTED, sniff_file
 
@@ -305,7 +305,7 @@ def write_frames(
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = stack.enter_context(atomic_path(target))
         except OSError as error:
-            raise PictureError(f"{target} cannot be written: {error.strerror}.") from error
+            raise PictureError(f"{target} cannot be written: {reason_of(error)}.") from error
         encoders: list[_Running] = []
 
         def write(frame: Frames) -> None:

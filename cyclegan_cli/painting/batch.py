@@ -18,14 +18,14 @@ from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
-from cyclegan_cli.errors import CycleganError, PictureError
+from cyclegan_cli.errors import CycleganError, PictureError, reason_of
 from cyclegan_cli.media.colour import Array
 from cyclegan_cli.media.encoding import write_picture
 from cyclegan_cli.media.formats import is_video
 from cyclegan_cli.media.pictures import Frame, Picture, read_picture
 from cyclegan_cli.media.plan import Job
 from cyclegan_cli.media.video import Motion, probe, read_frames, transcoded, write_frames
-from cyclegan_cli.painting.steady import Steady
+from cyclegan_cli.painting.effects import Steady
 from cyclegan_cli.settings import TranslateSettings
 
 # H×W×3 uint8 or uint16 in, the same (or wider) out. Videos also give override_stats and origin.
@@ -144,9 +144,7 @@ def _unforeseen(name: object, verb: str) -> Iterator[None]:
     except (CycleganError, BrokenPipeError):
         raise
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        message = f"{name} could not be {verb}: {reason or type(error).__name__}."
-        raise PictureError(message) from error
+        raise PictureError(f"{name} could not be {verb}: {reason_of(error)}.") from error
 
 
 def _read(job: Job, stdin: bytes, settings: TranslateSettings) -> _Step:

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cyclegan_cli.engine.fast import bf16, kernels
-from cyclegan_cli.engine.fast.kernels import Array, Strip
-from cyclegan_cli.engine.fast.library import keep_freed_memory
+from cyclegan_cli.engine.fast.kernels import Array, Strip, keep_freed_memory
 from cyclegan_cli.engine.layers import Layer
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import from_planes, to_planes

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cyclegan_cli.engine.device import DTYPES
 from cyclegan_cli.engine.layers import EPS, Layer
 from cyclegan_cli.engine.networks import smoothed
 from cyclegan_cli.engine.weights import Weights
@@ -24,7 +25,6 @@ from cyclegan_cli.painting.strips import Place, Rows, Scratch, needed
 from cyclegan_cli.settings import Precision
 
 Read = Callable[[int, int], Tensor]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def measure(x: Tensor) -> Moments:
@@ -113,7 +113,7 @@ class TorchBackend:
     measure = staticmethod(measure)
 
     def __init__(self, weights: Weights, device: str, precision: Precision) -> None:
-        self.device, self.dtype = torch.device(device), _DTYPES[precision]
+        self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.itemsize = self.sum_itemsize = self.dtype.itemsize
         self._tensors = {
             name: torch.from_numpy(array).to(self.device, self.dtype)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cyclegan_cli.engine.fast import bf16, kernels
-from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.fast.kernels import library
 from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.layers import reduction, source_channels
 from cyclegan_cli.engine.weights import Weights, load_weights
@@ -50,7 +50,7 @@ def open_painter(
         return Painter(
             loaded, "cpu", "bf16" if precision == "bf16" else "fp32", max_memory=max_memory
         )
-    from cyclegan_cli.engine.device import resolve, resolve_precision
+    from cyclegan_cli.engine.device import DTYPES, resolve, resolve_precision
 
     devices = resolve(gpu)
     if len(devices) > 1:
@@ -59,10 +59,9 @@ def open_painter(
             hint=f"--gpu {gpu.split(',', maxsplit=1)[0]}",
         )
     device = devices[0].torch
-    names: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-    dtype = str(resolve_precision(precision, device)).removeprefix("torch.")
+    dtype = resolve_precision(precision, device)
     return Painter(
-        *(loaded, str(device), names[dtype]),
+        *(loaded, str(device), next(name for name, one in DTYPES.items() if one == dtype)),
         label=devices[0].label,
         max_memory=max_memory,
         exact_reference=exact_reference,

@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cyclegan_cli import errors, files
 from cyclegan_cli.engine.weights import read_header
 from cyclegan_cli.errors import StoreError, UsageError, WeightsError, command_line, writing
-from cyclegan_cli.files import digest_of, read_toml, remove_leftovers, write_text
-from cyclegan_cli.places import check_name, home_dir
 from cyclegan_cli.settings import GeneratorSpec
 
 Origin = Literal["trained", "imported", "bundled", "downloaded", "available"]
@@ -108,13 +108,14 @@ def read_style(folder: Path, origin: Origin | None, *, name: str | None) -> Styl
 
     Raises StoreError if it is damaged, FileNotFoundError if there is no style.json.
     """
+    path = folder / "style.json"
     try:
-        with (folder / "style.json").open("rb") as file:
+        with path.open("rb") as file:
             text = file.read(_CARD_LIMIT + 1)
     except OSError as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             raise
-        raise StoreError(f"{folder / 'style.json'} cannot be read: {error.strerror}.") from error
+        raise StoreError(f"{path} cannot be read: {errors.reason_of(error)}.") from error
     try:
         card = json.loads(text) if len(text) <= _CARD_LIMIT else None
         if not isinstance(card, dict) or card.pop("format", None) != STYLE_FORMAT:
@@ -147,7 +148,7 @@ def _read_direction(folder: Path, entry: Mapping[str, Any]) -> Direction:
 def is_name(name: str) -> bool:
     """Whether a style can have this name."""
     try:
-        return check_name(name) == name
+        return files.check_name(name) == name
     except UsageError:
         return False
 
@@ -179,7 +180,7 @@ def style_of_file(path: Path) -> Style:
             hint=command_line("pretrained", "import", path, "--name", "NAME"),
         )
     spec, about = read_generator_header(path)
-    digest, size = digest_of(path)
+    digest, size = files.digest_of(path)
     x, y = plain(about.get("x", "x")), plain(about.get("y", "y"))
     if about.get("direction") == "yx":
         x, y = y, x
@@ -212,6 +213,11 @@ def damaged(folder: Path, what: str) -> StoreError:
 # -- the table of downloads ----------------------------------------------------------------------
 
 
+def offline() -> bool:
+    """Whether ``CYCLEGAN_OFFLINE`` forbids every request."""
+    return os.environ.get("CYCLEGAN_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
 @dataclass(frozen=True)
 class Digest:
     """What a file must hash to: its SHA-256, or its name as a git blob (a salted SHA-1)."""
@@ -238,7 +244,7 @@ class Row:
 
 def user_catalogue() -> Path:
     """The user's own table; it may not exist."""
-    return home_dir() / "catalogue.toml"
+    return files.home_dir() / "catalogue.toml"
 
 
 def entries() -> dict[str, dict[Way, Row]]:
@@ -268,7 +274,7 @@ def obtainable(style: Style, way: Way) -> bool:
 
 
 def _read(path: Path) -> Iterator[Row]:
-    data = read_toml(path, missing_ok=True)
+    data = files.read_toml(path, missing_ok=True)
     rows, servers = data.get("generator", []), data.get("servers", {})
     if not isinstance(rows, list) or not isinstance(servers, dict):
         raise UsageError(f"{path} has no [[generator]] rows.", hint="cyclegan docs styles")
@@ -307,7 +313,7 @@ def _row(row: Mapping[str, Any], servers: Mapping[str, Any]) -> Row:
     if type(limit) is not int or limit < 1:
         raise ValueError("its size_limit must be a number of bytes")
     return Row(
-        style=check_name(row["style"]),
+        style=files.check_name(row["style"]),
         way=row["direction"],
         x=plain(row["x"]),
         y=plain(row["y"]),
@@ -343,7 +349,7 @@ def file_digests(path: Path) -> dict[str, str]:
 
 def digests_file() -> Path:
     """In CYCLEGAN_HOME: a digest must outlive the cache that it protects."""
-    return home_dir() / "digests.json"
+    return files.home_dir() / "digests.json"
 
 
 def _digests() -> dict[str, str]:
@@ -370,8 +376,8 @@ def record_digest(key: str, sha256: str) -> None:
     from filelock import FileLock
 
     with writing(digests_file(), hint="Set CYCLEGAN_HOME to a folder that can be written."):
-        home_dir().mkdir(parents=True, exist_ok=True)
+        files.home_dir().mkdir(parents=True, exist_ok=True)
         with FileLock(digests_file().with_suffix(".lock")):
-            remove_leftovers(home_dir())
+            files.remove_leftovers(files.home_dir())
             known = {k: v for k, v in {**_digests(), key: sha256}.items() if v}
-            write_text(digests_file(), json.dumps(known, indent=1, sort_keys=True) + "\n")
+            files.write_text(digests_file(), json.dumps(known, indent=1, sort_keys=True) + "\n")

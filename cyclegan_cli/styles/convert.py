@@ -16,8 +16,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cyclegan_cli.engine.weights import FORMAT, load_generator, load_weights, save_generator
-from cyclegan_cli.errors import StoreError, UsageError, WeightsError
+from cyclegan_cli.engine.layers import shapes
+from cyclegan_cli.engine.weights import (
+    FORMAT,
+    build_generator,
+    load_generator,
+    load_weights,
+    save_generator,
+)
+from cyclegan_cli.errors import StoreError, UsageError, WeightsError, reason_of
 from cyclegan_cli.files import atomic_path, digest_of, read_safetensors_header
 from cyclegan_cli.settings import GeneratorSpec
 from cyclegan_cli.styles.catalogue import Direction, Origin, Style, Way
@@ -139,7 +146,7 @@ def _problem(direction: Direction) -> str:
             return "its generator is not the one that the style's card names"
         check_generator(direction.file)
     except OSError as error:
-        return f"it cannot be read ({error.strerror or error})"
+        return f"it cannot be read ({reason_of(error)})"
     except WeightsError as error:
         return str(error).removeprefix(f"{direction.file} ").rstrip(".")
     return ""
@@ -213,8 +220,6 @@ def from_public(tensors: dict[str, Tensor], path: Path) -> Generator:
     """
     import torch
 
-    from cyclegan_cli.engine.networks import Generator
-
     if any(re.search(r"(^|\.)model\.\d+\.model\.\d", name) for name in tensors):  # nested levels
         raise _not_it(path, "it is a U-Net (--netG unet_128 or unet_256)")
     tensors = _one_network(tensors, path)
@@ -223,25 +228,22 @@ def from_public(tensors: dict[str, Tensor], path: Path) -> Generator:
     spec, dropout = _architecture(kept, path)
     names = _names(spec, dropout)
     floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    with torch.device("meta"):
-        network = Generator(spec)
     state = {}
-    for own, parameter in network.state_dict().items():
+    for own, shape in shapes(spec).items():
         layer, _, kind = own.rpartition(".")
         name = f"{names[layer]}.{kind}"
         tensor = kept.pop(name, None)
         if tensor is None:
             raise _not_it(path, f"{name} is missing")
-        if tensor.shape != parameter.shape:
-            shapes = f"{list(tensor.shape)}, not {list(parameter.shape)}"
-            raise _not_it(path, f"the shape of {name} is {shapes}")
+        if tensor.shape != shape:
+            both = f"{list(tensor.shape)}, not {list(shape)}"
+            raise _not_it(path, f"the shape of {name} is {both}")
         if tensor.dtype not in floats or not bool(torch.isfinite(tensor).all()):
             raise WeightsError(f"{path} is damaged: {name} holds numbers that are not finite.")
         state[own] = tensor.detach().float().contiguous().clone()
     if kept:
         raise _not_it(path, f"{sorted(kept)[0]} has no place in one")
-    network.load_state_dict(state, assign=True)
-    return network.requires_grad_(False).eval()
+    return build_generator(spec, state)
 
 
 def to_public(network: Generator) -> dict[str, Tensor]:

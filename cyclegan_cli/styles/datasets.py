@@ -18,11 +18,9 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cyclegan_cli import errors
+from cyclegan_cli import errors, files
 from cyclegan_cli.errors import DownloadError, StoreError, UsageError, command_line
-from cyclegan_cli.files import digest_of, read_toml, remove_leftovers, write_text
-from cyclegan_cli.places import RESERVED, cache_dir, check_name, home_dir, offline
-from cyclegan_cli.styles.catalogue import filled, plain, row_errors
+from cyclegan_cli.styles.catalogue import filled, offline, plain, row_errors
 from cyclegan_cli.styles.fetch import Download, Patience, Tell, alone, part_file
 
 _PACKAGED = Path(__file__).with_name("datasets.toml")
@@ -57,7 +55,7 @@ class Here:
 
 def datasets() -> dict[str, DataSet]:
     """The package's and those of CYCLEGAN_HOME's datasets.toml, by name. Raises UsageError."""
-    return _read(_PACKAGED) | _read(home_dir() / "datasets.toml")
+    return _read(_PACKAGED) | _read(files.home_dir() / "datasets.toml")
 
 
 def find_dataset(name: str) -> DataSet:
@@ -69,7 +67,7 @@ def find_dataset(name: str) -> DataSet:
 
 
 def _read(path: Path) -> dict[str, DataSet]:
-    data = read_toml(path, missing_ok=True)
+    data = files.read_toml(path, missing_ok=True)
     server, rows = data.get("server", {}), data.get("datasets", {})
     if not isinstance(server, dict) or not isinstance(rows, dict):
         raise UsageError(f"{path} has no [datasets.NAME] rows.", hint="cyclegan docs guide")
@@ -82,7 +80,7 @@ def _read(path: Path) -> dict[str, DataSet]:
 
 def _row(name: str, row: Mapping[str, Any], server: Mapping[str, Any]) -> DataSet:
     templates = row.get("addresses", server.get("addresses", []))
-    addresses = filled(templates, f"{check_name(name)}.zip")
+    addresses = filled(templates, f"{files.check_name(name)}.zip")
     pictures = row.get("pictures")
     if pictures is not None and [type(n) for n in pictures] != [int, int]:
         raise ValueError("its pictures must be two numbers")
@@ -99,7 +97,7 @@ def _row(name: str, row: Mapping[str, Any], server: Mapping[str, Any]) -> DataSe
 
 def location(name: str, to: Path | None = None) -> Path:
     """The folder of the data set: ``to``/NAME, or CYCLEGAN_CACHE/datasets/NAME."""
-    return (to or cache_dir() / "datasets") / name
+    return (to or files.cache_dir() / "datasets") / name
 
 
 def here(name: str, to: Path | None = None) -> Here | None:
@@ -153,7 +151,7 @@ def download_dataset(
             patience=patience or Patience(),
         )
         with _disk(target):
-            remove_leftovers(target.parent, name)
+            files.remove_leftovers(target.parent, name)
         counts = _from_before(wanted, download, target)
         if counts is None:
             counts = _put(wanted, download, target, download.fetch())
@@ -167,7 +165,7 @@ def _from_before(wanted: DataSet, download: Download, target: Path) -> dict[str,
     part, known = download.part, download.known_digest()
     if not part.exists() or what_is_wrong(part):
         return None
-    if known is not None and digest_of(part)[0] != known.hex:
+    if known is not None and files.digest_of(part)[0] != known.hex:
         return None
     try:
         return _put(wanted, download, target, "")
@@ -196,9 +194,9 @@ def _put(wanted: DataSet, download: Download, target: Path, address: str) -> dic
             temporary.mkdir()
             counts = unpack(part, temporary)
             about = {"name": wanted.name, "x": wanted.x, "y": wanted.y, "licence": wanted.licence}
-            origin = {"address": address, "sha256": digest_of(part)[0]}
+            origin = {"address": address, "sha256": files.digest_of(part)[0]}
             record = {**about, "source": wanted.source, **origin, "pictures": counts}
-            write_text(temporary / _MARK, json.dumps(record, indent=1) + "\n")
+            files.write_text(temporary / _MARK, json.dumps(record, indent=1) + "\n")
             temporary.rename(target)
         except DownloadError:
             download.drop()
@@ -291,7 +289,7 @@ def _portable(info: zipfile.ZipInfo, name: str) -> str:
     if not safe.isprintable() or len(safe.encode("utf-8", "replace")) > _LONGEST:
         raise _bad(info, "has a name that not every system can write")
     stem = safe.split(".", maxsplit=1)[0].rstrip().lower()
-    return f"_{safe}" if stem in RESERVED else safe
+    return f"_{safe}" if stem in files.RESERVED else safe
 
 
 def _check(info: zipfile.ZipInfo) -> None:

@@ -9,8 +9,15 @@ from pathlib import Path
 from cyclegan_cli import errors
 from cyclegan_cli.errors import DownloadError, NoNetworkError, StoreError, command_line
 from cyclegan_cli.files import digest_of
-from cyclegan_cli.places import check_name, offline
-from cyclegan_cli.styles.catalogue import Row, Style, Way, entries, file_digests, obtainable
+from cyclegan_cli.styles.catalogue import (
+    Row,
+    Style,
+    Way,
+    entries,
+    file_digests,
+    obtainable,
+    offline,
+)
 from cyclegan_cli.styles.fetch import Download, Patience, Tell, alone, part_file
 from cyclegan_cli.styles.store import downloaded_style, list_styles, weights_file
 
@@ -33,12 +40,7 @@ def download_style(
     share one download. A file must have its digest, load, and translate a test picture. Raises
     UnknownNameError; StoreError; DownloadError if nothing came, or with CYCLEGAN_OFFLINE.
     """
-    known = entries()
-    if name not in known:
-        raise errors.UnknownNameError(
-            "downloadable style", name, known, hint="cyclegan pretrained list"
-        )
-    rows = known[check_name(name)]
+    rows = rows_of(name)
     tell = tell or (lambda _: None)
     if not force and set(rows) <= set(_intact(name)):
         return _present(name)
@@ -54,6 +56,15 @@ def download_style(
         wanted = [row for way, row in rows.items() if force or way not in here]
         first = next(iter(rows.values()))
         return _download(first.x, first.y, wanted, here, tell, patience or Patience())
+
+
+def rows_of(name: str) -> dict[Way, Row]:
+    """What the catalogue has of the style ``name``. Raises UnknownNameError."""
+    known = entries()
+    if name not in known:
+        hint = "cyclegan pretrained list"
+        raise errors.UnknownNameError("downloadable style", name, known, hint=hint)
+    return known[name]
 
 
 def ensure(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import http.client
+import os
 import re
 import socket
 import time
@@ -18,8 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cyclegan_cli import __version__
-from cyclegan_cli.errors import DownloadError, NoNetworkError, StoreError, writing
-from cyclegan_cli.places import cache_dir, mirror
+from cyclegan_cli.errors import DownloadError, NoNetworkError, StoreError, reason_of, writing
+from cyclegan_cli.files import cache_dir
 from cyclegan_cli.styles import catalogue
 from cyclegan_cli.styles.catalogue import Digest, file_digests
 
@@ -126,7 +127,7 @@ class Download:
 
     def fetch(self) -> str:
         """Download it; returns the address used. Raises DownloadError, StoreError."""
-        base, known = mirror(), self.known_digest()
+        base, known = _mirror(), self.known_digest()
         addresses = [f"{base}/{self.file}", *self.addresses] if base else self.addresses
         try:
             return self._run(addresses, known)
@@ -330,6 +331,11 @@ class Download:
             yield block
 
 
+def _mirror() -> str | None:
+    """The address of a folder that holds the catalogue's files, from ``CYCLEGAN_MIRROR``."""
+    return os.environ.get("CYCLEGAN_MIRROR", "").rstrip("/") or None
+
+
 def _host(address: str) -> str:
     return urlsplit(address).hostname or ""
 
@@ -338,7 +344,7 @@ def _reason(error: OSError) -> str:
     cause: Any = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
         return "it did not answer in time"
-    return str(getattr(cause, "strerror", None) or cause) or type(cause).__name__
+    return reason_of(cause) if isinstance(cause, Exception) else str(cause)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -17,10 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cyclegan_cli import files
+from cyclegan_cli import errors, files
 from cyclegan_cli.errors import StoreError, UnknownNameError, UsageError, WeightsError, command_line
-from cyclegan_cli.files import digest_of, remove_leftovers, write_text
-from cyclegan_cli.places import cache_dir, check_name, styles_dir
 from cyclegan_cli.styles import catalogue
 from cyclegan_cli.styles.catalogue import WAYS, Origin, Style, Way, is_name, obtainable, read_style
 
@@ -122,7 +120,11 @@ def weights_file(style: Style, reverse: bool) -> Path:
 
 def _roots() -> list[tuple[Path, Origin | None]]:
     """Folders of styles in the order of lookup; None: each style.json says its origin."""
-    return [(styles_dir(), None), (_BUNDLED, "bundled"), (root_of("downloaded"), "downloaded")]
+    return [
+        (files.styles_dir(), None),
+        (_BUNDLED, "bundled"),
+        (root_of("downloaded"), "downloaded"),
+    ]
 
 
 def downloaded_style(name: str) -> Style | None:
@@ -134,7 +136,7 @@ def root_of(origin: Origin) -> Path:
     """The folder that holds styles of that origin."""
     if origin == "bundled":
         return _BUNDLED
-    return cache_dir() / "styles" if origin == "downloaded" else styles_dir()
+    return files.cache_dir() / "styles" if origin == "downloaded" else files.styles_dir()
 
 
 def _scan(
@@ -206,7 +208,7 @@ def add_style(
     ``replace``: whether to replace a style of that name, or what decides it from that style. Raises
     UsageError for a name that is not valid or taken, WeightsError for another file, StoreError.
     """
-    name = check_name(unicodedata.normalize("NFC", name))
+    name = files.check_name(unicodedata.normalize("NFC", name))
     if not weights or not set(weights) <= set(WAYS) or origin in ("bundled", "available"):
         raise UsageError(
             "A style has one direction or two, and is trained, imported or downloaded."
@@ -217,7 +219,7 @@ def add_style(
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _style_lock(root.parent):  # readers wait only for the renames
-            remove_leftovers(root)
+            files.remove_leftovers(root)
             temporary.mkdir()
             entries = {way: _put(weights[way], temporary, way) for way in WAYS if way in weights}
             about = {
@@ -232,7 +234,7 @@ def add_style(
                 "directions": entries,
             }
             text = json.dumps(about, indent=1, ensure_ascii=False)
-            write_text(temporary / "style.json", text + "\n")
+            files.write_text(temporary / "style.json", text + "\n")
             with _style_lock(root):
                 files.recover_folders(root, "style.json")
                 _refuse_taken(root, name, replace)
@@ -274,7 +276,7 @@ def _put(source: Path | Write, folder: Path, way: Way) -> dict[str, object]:
     spec, _ = catalogue.read_generator_header(target)
     with target.open("rb+") as file:
         os.fsync(file.fileno())
-    digest, size = digest_of(target)
+    digest, size = files.digest_of(target)
     return {"file": target.name, "sha256": digest, "size": size, "generator": spec.to_json()}
 
 
@@ -319,7 +321,7 @@ def _still(root: Path) -> Iterator[None]:
 def _store_error(error: OSError, root: Path, verb: str) -> StoreError:
     variable = "CYCLEGAN_CACHE" if root == root_of("downloaded") else "CYCLEGAN_HOME"
     return StoreError(
-        f"{error.filename or root} cannot be {verb}: {error.strerror or error}.",
+        f"{error.filename or root} cannot be {verb}: {errors.reason_of(error)}.",
         hint=f"Set {variable} to a folder that can be {verb}.",
     )
 

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from cyclegan_cli.engine.weights import load_generator
+from cyclegan_cli.painting.effects import Steady
 from cyclegan_cli.painting.painter import Painter
-from cyclegan_cli.painting.steady import Steady
 from tests.painting.common import painter_of
 
 WIDTH, HEIGHT, PAN, NOISE, RATE = 192, 128, 4, 4.0, 25.0

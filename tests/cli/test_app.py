@@ -21,7 +21,7 @@ from cyclegan_cli.cli import doctor
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.cli.console import Console, printable
 from cyclegan_cli.cli.processes import Stopped
-from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.fast.kernels import library
 from cyclegan_cli.files import read_toml
 from tests.program import REPOSITORY, environment, make_pictures, read_terminal, run
 from tests.report.run_folder import whole_run

@@ -48,7 +48,7 @@ def test_doctor_names_what_is_broken_and_fails(
     data[-1] ^= 1
     weights.write_bytes(data)
     monkeypatch.setattr("cyclegan_cli.styles.store._BUNDLED", copy)
-    monkeypatch.setattr("cyclegan_cli.engine.fast.library.library", lambda: 1 / 0)
+    monkeypatch.setattr("cyclegan_cli.engine.fast.kernels.library", lambda: 1 / 0)
     assert main(["doctor", "--json"]) == 1
     found = checks(capsys)
     assert found["monet"]["advice"] == "cyclegan pretrained verify monet"

@@ -18,7 +18,7 @@ from PIL import Image
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.cli.options import complete_style
 from cyclegan_cli.engine.weights import load_generator
-from cyclegan_cli.places import runs_dir, styles_dir
+from cyclegan_cli.files import runs_dir, styles_dir
 from cyclegan_cli.styles.store import find_style, weights_file
 from tests.program import environment, read_terminal, run
 from tests.styles.make import TINY_MOBILE, a_style

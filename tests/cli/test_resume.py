@@ -305,8 +305,7 @@ def test_an_unknown_run_gets_a_did_you_mean(
 def test_two_processes_cannot_train_one_run(
     short_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cyclegan_cli.cli.processes import hold
-    from cyclegan_cli.engine.run import find_run
+    from cyclegan_cli.engine.run import find_run, hold
 
     with hold(find_run("x2y")):
         assert main(["resume", "x2y", "--max-steps", "9"]) == 2

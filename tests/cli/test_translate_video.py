@@ -20,8 +20,7 @@ from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import load_generator, save_generator
 from cyclegan_cli.media import video as program
 from cyclegan_cli.painting import effects
-from cyclegan_cli.painting.effects import paint_picture
-from cyclegan_cli.painting.steady import Steady
+from cyclegan_cli.painting.effects import Steady, paint_picture
 from cyclegan_cli.settings import GeneratorSpec, TranslateSettings
 from tests.media.clips import decoded, make_clip, sound_of
 from tests.painting.common import painter_of

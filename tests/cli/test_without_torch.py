@@ -20,7 +20,7 @@ from PIL import Image
 from cyclegan_cli import machine
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.engine.fast import bf16
-from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.fast.kernels import library
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import save_generator
 from cyclegan_cli.errors import counted

@@ -14,10 +14,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from cyclegan_cli.cli.demo import painting, photograph
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.media.folders import find_pictures
 from cyclegan_cli.media.pictures import read_rgb, read_small
-from cyclegan_cli.media.scenes import painting, photograph
 from cyclegan_cli.media.survey import (
     Domain,
     Look,

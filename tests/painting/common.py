@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.networks import Generator
-from cyclegan_cli.engine.weights import weights_of
+from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.by_kernels import KernelBackend
 from cyclegan_cli.painting.by_torch import TorchBackend
 from cyclegan_cli.painting.evaluate import evaluate
@@ -55,6 +55,14 @@ def random_pixels(height: int, width: int, seed: int = 0, dtype: str = "uint8") 
     if dtype == "float32":
         return (values * 2 - 1).astype(np.float32)
     return np.rint(values * np.iinfo(dtype).max).astype(dtype)
+
+
+def weights_of(generator: Generator) -> Weights:
+    """The weights of ``generator``, copied."""
+    tensors = {
+        name: x.detach().float().numpy().copy() for name, x in generator.state_dict().items()
+    }
+    return Weights(generator.spec, tensors)
 
 
 def painter_of(

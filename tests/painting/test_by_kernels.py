@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyclegan_cli.engine.fast import bf16, kernels
-from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.fast.kernels import library
 from cyclegan_cli.engine.layers import Layer, reduction
-from cyclegan_cli.engine.weights import weights_of
 from cyclegan_cli.painting.by_kernels import KernelBackend
 from cyclegan_cli.painting.statistics import Moments
 from cyclegan_cli.painting.strips import Plan
@@ -28,6 +27,7 @@ from tests.painting.common import (
     random_pixels,
     rows_of,
     streamed,
+    weights_of,
     whole,
 )
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.fast.kernels import library
 from cyclegan_cli.engine.layers import Layer, Trunk, reduction
 from cyclegan_cli.engine.networks import Generator
 from cyclegan_cli.engine.weights import Weights

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclegan_cli.painting.effects import paint_picture
-from cyclegan_cli.painting.steady import Follower, Steady, movement
+from cyclegan_cli.painting.effects import Follower, Steady, movement, paint_picture
 from cyclegan_cli.settings import GENERATORS, TranslateSettings
 from tests.painting.common import network, painter_of
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.fast.kernels import library
 from cyclegan_cli.errors import PictureError
 from cyclegan_cli.painting import strips
 from cyclegan_cli.painting.evaluate import estimate

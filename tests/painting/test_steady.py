@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cyclegan_cli.painting.effects import Steady
 from cyclegan_cli.painting.statistics import Moments
-from cyclegan_cli.painting.steady import Steady
 from tests.painting.common import KINDS, network, painter_of, random_pixels
 
 Array = np.ndarray

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyclegan_cli.errors import UsageError
-from cyclegan_cli.places import home_dir
+from cyclegan_cli.files import home_dir
 from cyclegan_cli.styles.catalogue import Digest, entries, user_catalogue
 from cyclegan_cli.styles.store import find_style, list_styles, weights_file
 

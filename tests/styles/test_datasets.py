@@ -20,7 +20,7 @@ from PIL import Image
 
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError, UsageError
-from cyclegan_cli.places import cache_dir, home_dir
+from cyclegan_cli.files import cache_dir, home_dir
 from cyclegan_cli.styles import datasets as module
 from cyclegan_cli.styles.catalogue import record_digest
 from cyclegan_cli.styles.datasets import (

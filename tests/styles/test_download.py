@@ -21,7 +21,7 @@ import torch
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.engine.weights import load_generator
 from cyclegan_cli.errors import DownloadError, StoreError, UnknownNameError, UsageError
-from cyclegan_cli.places import cache_dir, home_dir
+from cyclegan_cli.files import cache_dir, home_dir
 from cyclegan_cli.styles.convert import verify_style
 from cyclegan_cli.styles.download import Downloaded, download_style, ensure
 from cyclegan_cli.styles.fetch import Failed, Learned, Patience, Received, Trying, Waiting

@@ -21,7 +21,7 @@ import torch
 
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.errors import CycleganError
-from cyclegan_cli.places import home_dir
+from cyclegan_cli.files import home_dir
 from cyclegan_cli.styles.convert import import_style
 from tests.styles.make import TINY, weights
 from tests.styles.public_model import public_generator

@@ -14,10 +14,10 @@ import torch
 
 from cyclegan_cli.engine.grain import canvas
 from cyclegan_cli.engine.networks import Generator
-from cyclegan_cli.engine.weights import weights_of
 from cyclegan_cli.painting.painter import Painter
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec
 from cyclegan_cli.styles.onnxformat import export_onnx
+from tests.painting.common import weights_of
 from tests.styles.make import TINY, TINY_MOBILE, tiny_generator
 
 

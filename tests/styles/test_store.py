@@ -26,8 +26,7 @@ from cyclegan_cli.errors import (
     UsageError,
     WeightsError,
 )
-from cyclegan_cli.files import digest_of
-from cyclegan_cli.places import styles_dir
+from cyclegan_cli.files import digest_of, styles_dir
 from cyclegan_cli.settings import GeneratorSpec
 from cyclegan_cli.styles import store
 from cyclegan_cli.styles.catalogue import read_style

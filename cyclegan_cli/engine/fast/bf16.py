@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from cyclegan_cli.engine.fast.kernels import (
+    LONG,
     Array,
     Pair,
     PixelArray,
@@ -20,9 +21,9 @@ from cyclegan_cli.engine.fast.kernels import (
     aligned,
     empty,
     invoke,
+    library,
     plane_size,
 )
-from cyclegan_cli.engine.fast.library import LONG, library
 
 
 def has_unit() -> bool:

@@ -219,33 +219,6 @@ class Separable(torch.autograd.Function):
         return *_each(x, grads[0], one), None
 
 
-class Depthwise(torch.autograd.Function):
-    """A depthwise 3×3 convolution alone."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, before: Before) -> Tensor:
-        x = x.contiguous()
-        ctx.save_for_backward(x, weight)
-        ctx.before = before
-        pair = (_array(weight), _array(bias))
-        out = torch.empty(*x.shape[:2], *(n - 2 for n in before.size(x)))
-        for one, own in zip(x, out, strict=True):
-            kernels.depthwise(before.strip(one), 0, pair, _array(own))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Grads:
-        x, weight = ctx.saved_tensors
-
-        def one(picture: Tensor, grad: Tensor) -> Grads:
-            found = [torch.empty(shape) for shape in (picture.shape, weight.shape, len(picture))]
-            strip = ctx.before.strip(picture)
-            kernels.depthwise_backward(strip, _array(grad), _array(weight), *map(_array, found))
-            return tuple(found)
-
-        return *_each(x, grads[0], one), None
-
-
 class Normalised(torch.autograd.Function):
     """InstanceNorm without parameters, by the statistics of its input."""
 

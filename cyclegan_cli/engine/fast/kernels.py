@@ -1,4 +1,5 @@
-"""The kernels of native/kernels.cpp on NumPy arrays. Imports no PyTorch.
+"""The kernels of native/kernels.cpp, loaded if they were built and the processor can run them, and
+called with NumPy arrays. Imports no PyTorch.
 
 Pictures are float32, C×h×w, with contiguous rows; there may be gaps between channels. For bfloat16
 there is *pixel order* besides: arrays C×h×w in which the channels of a pixel lie beside each other,
@@ -11,19 +12,28 @@ from __future__ import annotations
 
 import ctypes
 import math
+import platform
 import sys
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan_cli.engine.fast.library import LONG, Source, call, library
 from cyclegan_cli.engine.layers import Layer
 from cyclegan_cli.machine import thread_count
 
+LONG = ctypes.c_long
 WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than they save
+_VERSION = 5  # of what the functions take and return: that of native/kernels.cpp
+_NO_MEMORY = 1  # the enum Status of native/common.h; 0: done
 _LINE = 64  # bytes of a cache line
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGEST = 2**25  # bytes: the largest threshold that glibc takes
+_KEPT = 2**28  # bytes that may stay free at the end of the heap
 
 Array = NDArray[np.float32]
 PixelArray = NDArray[Any]  # float32 or int16
@@ -129,21 +139,6 @@ def conv_transpose(strip: Strip, row: int, column: int, pair: Pair, out: Array) 
     outputs, count, width = out.shape
     size = (row, count, column, width, outputs)
     invoke("spread", strip, *size, *pair, out, plane_size(out))
-
-
-def depthwise(strip: Strip, row: int, pair: Pair, out: Array) -> None:
-    """Rows from ``row`` on of a depthwise 3×3 convolution of the padded picture.
-
-    The weight: C×1×3×3; out, without gaps: C×count×(W + 2 pad − 2).
-    """
-    invoke("depthwise", strip, row, out.shape[1], *pair, out)
-
-
-def depthwise_backward(
-    strip: Strip, grad: Array, weight: Array, grad_in: Array, grad_weight: Array, grad_bias: Array
-) -> None:
-    """The gradients of ``depthwise`` over a whole picture, from that of its output."""
-    invoke("depthwise_backward", strip, grad, weight, grad_in, grad_weight, grad_bias)
 
 
 def separable(strip: Strip, row: int, depth: Pair, point: Pair, out: Array) -> None:
@@ -276,20 +271,56 @@ def normalise_backward(grad: Array, normalised: Array, scale: Array, grad_in: Ar
 def accumulate_normalised(total: Array, x: Array, mean: Array, scale: Array) -> None:
     """total += (x − mean) · scale of each channel, in place; both C×h×W."""
     channels, rows, width = x.shape
-    invoke(
-        "add_normalised",
-        total,
-        plane_size(total),
-        x,
-        plane_size(x),
-        channels,
-        rows * width,
-        mean,
-        scale,
-    )
+    sizes = (channels, rows * width)
+    invoke("add_normalised", total, plane_size(total), x, plane_size(x), *sizes, mean, scale)
 
 
-# -- calling ---------------------------------------------------------------------------------------
+# -- loading and calling ---------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The kernels, in the build for the widest registers of this processor; None if there are none.
+
+    Its functions (``invoke``) take pointers, integers (``LONG``), and last the number of threads,
+    and return a status. It starts threads of its own until ``set_team`` gives it others.
+    """
+    folder = Path(__file__).parent
+    for name in ("_kernels16", "_kernels"):
+        for path in sorted(folder.glob(f"{name}.*so")):
+            try:
+                found = ctypes.CDLL(str(path))
+                if found.version() == _VERSION and found.runs_here():
+                    return found
+            except (OSError, AttributeError):  # of another machine, or of another version
+                continue
+    return None
+
+
+@lru_cache(maxsize=1)
+def _team() -> ctypes.c_void_p:
+    """What starts threads in the OpenMP runtime that PyTorch has loaded; null if there is none."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
+    except (AttributeError, OSError, TypeError):
+        return ctypes.c_void_p(None)
+
+
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> bool:
+    """Have glibc's malloc keep the memory of large arrays for the next ones, from now on.
+
+    By default it returns each at once, and the system clears every page of the next: a fifth to a
+    third of the time of a convolution at a quarter of a megapixel. False without glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    taken = mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+    return bool(taken) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT))
 
 
 def plane_size(values: Array) -> int:
@@ -298,11 +329,21 @@ def plane_size(values: Array) -> int:
 
 
 def invoke(name: str, *arguments: object) -> None:
-    """Call a function of the kernels with arrays, strips, numbers or None, by all threads."""
+    """Call a function of the kernels with arrays, strips, numbers or None, by all threads.
+
+    It runs in PyTorch's threads, once that is loaded. Raises MemoryError if it gets no memory; its
+    outputs are undefined then.
+    """
     found = library()
     if found is None:
         raise RuntimeError("the kernels are not here")
-    call(found, name, *map(_argument, arguments), LONG(threads()))
+    if "torch" in sys.modules:
+        found.set_team(_team())
+    status = getattr(found, name)(*map(_argument, arguments), LONG(threads()))
+    if status == _NO_MEMORY:
+        raise MemoryError(f"no memory for {name}")
+    if status:
+        raise RuntimeError(f"{name} failed")
 
 
 def _argument(value: object) -> object:
@@ -315,11 +356,25 @@ def _argument(value: object) -> object:
     return None if value is None else ctypes.c_double(value)  # type: ignore[arg-type]
 
 
-def _source(strip: Strip) -> Source:
+class _Source(ctypes.Structure):
+    """The struct Source of native/common.h."""
+
+    _fields_: ClassVar = [
+        ("values", ctypes.c_void_p),
+        *((name, LONG) for name in ("plane", "first", "rows", "height", "width", "channels")),
+        *((name, LONG) for name in ("pad", "mirror")),
+        *((name, ctypes.c_void_p) for name in ("mean", "scale")),
+        ("relu", LONG),
+        ("enlarge", LONG),
+        ("order", LONG),
+    ]
+
+
+def _source(strip: Strip) -> _Source:
     values = strip.values
     channels, rows, width = values.shape
     scale = 2 if strip.enlarge else 1
-    return Source(
+    return _Source(
         *(values.ctypes.data, plane_size(values), strip.first, rows),
         *(scale * strip.height, scale * width, channels, strip.pad, int(strip.mirror)),
         strip.mean.ctypes.data if strip.mean is not None else None,

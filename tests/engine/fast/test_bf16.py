@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from cyclegan_cli.engine.fast import bf16, kernels
-from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.fast.kernels import Strip, library
 
 pytestmark = pytest.mark.skipif(
     not bf16.has_unit(), reason="the processor has neither AMX nor AVX512-BF16"

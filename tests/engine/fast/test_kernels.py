@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cyclegan_cli.engine.fast import bf16, kernels
-from cyclegan_cli.engine.fast.kernels import Strip
-from cyclegan_cli.engine.fast.library import library
+from cyclegan_cli.engine.fast.kernels import Strip, library
 from tests.program import environment
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the kernels are not here")
@@ -271,9 +270,9 @@ calls = {
     "conv_transpose": lambda: kernels.conv_transpose(deep, 0, 0, (full, None), spread),
     "convolve_backward": lambda: kernels.convolve_backward(deep, grad, 1, full_out, bias_out),
     "prepare": lambda: kernels.prepare(double, 0, row),
-    "depthwise": lambda: kernels.depthwise(wide, 0, (each, None), wide_out),
-    "depthwise_backward": lambda: kernels.depthwise_backward(
-        wide, wide_grad, each, wide_out, each_out, pair),
+    "depthwise": lambda: kernels.invoke("depthwise", wide, 0, 6, each, None, wide_out),
+    "depthwise_backward": lambda: kernels.invoke(
+        "depthwise_backward", wide, wide_grad, each, wide_out, each_out, pair),
     "separable": lambda: kernels.separable(deep, 0, depth, (flat, None), small),
     "separable_backward": lambda: kernels.separable_backward(
         deep, grad, depth, flat, between, small, (depth_out, bias_out, flat_out, bias_out)),

@@ -9,7 +9,7 @@
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 Team team = nullptr;
 
-// What every function for Python returns; library.py knows the values. No exception leaves it.
+// What every function for Python returns; kernels.py knows the values. No exception leaves it.
 enum Status : int { kDone = 0, kNoMemory = 1, kFailed = 2 };
 
 // What the exception that is being handled comes to.
@@ -145,7 +145,7 @@ inline long up(long count, long multiple) { return (count + multiple - 1) / mult
 
 extern "C" {
 
-// Kept in step with the class Source of library.py.
+// Kept in step with the class _Source of kernels.py.
 struct Source {
     const float* values;  // row `first` of channel 0
     long plane;           // floats from one channel to the next

@@ -1,6 +1,6 @@
 // The parts of the fast paths that PyTorch has no fast operation for: float32, NCHW, CPU.
 //
-// A plain C interface without headers of PyTorch or Python, loaded by library.py: one build serves
+// A plain C interface without headers of PyTorch or Python, loaded by kernels.py: one build serves
 // every version of both. It is built twice, for registers of 8 and of 16 floats (LANES), and the
 // loader takes what the processor has. Every output is computed by one thread in one order: the
 // result does not depend on the number of threads.
@@ -28,10 +28,10 @@ extern "C" int runs_here() {
 #endif
 }
 
-// What the other functions take and return: another number with every change, for library.py.
+// What the other functions take and return: another number with every change, for kernels.py.
 extern "C" int version() { return 5; }
 
-// library.py uses the rest only where the processor has these instructions.
+// kernels.py uses the rest only where the processor has these instructions.
 #if defined(__x86_64__) && defined(__clang__)
 #if LANES == 16
 #pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"))), apply_to = function)

@@ -226,7 +226,7 @@ def test_a_step_that_is_past_is_said_to_be(work: Path, capsys: pytest.CaptureFix
     "newer",
     [
         {"settings": {"generator": {"name": "resnet9", "attention": 4}}},
-        {"settings": {"warmup": 4}},
+        {"settings": {"of_a_later_version": 4}},
         {"x_files": None},
         {"name": 3},
     ],

@@ -136,7 +136,7 @@ def test_a_checkpoint_of_another_model_is_refused(written: Path) -> None:
 @pytest.mark.parametrize(
     "newer",
     [
-        {"settings": {"warmup": 4}},
+        {"settings": {"of_a_later_version": 4}},
         {"settings": {"generator": {"attention": 4}}},
         {"place": {"step": 1, "hour": 3}},
         {"losses": None},

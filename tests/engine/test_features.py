@@ -229,13 +229,13 @@ def test_only_heads_learn_and_gradients_are_clipped() -> None:
         assert float(torch.stack(norms).norm()) <= 1.0 + 1e-5
 
 
-def test_what_a_scene_decides_learns_at_a_tenth_of_the_rate() -> None:
+def test_what_a_scene_decides_learns_at_a_third_of_the_rate() -> None:
     """Adam's first step changes every parameter by its learning rate, where there is a gradient."""
     model = CycleGAN(WITHOUT_FEATURES)
     before = {name: p.detach().clone() for name, p in model.G.named_parameters()}
     model.step(pictures(1), pictures(2), 1e-3)
     moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in model.G.named_parameters()}
-    assert moved["colour.bias"] == pytest.approx(1e-4, rel=0.01)
+    assert moved["colour.bias"] == pytest.approx(3e-4, rel=0.01)
     assert moved["decoder.15.bias"] == pytest.approx(1e-3, rel=0.01)
 
 

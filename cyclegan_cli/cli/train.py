@@ -110,7 +110,7 @@ _OPTIONS: Table = {
         ("replay", "COUNT", "Images of the history that D sees at each step."),
         ("noise_d", "0..1", "Noise added to what D sees: 0.05."),
         ("lr_d", "RATE", "D's learning rate. Default: that of --lr."),
-        ("warmup", "STEPS", "Raise the generators' rate from 0 over these steps."),
+        ("warmup", "STEPS", "Increase the generators' rate from 0 over these steps."),
         ("beta1", "0..1", "Adam's first decay."),
         ("beta2", "0..1", "Adam's second decay."),
         ("clip", "NORM", "Clip gradients to this norm; 0: do not."),

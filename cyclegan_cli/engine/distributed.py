@@ -162,7 +162,6 @@ class Group:
         return int(words[0])
 
     def _raise_all(self, error: CycleganError | None) -> None:
-
         told: list[Any] = [None] * self.size
         mine = error and (str(error), error.hint, error.exit_code)
         with self._watched():

@@ -242,10 +242,9 @@ class SpectrumLoss:
 
     def __init__(self, channels: int, device: torch.device) -> None:
         self.steps = 0
-        self._hann = torch.hann_window(WINDOW, device=device).outer(
-            torch.hann_window(WINDOW, device=device)
-        )
-        self._hann = self._hann / self._hann.square().sum().sqrt()
+        hann = torch.hann_window(WINDOW, device=device)
+        hann = hann / hann.norm()
+        self._window = hann.outer(hann)  # of norm 1: white noise has its variance as power
         # Mean logarithms: of real pictures, and of the generated ones of the last steps.
         self.real = torch.zeros(channels, WINDOW, WINDOW // 2 + 1, device=device)
         self.made = torch.zeros_like(self.real)
@@ -283,7 +282,7 @@ class SpectrumLoss:
         """The mean logarithm of the power: channels×32×17."""
         windows = pictures.float().unfold(2, WINDOW, STRIDE).unfold(3, WINDOW, STRIDE)
         windows = windows - windows.mean((-2, -1), keepdim=True)
-        spectrum = torch.fft.rfft2(windows * self._hann)
+        spectrum = torch.fft.rfft2(windows * self._window)
         power = spectrum.real.square() + spectrum.imag.square()
         logarithm: Tensor = (power + FAINT).log()
         return logarithm.mean((0, 2, 3))

@@ -237,7 +237,10 @@ BLOCKS = {
 
 
 @pytest.mark.bundled
-@pytest.mark.skipif(library() is None or sys.platform != "linux", reason="PyTorch is asked there")
+@pytest.mark.skipif(
+    library() is None or sys.platform != "linux",
+    reason="painting needs PyTorch without the kernels, and to look for a GPU outside Linux",
+)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_without_torch_what_needs_none_works_and_the_rest_says_so(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

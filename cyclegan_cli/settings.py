@@ -68,6 +68,7 @@ class GeneratorSpec:
     norm: Norm = "instance"  # the paper's, or none: a pixel depends on its surroundings alone
     residual: bool = False  # added to the input: nearly the identity before training
     grain: float = 0.0  # deviation of the noise added to a picture (engine.grain), in [−1, 1]
+    coarse: float = 0.0  # the same of its coarse noise, before that is brought to full size
     code: int = 0  # length of a thumbnail's code, which scales and shifts channels and colours
     in_channels: int = 3
     out_channels: int = 3
@@ -83,8 +84,8 @@ class GeneratorSpec:
             or self.upsample not in get_args(Upsample)
             or self.norm not in get_args(Norm)
             or (self.residual and self.in_channels != self.out_channels)
-            or wrong_kind("float", self.grain)
-            or not 0 <= self.grain <= 1
+            or any(wrong_kind("float", noise) for noise in (self.grain, self.coarse))
+            or not (0 <= self.grain <= 1 and 0 <= self.coarse <= 1)
             or (self.code and not (plain and self.residual and self.in_channels in (1, 3)))
         ):
             raise WeightsError("This generator is of a kind that this version cannot build.")
@@ -104,7 +105,8 @@ class GeneratorSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain values."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)  # earlier versions do not know ``coarse``
+        return values if self.coarse else {k: v for k, v in values.items() if k != "coarse"}
 
     @classmethod
     def from_json(cls, data: object) -> GeneratorSpec:
@@ -117,7 +119,8 @@ class GeneratorSpec:
 
 _MOBILE = GeneratorSpec("mobile", width=24, separable=True, upsample="resize")
 _BRUSH = replace(_MOBILE, name="brush", norm="none", residual=True, grain=0.03)
-_SCENE = replace(_BRUSH, name="scene", blocks=5, width=16, separable=False, grain=0.1, code=64)
+_SCENE = replace(_BRUSH, name="scene", blocks=5, width=16, separable=False, code=64)
+_SCENE = replace(_SCENE, grain=0.1, coarse=0.3)
 GENERATORS = {
     spec.name: spec
     for spec in (GeneratorSpec(), GeneratorSpec("resnet6", blocks=6), _MOBILE, _BRUSH, _SCENE)
@@ -230,10 +233,7 @@ class TrainSettings:
             (knee is None or knee <= self.epochs, "--decay-from must lie between 0 and --epochs"),
             (any(weights.values()), "Every loss has weight 0: give --lambda-gan a number above 0"),
             (self.replay == 0 or self.history > 0, "--replay needs a --history"),
-            (
-                side % stride == 0,
-                f"--crop-size must be a multiple of {stride}, the stride of G and F",
-            ),
+            (side % stride == 0, f"--crop-size must be a multiple of {stride}, G's stride"),
             (32 <= low <= high, "--crop-range must be LOW..HIGH in pixels, from 32 up: 160..420"),
             (high <= self.load_size, "--load-size must be at least --crop-size or --crop-range"),
             (self.lambda_patch == 0 or side >= 64, "--lambda-patch needs crops of at least 64"),
@@ -298,7 +298,7 @@ class TrainSettings:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain values; the generator is one inside it."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"generator": self.generator.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrainSettings:

@@ -109,7 +109,8 @@ def first_weights(settings: TrainSettings) -> dict[Way, Path]:
         files["yx"] = weights_file(style, reverse=True)
     for way in files:
         found = style.directions[way].generator
-        if replace(found, name=spec.name) != spec:
+        # The noise is no part of the weights: a style may go on with another.
+        if replace(found, name=spec.name, grain=spec.grain, coarse=spec.coarse) != spec:
             raise UsageError(
                 f"The style '{settings.init}' is of a {found.name} generator, not of a "
                 f"{spec.name} one.",

@@ -18,7 +18,7 @@ from cyclegan_cli.engine import losses as objective
 from cyclegan_cli.engine.distributed import ALONE, Group
 from cyclegan_cli.engine.fast.training import fused_layers
 from cyclegan_cli.engine.features import Perception
-from cyclegan_cli.engine.grain import drawn, on_canvas
+from cyclegan_cli.engine.grain import drawn, fresh, grained, on_canvas
 from cyclegan_cli.engine.history import History
 from cyclegan_cli.engine.losses import discriminator_loss, generator_loss, l1
 from cyclegan_cli.engine.networks import DISCRIMINATORS, Generator, initialise, parameter_groups
@@ -148,20 +148,16 @@ class CycleGAN:
         The result is clipped, as in a painting; the gradient passes as if it were not.
         """
         spec = self.settings.generator
+        if not grained(spec):
+            return network(x), x.new_zeros(())
+        seed = stream_seed(self.settings.seed, "grain", name, self.steps)
+        grain = fresh(spec, x, seed, self._part)
         if spec.code == 0:
-            return network(self._noisy(x, spec.grain, "grain", name)), x.new_zeros(())
-        grain = self._noisy(torch.zeros_like(x[:, :1]), spec.grain, "grain", name)
+            return network(x + grain), x.new_zeros(())
         painted = network(torch.cat([x, grain], dim=1))
         clipped = painted.clamp(-1, 1)
         outside = (painted - clipped).abs().mean()
         return painted + (clipped - painted).detach(), outside
-
-    def _noisy(self, x: Tensor, strength: float, kind: str, name: str) -> Tensor:
-        """``x`` with noise of deviation ``strength``, drawn for this step, kind and name."""
-        if strength == 0:
-            return x
-        seed = stream_seed(self.settings.seed, kind, name, self.steps)
-        return x + strength * drawn(x, seed, self._part)
 
     def step(self, x: Tensor, y: Tensor, learning_rate: float) -> dict[str, Tensor]:
         """One step: Adam for G and F with both D frozen, then Adam for D_X and D_Y.
@@ -274,7 +270,10 @@ class CycleGAN:
         if self.perception and self.settings.discriminator == "projected":
             views: Callable[[Any], Tensor] = D
             return views(self.perception.view(pictures, _VIEWS.get(name, name)))
-        return D(self._noisy(pictures, self.settings.noise_d, "noise", name))
+        if self.settings.noise_d > 0:
+            seed = stream_seed(self.settings.seed, "noise", name, self.steps)
+            pictures = pictures + self.settings.noise_d * drawn(pictures, seed, self._part)
+        return D(pictures)
 
     def _exchange(self, history: History, fakes: Tensor) -> Tensor:
         """``history.exchange`` of this process's pictures.

@@ -12,7 +12,7 @@ import numpy as np
 
 from cyclegan_cli.engine.fast import bf16, kernels
 from cyclegan_cli.engine.fast.kernels import library
-from cyclegan_cli.engine.grain import canvas
+from cyclegan_cli.engine.grain import canvas, grained
 from cyclegan_cli.engine.layers import reduction, source_channels
 from cyclegan_cli.engine.weights import Weights, load_weights
 from cyclegan_cli.errors import PictureError, UsageError, WeightsError, counted
@@ -230,13 +230,10 @@ class Painter:
 
         def read(start: int, stop: int) -> Any:
             values = backend.from_pixels(around(start, stop), channels)
-            if spec.code > 0:
-                grain = canvas(start, stop, size[1], 1, origin)
-                return backend.with_channel(values, np.float32(spec.grain) * grain)
-            if spec.grain > 0:
-                grain = canvas(start, stop, size[1], channels, origin)
-                values = backend.with_grain(values, np.float32(spec.grain) * grain)
-            return values
+            if not grained(spec):
+                return values
+            grain = canvas(spec, start, stop, size[1], origin)
+            return (backend.with_channel if spec.code > 0 else backend.with_grain)(values, grain)
 
         # Pixels as float32 and before the conversion take more bytes than the values.
         cost = max(3, source_channels(spec)) * size[1] * 4

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cyclegan_cli import __version__
-from cyclegan_cli.engine.grain import CENTRE, PERIOD, SPREAD, tile
+from cyclegan_cli.engine.grain import CENTRE, COARSE, PERIOD, SPREAD, coarse_tile, grained, tile
 from cyclegan_cli.engine.layers import (
     EPS,
     SCENE_WIDTHS,
@@ -135,7 +135,7 @@ def _write_generator(graph: _Graph) -> None:
         sizes.append(graph.size("picture", axis))
         x = _mirrored(graph, x, sizes[-1], axis)
     source = x
-    if spec.grain > 0 or spec.code > 0:
+    if grained(spec):
         x = _grained(graph, x)
     padded = x
     for part in layers(spec):
@@ -176,15 +176,30 @@ def _grained(graph: _Graph, x: str) -> str:
     spec = graph.spec
     channels = 1 if spec.code > 0 else spec.in_channels
     grain = graph.add("Cast", graph.constant(tile()[None, :channels]), to=_FLOAT)
-    for axis in (2, 3):
-        places = graph.add("Mod", graph.count(graph.size(x, axis)), graph.constant(PERIOD))
-        grain = graph.add("Gather", grain, places, axis=axis)
+    grain = _placed(graph, grain, x)
     grain = graph.add("Sub", grain, graph.floats(CENTRE))
     grain = graph.add("Mul", grain, graph.floats(spec.grain / SPREAD))
+    if spec.coarse > 0:
+        small = np.pad(np.float32(spec.coarse) * coarse_tile(), 1, mode="wrap")[None, None]
+        scales = np.asarray([1, 1, COARSE, COARSE], np.float32)
+        large = graph.add(
+            "Resize", graph.constant(small), "", graph.constant(scales), mode="linear"
+        )
+        ends, axes = graph.constant([COARSE + PERIOD] * 2), graph.constant([2, 3])
+        inner = graph.add("Slice", large, graph.constant([COARSE] * 2), ends, axes)
+        grain = graph.add("Add", grain, _placed(graph, inner, x))
     if spec.code == 0:
         return graph.add("Add", x, grain)
     batch = graph.add("Concat", graph.size(x, 0), graph.constant([1, 1, 1]), axis=0)
     return graph.add("Concat", x, graph.add("Expand", grain, batch), axis=1)
+
+
+def _placed(graph: _Graph, canvas: str, x: str) -> str:
+    """``canvas``, a square of PERIOD, repeated to the size of ``x``."""
+    for axis in (2, 3):
+        places = graph.add("Mod", graph.count(graph.size(x, axis)), graph.constant(PERIOD))
+        canvas = graph.add("Gather", canvas, places, axis=axis)
+    return canvas
 
 
 def _scene_code(graph: _Graph) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from cyclegan_cli.cli.app import main
 from cyclegan_cli.engine import cyclegan, watchdogs
 from cyclegan_cli.engine.weights import load_generator
-from cyclegan_cli.settings import TrainSettings
+from cyclegan_cli.settings import GENERATORS, TrainSettings
 from tests.program import SMALL, make_pictures
 
 
@@ -129,6 +129,17 @@ def test_a_style_of_patches_and_one_that_starts_from_it(
             for name in ("first", "second")
         )
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_style_goes_on_with_other_noise(
+    folders: tuple[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["train", *folders, *PATCHES, "--max-steps", "1", "--name", "first"]) == 0
+    monkeypatch.setitem(GENERATORS, "brush", dataclasses.replace(GENERATORS["brush"], coarse=0.2))
+    more = ["--init", "first", "--name", "second", "--max-steps", "1"]
+    assert main(["train", *folders, *PATCHES, *more]) == 0
+    spec = load_generator(home / "styles" / "second" / "xy.safetensors").spec
+    assert (spec.coarse, spec.grain) == (0.2, GENERATORS["brush"].grain)
 
 
 def test_a_start_that_cannot_be_is_refused_before_anything_is_made(

@@ -5,18 +5,32 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyclegan_cli.engine.grain import PERIOD, canvas, drawn, on_canvas
+from cyclegan_cli.engine.grain import (
+    COARSE,
+    PERIOD,
+    canvas,
+    coarse_tile,
+    drawn,
+    fresh,
+    on_canvas,
+)
 from cyclegan_cli.engine.networks import Generator, initialise
+from cyclegan_cli.errors import WeightsError
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec
 from tests.painting.common import painter_of
 
+FINE = GeneratorSpec(grain=1.0)
+BOTH = GeneratorSpec(grain=0.1, coarse=0.3)
+
 
 def test_it_is_nearly_normal_and_says_nothing_of_its_neighbours() -> None:
-    grain = torch.from_numpy(canvas(0, PERIOD, PERIOD, 3)).double()
+    grain = torch.from_numpy(canvas(FINE, 0, PERIOD, PERIOD)).double()
     assert abs(float(grain.mean())) < 2e-3
     assert abs(float(grain.std()) - 1) < 2e-3
     for sigmas, share in ((1, 0.683), (2, 0.954)):  # a normal distribution's
@@ -31,16 +45,63 @@ def test_it_is_nearly_normal_and_says_nothing_of_its_neighbours() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 3000), st.integers(1, 9), st.integers(1, 9), st.integers(1, 1100))
-def test_parts_of_the_canvas_fit_together(start: int, first: int, then: int, columns: int) -> None:
-    whole = canvas(start, start + first + then, columns, 3)
+@given(
+    st.sampled_from([FINE, BOTH]),
+    st.integers(0, 3000),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 1100),
+    st.integers(-2000, 2000),
+)
+def test_parts_of_the_canvas_fit_together(
+    spec: GeneratorSpec, start: int, first: int, then: int, columns: int, left: int
+) -> None:
+    stop = start + first + then
+    whole = canvas(spec, start, stop, columns, (0, left))
     parts = (
-        canvas(start, start + first, columns, 3),
-        canvas(start + first, start + first + then, columns, 3),
+        canvas(spec, start, start + first, columns, (0, left)),
+        canvas(spec, start + first, stop, columns, (0, left)),
     )
     assert np.array_equal(whole, np.concatenate(parts, axis=1))
-    assert np.array_equal(whole, canvas(start + PERIOD, start + PERIOD + first + then, columns, 3))
-    assert np.array_equal(whole[:1], canvas(start, start + first + then, columns, 1))
+    assert np.array_equal(whole, canvas(spec, start, stop, columns, (PERIOD, left - PERIOD)))
+    assert np.array_equal(
+        whole[:, :, 1:], canvas(spec, start, stop, columns, (0, left + 1))[:, :, :-1]
+    )
+
+
+def test_coarse_noise_is_a_quarter_of_the_size_brought_to_full_size() -> None:
+    spec = replace(GENERATORS["scene"], grain=0.0, coarse=0.5)
+    small = torch.from_numpy(coarse_tile())
+    assert small.shape == (PERIOD // COARSE, PERIOD // COARSE)
+    assert float(small.std()) == pytest.approx(1, abs=0.01)
+    around = F.pad(small[None, None], (1, 1, 1, 1), mode="circular")
+    large = F.interpolate(around, scale_factor=COARSE, mode="bilinear")
+    expected = 0.5 * large[0, :, COARSE:-COARSE, COARSE:-COARSE]
+    painted = torch.from_numpy(canvas(spec, 0, PERIOD, PERIOD))
+    torch.testing.assert_close(painted, expected, rtol=0, atol=1e-6)
+
+
+def test_coarse_noise_of_a_training_is_like_that_of_a_painting() -> None:
+    spec = replace(GENERATORS["scene"], grain=0.0, coarse=1.0)
+    like = torch.zeros(3, 1, 250, 130)
+    noise = fresh(spec, like, 5)
+    assert noise.shape == like.shape
+    assert torch.equal(noise, fresh(spec, like, 5))
+    assert not torch.equal(noise, fresh(spec, like, 6))
+    canvas_ = torch.from_numpy(canvas(spec, 0, 1000, 1000))
+    assert float(noise.std()) == pytest.approx(float(canvas_.std()), rel=0.03)
+    for step in (1, 3, 6):  # as alike at every distance
+        products = [float((x[..., step:] * x[..., :-step]).mean()) for x in (noise, canvas_)]
+        assert products[0] == pytest.approx(products[1], abs=0.03)
+
+
+def test_a_file_of_a_generator_without_coarse_noise_says_nothing_of_it() -> None:
+    assert "coarse" not in GENERATORS["brush"].to_json()
+    for spec in (GENERATORS["brush"], GENERATORS["scene"]):
+        assert GeneratorSpec.from_json(spec.to_json()) == spec
+    for bad in (-0.1, 1.5, float("nan"), "0.3", True):
+        with pytest.raises(WeightsError):
+            GeneratorSpec.from_json({**GENERATORS["scene"].to_json(), "coarse": bad})
 
 
 def test_fresh_grain_follows_its_seed() -> None:
@@ -62,6 +123,7 @@ def test_a_clear_sky_gives_strokes_something_to_grow_from() -> None:
     spec = replace(GENERATORS["brush"], width=8, blocks=1)
     assert strength(replace(spec, grain=0.0)) < 1.0
     assert strength(replace(spec, grain=0.05)) > 4.0
+    assert strength(replace(spec, grain=0.0, coarse=0.05)) > 2.0
 
 
 def test_the_canvas_of_a_scene_is_a_channel_beside_each_picture() -> None:
@@ -76,6 +138,6 @@ def test_the_canvas_of_a_scene_is_a_channel_beside_each_picture() -> None:
     painted = on_canvas(spec, network, x)
     assert torch.equal(painted, (9 * x).clamp(-1, 1))
     assert torch.equal(seen[0][:, :3], x)
-    grain = spec.grain * torch.from_numpy(canvas(0, 16, 24, 1))
+    grain = torch.from_numpy(canvas(spec, 0, 16, 24))
     assert all(torch.equal(shown[3:], grain) for shown in seen[0])
     assert grain.std() > 0

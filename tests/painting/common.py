@@ -120,5 +120,5 @@ def with_grain(spec: GeneratorSpec, x: Tensor) -> Tensor:
     """1×C×H×W, and beside it the canvas where the generator reads it as a channel."""
     if spec.code == 0:
         return x
-    grain = spec.grain * torch.from_numpy(canvas(0, x.shape[2], x.shape[3], 1))
+    grain = torch.from_numpy(canvas(spec, 0, x.shape[2], x.shape[3]))
     return torch.cat([x, grain[None]], dim=1)

@@ -91,6 +91,8 @@ def test_strokes_stay_on_what_they_were_painted_on(resolution: int | None) -> No
 def test_the_canvas_is_one_whatever_its_origin() -> None:
     from cyclegan_cli.engine.grain import PERIOD, canvas
 
-    whole = canvas(0, 60, 80, 3)
-    assert np.array_equal(canvas(0, 20, 30, 3, (7, 11)), whole[:, 7:27, 11:41])
-    assert np.array_equal(canvas(5, 20, PERIOD, 3, (-5, PERIOD)), canvas(0, 15, PERIOD, 3))
+    spec = GENERATORS["scene"]
+    whole = canvas(spec, 0, 60, 80)
+    assert np.array_equal(canvas(spec, 0, 20, 30, (7, 11)), whole[:, 7:27, 11:41])
+    moved = canvas(spec, 5, 20, PERIOD, (-5, PERIOD))
+    assert np.array_equal(moved, canvas(spec, 0, 15, PERIOD))

@@ -52,8 +52,7 @@ def expected(generator, pixels: np.ndarray) -> np.ndarray:
             painted = generator(with_grain(generator.spec, x), generator.scene_code(picture))
         return painted[0, :, :height, :width].permute(1, 2, 0).double().numpy()
     if generator.spec.grain:
-        grain = torch.from_numpy(canvas(0, x.shape[2], x.shape[3], 3))
-        x = x + generator.spec.grain * grain
+        x = x + torch.from_numpy(canvas(generator.spec, 0, x.shape[2], x.shape[3]))
     return whole(generator, x)[0, :, :height, :width].permute(1, 2, 0).double().numpy()
 
 

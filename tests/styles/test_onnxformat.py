@@ -38,8 +38,7 @@ def mirrored(x: torch.Tensor, axis: int) -> torch.Tensor:
 def expected(network: Generator, x: torch.Tensor) -> torch.Tensor:
     x, (height, width) = mirrored(mirrored(x, 2), 3), x.shape[2:]
     if network.spec.grain:
-        grain = torch.from_numpy(canvas(0, x.shape[2], x.shape[3], x.shape[1]))
-        x = x + network.spec.grain * grain
+        x = x + torch.from_numpy(canvas(network.spec, 0, x.shape[2], x.shape[3]))
     return network(x)[..., :height, :width].clamp(-1, 1)
 
 
@@ -86,8 +85,9 @@ def test_onnxruntime_paints_the_same(spec: GeneratorSpec, tmp_path: Path) -> Non
         replace(GENERATORS["scene"], width=4, blocks=1, grain=0.0, in_channels=1, out_channels=1),
         GENERATORS["scene"],
         replace(GENERATORS["brush"], width=4),
+        replace(GENERATORS["brush"], width=4, coarse=0.2),
     ],
-    ids=["scene-4", "scene-grey", "scene", "brush"],
+    ids=["scene-4", "scene-grey", "scene", "brush", "brush-coarse"],
 )
 def test_onnxruntime_paints_what_the_painter_paints(spec: GeneratorSpec, tmp_path: Path) -> None:
     network = tiny_generator(5, spec)

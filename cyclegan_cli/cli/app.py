@@ -283,7 +283,7 @@ def _words(given: list[str]) -> list[str]:
 
 
 # What is imported, where pip calls it otherwise.
-_DISTRIBUTIONS = {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg"}
+_DISTRIBUTIONS = {"PIL": "pillow"}
 
 
 def _package_not_loaded(error: BaseException) -> str:

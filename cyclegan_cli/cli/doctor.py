@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from cyclegan_cli.cli.options import argument, command, one_of
 from cyclegan_cli.cli.processes import importing
 from cyclegan_cli.errors import (
     CycleganError,
+    PictureError,
     UnknownNameError,
     command_line,
     counted,
@@ -200,6 +202,8 @@ def _folders() -> Iterator[Check]:
 def _formats() -> Iterator[Check]:
     from PIL import features
 
+    from cyclegan_cli.media.video import ffmpeg_program
+
     codecs = {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "AVIF": "avif", "TIFF": "libtiff"}
     codecs["JPEG 2000"] = "jpg_2000"
     here = [name for name, codec in codecs.items() if features.check(codec)]
@@ -208,11 +212,13 @@ def _formats() -> Iterator[Check]:
     if missing:
         yield Check("codecs", "note", f"missing: {', '.join(missing)}", "pip install -U pillow")
     try:
-        import imageio_ffmpeg
-
-        yield Check("videos", "ok", f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}")
-    except (ImportError, RuntimeError, OSError) as error:
-        yield Check("videos", "note", str(error), "pip install imageio-ffmpeg")
+        command = [ffmpeg_program(), "-version"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        yield Check("videos", "ok", f"ffmpeg {said[2]}")
+    except PictureError as error:
+        yield Check("videos", "note", str(error), error.hint or "")
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        yield Check("videos", "note", f"ffmpeg does not run: {error}", "pip install imageio-ffmpeg")
 
 
 def _extras() -> Iterator[Check]:

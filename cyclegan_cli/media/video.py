@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -111,21 +112,33 @@ class _Running:
         return next(filter(_CUT_SHORT.search, lines), next(filter(None, lines), ""))
 
 
-@contextlib.contextmanager
-def _running(*arguments: str, feed: bool = False) -> Iterator[_Running]:
-    """ffmpeg with ``arguments``; its stdin is a pipe with ``feed``, else its stdout.
-
-    It ends with the block. Raises PictureError where there is no ffmpeg for this machine.
-    """
-    from imageio_ffmpeg import get_ffmpeg_exe
-
+def ffmpeg_program() -> str:
+    """That of imageio-ffmpeg, else the system's. Raises PictureError where there is neither."""
     try:
-        program = get_ffmpeg_exe()
+        from imageio_ffmpeg import get_ffmpeg_exe
+    except ImportError as error:  # a painting-only installation
+        program = shutil.which("ffmpeg")
+        if program is not None:
+            return program
+        raise PictureError(
+            "Videos need ffmpeg, which is not installed.", hint="pip install imageio-ffmpeg"
+        ) from error
+    try:
+        return str(get_ffmpeg_exe())
     except RuntimeError as error:
         raise PictureError(
             "There is no ffmpeg for this machine, which videos need.",
             hint="Install ffmpeg, or name it in IMAGEIO_FFMPEG_EXE.",
         ) from error
+
+
+@contextlib.contextmanager
+def _running(*arguments: str, feed: bool = False) -> Iterator[_Running]:
+    """ffmpeg with ``arguments``; its stdin is a pipe with ``feed``, else its stdout.
+
+    It ends with the block. Raises PictureError where there is no ffmpeg.
+    """
+    program = ffmpeg_program()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(  # in a session of its own: Ctrl-C reaches it through us
             [program, "-hide_banner", "-y", *arguments],

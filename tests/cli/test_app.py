@@ -296,12 +296,14 @@ def test_python_paints_without_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_painting_group_is_all_dependencies_but_pytorch_and_doctor_knows_the_extras() -> None:
+def test_the_groups_are_all_dependencies_but_pytorch_and_doctor_knows_the_extras() -> None:
     project = read_toml(REPOSITORY / "pyproject.toml")
     needed = project["project"]["dependencies"]
-    painting = project["dependency-groups"]["painting"]
-    assert painting == [one for one in needed if not one.startswith("torch")]
-    assert len(painting) == len(needed) - 2  # torch and torchvision
+    groups = project["dependency-groups"]
+    without = [one for one in needed if not one.startswith("torch")]
+    assert sorted(groups["painting"] + groups["videos"]) == sorted(without)
+    assert len(without) == len(needed) - 2  # torch and torchvision
+    assert [one.partition(">")[0] for one in groups["videos"]] == ["imageio-ffmpeg"]
     extras = project["project"]["optional-dependencies"]
     assert doctor._PURPOSES.keys() == extras.keys() - {"test", "peers"}
 

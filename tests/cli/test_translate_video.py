@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,3 +194,25 @@ def test_a_signal_leaves_nothing_half_written(
     assert files() == {"clip.mp4", "long.mp4"}
     assert len(processes) == 4
     assert all(process.returncode is not None for process in processes)
+
+
+def test_without_the_package_of_ffmpeg_the_system_is_asked_and_pictures_are_painted(
+    style: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A painting-only installation comes without ffmpeg."""
+    make_clip(folder / "clip.mp4", 2, sound=False)
+    Image.new("RGB", (30, 20), "teal").save(folder / "picture.png")
+    program_file = program.ffmpeg_program()
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+    assert translate(style, "clip.mp4", "picture.png", "--json") == 1
+    said = capsys.readouterr()
+    assert "Videos need ffmpeg, which is not installed." in said.err
+    assert "pip install imageio-ffmpeg" in said.err
+    assert (folder / "picture_tiny.png").exists()
+    assert not (folder / "clip_tiny.mp4").exists()
+
+    (folder / "bin").mkdir()
+    (folder / "bin" / "ffmpeg").symlink_to(program_file)
+    assert translate(style, "clip.mp4") == 0
+    assert len(decoded(folder / "clip_tiny.mp4")[1]) == 2

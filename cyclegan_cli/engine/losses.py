@@ -28,6 +28,7 @@ DIRECTIONS = 512  # on which patches are projected
 DRAWN = 32  # of them at each step
 PATCHES = 48  # of a step's pictures, at each level
 KNOTS = 129  # quantiles that describe the real distribution
+TRIMMED = 0.03  # of the ranks at either end, where generated patches are led no further
 BEGIN = 256  # pictures from which the real distributions are learnt
 REMEMBERED = 96  # steps whose generated patches stand for all generated ones
 FLATTEST = 1e-3  # a deviation below an eighth of a grey level counts as none
@@ -37,6 +38,7 @@ LATEST = 1 / 32  # share of a step's windows in the mean spectrum
 FAINT = 1e-4  # a power that counts as none: that of noise of 1.3 grey levels
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 _CHROMA = 16  # pixels along a cell whose mean colour is compared
+_USUAL = 0.2  # a distance of colours at which the square is as much as the distance
 _FLAT = 2e-3  # a product of deviations: some 5 grey levels in both pictures
 
 
@@ -99,13 +101,14 @@ def structure_loss(painted: Tensor, picture: Tensor) -> Tensor:
 
 
 def chroma_loss(generated: Tensor, source: Tensor, share: float = 0.8) -> Tensor:
-    """L1 between the colours and ``share`` of the source's, at a sixteenth of the size.
+    """How far colours are from ``share`` of the source's, squared, at a sixteenth of the size.
 
-    Both float, N×3×H×W. Returns a scalar.
+    Squared, so that no spot goes far: L1 is as well content with a few of them, in wild colours, as
+    with one slight shift of all. Both float, N×3×H×W. Returns a scalar.
     """
     small = (functional.avg_pool2d(p.float(), _CHROMA) for p in (generated, source))
     made, wanted = map(_opponents, small)
-    return (made - share * wanted).abs().mean()
+    return ((made - share * wanted) ** 2).mean() / _USUAL
 
 
 def _opponents(pictures: Tensor) -> Tensor:
@@ -226,7 +229,9 @@ class PatchLoss:
         made = self.made[:, level].flatten(0, 1)
         ordered = sorted_projections(made @ directions)
         ranks = torch.searchsorted(ordered, values.T.contiguous()) / ordered.shape[1]
-        place = (ranks * KNOTS - 0.5).clamp(0, KNOTS - 1)
+        # A sun or poppies are in few paintings: each batch would get their share of spots.
+        rare = TRIMMED * KNOTS if level > 0 else 0.0
+        place = (ranks * KNOTS - 0.5).clamp(rare, KNOTS - 1 - rare)
         low = place.long().clamp(max=KNOTS - 2)
         real = self.quantiles[level][which]
         return torch.lerp(real.gather(1, low), real.gather(1, low + 1), place - low).T

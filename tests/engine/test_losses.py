@@ -88,4 +88,16 @@ def test_the_chroma_loss_is_what_is_missing_of_four_fifths_of_the_colours() -> N
     colour = torch.tensor([0.5, -0.5, -0.5])[None, :, None, None].expand(1, 3, 32, 32)
     assert float(chroma_loss(0.8 * colour, colour)) == pytest.approx(0.0, abs=1e-5)
     # Red less green is 1, blue less their mean −½: four fifths of both are missing in grey.
-    assert float(chroma_loss(0 * colour, colour)) == pytest.approx((0.8 + 0.4) / 2, rel=1e-4)
+    # (0.8² + 0.4²) / 2, in units of 0.2.
+    assert float(chroma_loss(0 * colour, colour)) == pytest.approx(
+        (0.8**2 + 0.4**2) / 2 / 0.2, 1e-4
+    )
+
+
+def test_the_chroma_loss_of_a_wild_spot_is_above_that_of_a_slight_shift_of_all() -> None:
+    grey = torch.zeros(1, 3, 64, 64)
+    orange = torch.tensor([0.9, 0.1, -0.9])[:, None, None]
+    spot, shift = grey.clone(), grey + orange / 16
+    spot[..., 16:32, 32:48] += orange  # a sixteenth of the picture: the means are the same
+    torch.testing.assert_close(spot.mean((2, 3)), shift.mean((2, 3)))
+    assert float(chroma_loss(spot, grey)) > 10 * float(chroma_loss(shift, grey))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cyclegan_cli.engine import losses
 from cyclegan_cli.engine.cyclegan import CycleGAN
 from cyclegan_cli.engine.losses import PatchLoss
 from cyclegan_cli.errors import UsageError
@@ -46,6 +47,28 @@ def test_a_picture_is_drawn_to_the_real_palette(centre: float) -> None:
         torch.autograd.backward(loss(noise(100 + i) + change))
         adam.step()
     assert (change.detach() - centre).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("trimmed", [0.0, losses.TRIMMED])
+def test_a_picture_gets_no_spots_for_what_is_rare_in_paintings(
+    trimmed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One painting in sixteen has a bright sun: a generator is not taught to scatter suns."""
+    monkeypatch.setattr(losses, "TRIMMED", trimmed)
+    loss, sun = PatchLoss(0, "Y", 3, CPU), torch.zeros(64, 64)
+    sun[8:24, 8:24] = 1.0
+
+    def picture(number: int, brightness: float | torch.Tensor) -> torch.Tensor:
+        return noise(number, 0.05) + (brightness * sun if number % 16 == 0 else 0)
+
+    size = torch.tensor(0.3, requires_grad=True)
+    loss.begin([picture(i, 0.9) for i in range(32)], [picture(i, 0.3) for i in range(48)])
+    adam = torch.optim.Adam([size], 0.03)
+    for i in range(0, 480, 16):
+        adam.zero_grad()
+        torch.autograd.backward(loss(picture(i, size)))
+        adam.step()
+    assert (size.item() > 0.5) == (trimmed == 0)
 
 
 @pytest.mark.parametrize("weight", ["lambda_patch", "lambda_spectrum"])

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Resolution = int | str  # the long side in pixels, auto or native
 
 _STRENGTHS = (0.4, 0.7, 1.0)  # shown for one style, unless others are named
-_RESOLUTIONS = (512, 1024)  # those below the photograph's own size, and that
+_RESOLUTIONS = (512, 1024)  # of a style without one; those below the photograph's own size
 _COLUMNS = 3  # of a sheet of styles, the photograph among them
 _GAP, _CAPTION = 12, 26  # pixels
 
@@ -91,7 +91,9 @@ def preview(
     photo = Image.fromarray(pixels := read_rgb(image))
     if style is not None and len(styles) == 1 and not (strengths or resolutions or keep_color):
         strengths = list(_STRENGTHS)
-        resolutions = [*(side for side in _RESOLUTIONS if side < max(photo.size)), "native"]
+        usual = styles[0].resolution  # strokes are larger at a lower one
+        sides = _RESOLUTIONS if usual is None else (usual * 5 // 8, usual)
+        resolutions = [*(side for side in sides if side < max(photo.size)), "native"]
     cells, across = _plan(styles, strengths or [1.0], resolutions or ["auto"], keep_color)
     shown = [("photograph", _shown(photo, size, crop=crop))]
     with console.progress("Painting", len(cells)) as bar:

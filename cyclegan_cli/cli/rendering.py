@@ -207,7 +207,8 @@ class TrainingView:
     def _lines(self, width: int) -> list[tuple[str, str]]:
         """(line, style), none longer than ``width``."""
         facts = figures(self._losses)
-        facts += [f"lr {self._rate:.2g}", f"{self._speed:.1f} pictures/s"] if facts else []
+        if self._weight:  # it was told: an epoch may be over before
+            facts += [f"lr {self._rate:.2g}", f"{self._speed:.1f} pictures/s"]
         if self._used:
             facts.append(f"memory {size_text(self._used)}")
         kept = []

@@ -174,6 +174,7 @@ def list_all(console: Console) -> None:
     states, unreadable = list_runs(), unreadable_runs()
     if not states and not unreadable:
         console.note("There are no runs yet. To start one: cyclegan train X_DIR Y_DIR")
+        return
     records = [_record(state) for state in states]
     rows = [_row(state, record) for state, record in zip(states, records, strict=True)]
     for folder, error in unreadable:

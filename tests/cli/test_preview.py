@@ -60,6 +60,24 @@ def test_one_style_is_compared_at_strengths_and_resolutions(
         assert sheet.size == (12 + 3 * 132, 12 + 2 * (80 + 26 + 12))
 
 
+def test_one_style_is_shown_at_its_own_resolution_and_around_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Image.open(PHOTO) as image:
+        image.convert("RGB").resize((700, 60)).save(tmp_path / "wide.png")
+    arguments = ["preview", str(tmp_path / "wide.png"), "-s", "monet", "--gpu", "cpu", "-q"]
+    assert main([*arguments, "--json"]) == 0
+    names = json.loads(capsys.readouterr().out)["pictures"]
+    own = find_style("monet").resolution
+    assert own is not None
+    sides = [str(own * 5 // 8), str(own), "native"]
+    assert names[1:] == [
+        f"monet, strength {strength}, resolution {side}"
+        for side in sides
+        for strength in ("0.4", "0.7", "1")
+    ]
+
+
 def test_each_style_is_compared_with_the_photographs_colours(
     photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,6 +127,17 @@ def test_losses_are_smoothed_from_the_first_on_without_a_bias() -> None:
     assert figures(view._losses)[0] == "G/F 0.00/0.40"
 
 
+def test_a_first_epoch_tells_its_losses_and_no_rate_that_was_not_measured() -> None:
+    view = view_of()
+    view.epoch_done(Place(40, 2, 0), LOSSES)
+    text = "\n".join(shown(view, 80))
+    assert "G/F 0.50/0.40" in text
+    assert "lr" not in text
+    assert "pictures/s" not in text
+    view.measured(LOSSES, 2e-4, 4.0)
+    assert "lr 0.0002   4.0 pictures/s" in " ".join(shown(view, 120))
+
+
 def test_a_log_gets_plain_lines_at_an_interval_that_grows(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,22 +43,25 @@ def canvas(
     and channel alone. ``origin``: the canvas's row and column that lie in the picture's corner.
     """
     top, left = origin
-    channels = 1 if spec.code > 0 else spec.in_channels
-    rows, across = np.arange(start + top, stop + top), np.arange(left, left + columns)
-    fine = _fine(rows % PERIOD, channels)
-    if columns != PERIOD or left % PERIOD:
-        fine = fine[:, :, across % PERIOD]
-    grain: NDArray[np.float32] = np.float32(spec.grain) * _normal(fine)
+    rows, channels = np.arange(start + top, stop + top), 1 if spec.code > 0 else spec.in_channels
+    grain: NDArray[np.float32] = np.float32(spec.grain) * _normal(_fine(rows % PERIOD, channels))
     if spec.coarse > 0:
-        grain += np.float32(spec.coarse) * _between(_between(coarse_tile(), rows).T, across).T
+        grain += np.float32(spec.coarse) * _between(_coarse_rows(), rows)
+    if columns != PERIOD or left % PERIOD:
+        grain = grain.take(np.arange(left, left + columns) % PERIOD, axis=2)
     return grain
 
 
-@lru_cache(maxsize=1)
 def coarse_tile() -> NDArray[np.float32]:
     """The coarse noise at a quarter of the size: a square of PERIOD / COARSE, deviation 1."""
     side = PERIOD // COARSE
     return _normal(_fine(np.arange(side), 2)[1, :, :side])
+
+
+@lru_cache(maxsize=1)
+def _coarse_rows() -> NDArray[np.float32]:
+    """Every fourth row of the coarse noise: PERIOD / COARSE rows of PERIOD."""
+    return np.ascontiguousarray(_between(coarse_tile().T, np.arange(PERIOD)).T)
 
 
 def _between(values: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:

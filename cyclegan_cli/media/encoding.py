@@ -215,10 +215,13 @@ def _encode_animation(
         for pair in pairwise(images[1:] if picture.poster else images):
             disposals.append(2 if _look_alike(*pair) and disposals[-1] == 0 else 0)
         options |= {"default_image": picture.poster, "disposal": disposals, "blend": 0}
+    shown = options["duration"]
+    if len(images) == 1:  # Pillow takes no lists for a single one
+        options |= {name: options[name][0] for name in ("duration", "disposal") if name in options}
     buffer = io.BytesIO()
     images[0].save(buffer, kind, append_images=images[1:], **options)
     data = buffer.getvalue()
-    file.write(data if kind != "WEBP" else unmerged_webp(data, options["duration"], picture.plays))
+    file.write(data if kind != "WEBP" else unmerged_webp(data, shown, picture.plays))
 
 
 def _deep(frame: Frame) -> Array | None:

@@ -61,6 +61,12 @@ def find_style(name_or_path: str) -> Style:
     known = {style.name: style for style in list_styles()}
     if name_or_path in known:
         return known[name_or_path]
+    if is_name(name) and (files.runs_dir() / name).is_dir():
+        raise UsageError(
+            f"The run '{name}' has made no style yet.",
+            hint=f"{command_line('resume', name)}   or, from its last checkpoint: "
+            + command_line("pretrained", "import", "--run", name),
+        )
     raise UnknownNameError("style", name_or_path, known, hint=_LIST_HINT)
 
 

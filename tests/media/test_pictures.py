@@ -6,6 +6,7 @@ import io
 import struct
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import imagecodecs
@@ -357,6 +358,18 @@ def test_frames_that_repeat_stay_frames(
             assert np.array_equal(found.alpha > 127, seen)
         difference = np.abs(found.pixels.astype(int) - expected.pixels)[seen]
         assert difference.mean() < 8 if kind == "AVIF" else difference.max() == 0
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", *(["AVIF"] if AVIF else [])])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_an_animation_may_have_one_frame(kind: str, alpha: bool) -> None:
+    mask = np.full(base().shape[:2], 255, np.uint8) if alpha else None
+    one = Frame(base() // 64 * 64, mask, 120.0)
+    buffer = io.BytesIO()
+    assert write_picture(replace(picture(one), lossless=True), buffer, kind) == 1
+    (found,) = read_picture(buffer.getvalue()).frames
+    difference = np.abs(found.pixels.astype(int) - one.pixels)
+    assert difference.mean() < 8 if kind == "AVIF" else difference.max() == 0
 
 
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=30), st.sampled_from([1, 10]))

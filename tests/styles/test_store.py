@@ -26,7 +26,7 @@ from cyclegan_cli.errors import (
     UsageError,
     WeightsError,
 )
-from cyclegan_cli.files import digest_of, styles_dir
+from cyclegan_cli.files import digest_of, runs_dir, styles_dir
 from cyclegan_cli.settings import GeneratorSpec
 from cyclegan_cli.styles import store
 from cyclegan_cli.styles.catalogue import read_style
@@ -283,6 +283,14 @@ def test_any_card_is_a_style_or_a_clear_error(
 
 
 # -- places that cannot be written, and writes that are cut off ---------------------------------
+
+
+def test_the_name_of_a_run_that_has_not_ended_is_told_how_to_get_a_style(tmp_path: Path) -> None:
+    (runs_dir() / "half way").mkdir(parents=True)
+    with pytest.raises(UsageError, match="The run 'half way' has made no style yet") as caught:
+        find_style("half way")
+    assert "cyclegan resume 'half way'" in str(caught.value.hint)
+    assert "cyclegan pretrained import --run 'half way'" in str(caught.value.hint)
 
 
 def test_a_home_that_does_not_exist_has_no_styles(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ _OPTIONS: Table = {
         ("max_steps", "COUNT", "Stop after this many steps."),
         ("batch_size", "COUNT", "Pictures of each domain per step and process."),
         ("lr", "RATE", "Adam's learning rate."),
-        ("decay_from", "EPOCH", "Epoch from which the learning rate falls to 0. Default: half way."),
+        ("decay_from", "EPOCH", "Epoch from which the rate falls to 0. Default: half way."),
     ),
     "Losses": (
         ("lambda_cycle", "WEIGHT", "Cycle-consistency loss: there and back."),

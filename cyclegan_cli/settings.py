@@ -69,6 +69,7 @@ class GeneratorSpec:
     residual: bool = False  # added to the input: nearly the identity before training
     grain: float = 0.0  # deviation of the noise added to a picture (engine.grain), in [−1, 1]
     coarse: float = 0.0  # the same of its coarse noise, before that is brought to full size
+    smooth_chroma: bool = False  # of the result, with a code: no colour of single pixels
     code: int = 0  # length of a thumbnail's code, which scales and shifts channels and colours
     in_channels: int = 3
     out_channels: int = 3
@@ -86,6 +87,8 @@ class GeneratorSpec:
             or (self.residual and self.in_channels != self.out_channels)
             or any(wrong_kind("float", noise) for noise in (self.grain, self.coarse))
             or not (0 <= self.grain <= 1 and 0 <= self.coarse <= 1)
+            or not isinstance(self.smooth_chroma, bool)
+            or (self.smooth_chroma and not (self.code and self.out_channels == 3))
             or (self.code and not (plain and self.residual and self.in_channels in (1, 3)))
         ):
             raise WeightsError("This generator is of a kind that this version cannot build.")
@@ -105,8 +108,8 @@ class GeneratorSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain values."""
-        values = dataclasses.asdict(self)  # earlier versions do not know ``coarse``
-        return values if self.coarse else {k: v for k, v in values.items() if k != "coarse"}
+        values = dataclasses.asdict(self)
+        return {k: v for k, v in values.items() if v or k not in _SINCE}
 
     @classmethod
     def from_json(cls, data: object) -> GeneratorSpec:
@@ -117,10 +120,11 @@ class GeneratorSpec:
         return cls(**data)
 
 
+_SINCE = ("coarse", "smooth_chroma")  # left out where unused: earlier versions do not know them
 _MOBILE = GeneratorSpec("mobile", width=24, separable=True, upsample="resize")
 _BRUSH = replace(_MOBILE, name="brush", norm="none", residual=True, grain=0.03)
 _SCENE = replace(_BRUSH, name="scene", blocks=5, width=16, separable=False, code=64)
-_SCENE = replace(_SCENE, grain=0.1, coarse=0.3)
+_SCENE = replace(_SCENE, grain=0.1, coarse=0.3, smooth_chroma=True)
 GENERATORS = {
     spec.name: spec
     for spec in (GeneratorSpec(), GeneratorSpec("resnet6", blocks=6), _MOBILE, _BRUSH, _SCENE)

@@ -110,7 +110,8 @@ def first_weights(settings: TrainSettings) -> dict[Way, Path]:
     for way in files:
         found = style.directions[way].generator
         # The noise is no part of the weights: a style may go on with another.
-        if replace(found, name=spec.name, grain=spec.grain, coarse=spec.coarse) != spec:
+        alike = {"name", "grain", "coarse", "smooth_chroma"}  # whatever they are, weights fit
+        if replace(found, **{name: getattr(spec, name) for name in alike}) != spec:
             raise UsageError(
                 f"The style '{settings.init}' is of a {found.name} generator, not of a "
                 f"{spec.name} one.",

@@ -136,9 +136,10 @@ class CycleGAN:
                     D.get_buffer("scales").copy_(scales[domain])
 
     def start_from(self, letter: str, network: Generator) -> None:
-        """Give G or F the weights of ``network``, a generator of the same spec."""
+        """Give G or F the weights of ``network``, of the same spec but for noise and chroma."""
         for own in (self.G, self.shown_G) if letter == "G" else (self.F, self.shown_F):
-            own.load_state_dict(network.state_dict())
+            kept, given = own.state_dict(), network.state_dict()
+            own.load_state_dict({name: given.get(name, value) for name, value in kept.items()})
 
     def _painted(
         self, network: Callable[[Tensor], Tensor], x: Tensor, name: str

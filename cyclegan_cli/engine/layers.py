@@ -32,6 +32,7 @@ EPS = 1e-5  # of InstanceNorm
 SLOPE = 0.1  # of a scene generator's leaky ReLUs
 SMOOTH = 4  # pixels along a cell of the picture that a scene generator's output is added to
 QUARTER_BLOCKS = 2  # of a scene generator, at a quarter of the resolution
+CHROMA_TAPS = 5  # of the filter that smooths the chroma of a scene generator's output
 SCENE_WIDTHS = (32, 64, 64)  # of the convolutions that read the thumbnail, each of stride 2
 THUMBNAIL = 32  # pixels along a side of it
 
@@ -185,6 +186,8 @@ def _scene_layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
     No skip connection at the full resolution: fine detail is to be painted, not passed on.
     Residual blocks at an eighth and at a quarter of it, in which the scene's code acts. No tanh
     at the end: without normalisation large values would saturate it, and its gradient would stay 0.
+    Colour differences that change from pixel to pixel are smoothed: neither an eye nor a JPEG keeps
+    them, but a network that compares pictures with paintings sees them.
     """
     w = spec.width
     encoder = _Chain("encoder", source_channels(spec), spec)
@@ -209,6 +212,9 @@ def _scene_layers(spec: GeneratorSpec) -> tuple[Layer | Trunk, ...]:
             found.append(Trunk(quarter))
     first = len(decoder.found)
     decoder.convolve7(spec.out_channels)
+    if spec.smooth_chroma:
+        decoder.add("reflect", padding=CHROMA_TAPS // 2)
+        decoder.add("conv", kernel=CHROMA_TAPS)  # not trained: networks.chroma_filter
     return (*found, *decoder.found[first:])
 
 

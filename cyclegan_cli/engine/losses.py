@@ -38,6 +38,7 @@ LATEST = 1 / 32  # share of a step's windows in the mean spectrum
 FAINT = 1e-4  # a power that counts as none: that of noise of 1.3 grey levels
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 _CHROMA = 16  # pixels along a cell whose mean colour is compared
+LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 _USUAL = 0.2  # a distance of colours at which the square is as much as the distance
 _FLAT = 2e-3  # a product of deviations: some 5 grey levels in both pictures
 
@@ -121,8 +122,8 @@ def luma(pictures: Tensor) -> Tensor:
     """Rec. 601 luma of N×3×H×W (or 1 channel): N×1×H×W."""
     if pictures.shape[1] == 1:
         return pictures
-    red, green, blue = pictures.unbind(1)
-    return (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
+    red, green, blue = (w * part for w, part in zip(LUMA, pictures.unbind(1), strict=True))
+    return (red + green + blue)[:, None]
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:

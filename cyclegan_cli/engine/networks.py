@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cyclegan_cli.engine.layers import (
+    CHROMA_TAPS,
     EPS,
     SCENE_WIDTHS,
     SMOOTH,
@@ -32,7 +33,7 @@ from cyclegan_cli.engine.layers import (
     film_name,
     layers,
 )
-from cyclegan_cli.engine.losses import wide
+from cyclegan_cli.engine.losses import LUMA, wide
 from cyclegan_cli.settings import DiscriminatorKind, GeneratorSpec
 
 _DETAIL = 2.0
@@ -98,6 +99,8 @@ class Generator(nn.Module):
         self.encoder = nn.Sequential(*parts_of["encoder"])
         self.trunk = nn.Sequential(*(ResidualBlock(b) for trunk in trunks for b in trunk.blocks))
         self.decoder = nn.Sequential(*parts_of["decoder"])
+        if spec.smooth_chroma:
+            chroma_filter(self.decoder[-1])
         if spec.code > 0:
             self._add_scene(spec, [layer for t in trunks for b in t.blocks for layer in b])
 
@@ -183,6 +186,22 @@ class Generator(nn.Module):
             column = matrix[:, :, channel, None, None]
             shown = shown + column * picture[:, channel : channel + 1]
         return shown + matrix[:, :, inputs, None, None]
+
+
+@torch.no_grad()
+def chroma_filter(conv: nn.Module) -> None:
+    """Let a convolution of 3 channels smooth their chroma and keep their luma; it is not trained.
+
+    By the 5×5 binomial filter: JPEG halves chroma too.
+    """
+    conv.requires_grad_(False)
+    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    light = torch.tensor(LUMA).expand(3, 3)  # of each channel, the luma that is in all
+    conv.weight.copy_((torch.eye(3) - light)[..., None, None] * taps.outer(taps))
+    conv.weight[..., CHROMA_TAPS // 2, CHROMA_TAPS // 2] += light
+    conv.bias.zero_()
 
 
 def smoothed(picture: Tensor) -> Tensor:
@@ -348,7 +367,10 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     if free and isinstance(network, Generator):
         for block in network.trunk:
             _last_convolution(block).weight.mul_(0.2)
-        _last_convolution(network.decoder).weight.mul_(0.02)
+        smooth = network.spec.smooth_chroma
+        _last_convolution(network.decoder[:-1] if smooth else network.decoder).weight.mul_(0.02)
+        if smooth:
+            chroma_filter(network.decoder[-1])
         if network.spec.code > 0:
             _initialise_scene(network, generator)
 

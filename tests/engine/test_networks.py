@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from cyclegan_cli.engine.cyclegan import CycleGAN
+from cyclegan_cli.engine.losses import luma
 from cyclegan_cli.engine.networks import Discriminator, Generator, count_parameters, initialise
 from cyclegan_cli.randomness import stream_seed
 from cyclegan_cli.settings import GENERATORS, GeneratorSpec, TrainSettings
@@ -238,6 +240,40 @@ def test_a_brush_starts_near_the_identity_and_sees_no_further_than_its_surroundi
     assert 1e-4 < float((y - x).abs().mean()) < 0.1
     x[..., -32:] = 1.0  # far away: with InstanceNorm, every pixel would change
     assert torch.equal(network(x)[..., :100], y[..., :100])
+
+
+@torch.no_grad()
+def test_a_scene_generator_smooths_the_chroma_of_what_it_adds_and_keeps_its_luma() -> None:
+    plain = Generator(replace(GENERATORS["scene"], smooth_chroma=False))
+    initialise(plain, torch.Generator().manual_seed(3))
+    plain.decoder[-1].weight.normal_(0, 0.05)
+    network = Generator(GENERATORS["scene"])
+    initialise(network, torch.Generator().manual_seed(4))
+    network.load_state_dict(network.state_dict() | plain.state_dict())
+    x = torch.cat([pictures(1, 64, 80, 1), pictures(1, 64, 80, 2)[:, :1]], dim=1).float()
+    before, after = plain(x), network(x)
+    assert torch.allclose(luma(before), luma(after), atol=1e-6)
+    chroma = [(painted - luma(painted))[..., 8:-8, 8:-8] for painted in (before, after)]
+    checked = torch.ones(2, 2) - 2 * torch.eye(2)  # the highest frequencies
+    high = [functional.conv2d(c, checked.expand(3, 1, 2, 2), groups=3).std() for c in chroma]
+    mean = [functional.avg_pool2d(c, 16).std() for c in chroma]
+    assert high[1] < 0.25 * high[0]
+    assert 0.5 * mean[0] < mean[1] < 1.2 * mean[0]
+
+
+def test_the_chroma_filter_is_not_trained() -> None:
+    settings = TrainSettings(generator=replace(GENERATORS["scene"], width=2, blocks=1), ema=0.9)
+    model = CycleGAN(settings)
+    before = {name: value.clone() for name, value in model.G.state_dict().items()}
+    x, y = (pictures(1, 64, 64, seed).float() for seed in (1, 2))
+    model.step(x, y, 1e-3)
+    for network in (model.G, model.shown_G):
+        same = {n for n, value in network.state_dict().items() if torch.equal(value, before[n])}
+        assert {name for name in same if name.startswith("decoder.17")} == {
+            "decoder.17.weight",
+            "decoder.17.bias",
+        }
+        assert "decoder.15.weight" not in same
 
 
 def first_weights(seed: int) -> dict[str, torch.Tensor]:

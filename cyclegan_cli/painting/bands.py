@@ -20,7 +20,7 @@ from cyclegan_cli.machine import shares
 from cyclegan_cli.painting.painter import Painter
 from cyclegan_cli.painting.pixels import Pixels
 from cyclegan_cli.painting.statistics import Array, Moments, OverrideStats
-from cyclegan_cli.painting.strips import Plan
+from cyclegan_cli.painting.strips import TILE, Plan
 
 HALO = 4  # rows of a neighbour: more than the layers between two kept tensors need
 _MARGIN = 32  # rows of the picture around a band: more than the encoder needs
@@ -47,9 +47,11 @@ class _Band:
     def __init__(self, painter: Painter, group: Group, task: _Task) -> None:
         self._painter, self._group, self.task = painter, group, task
         height, unit = task.size[0], painter.unit
-        self._units = units = height // unit  # rows of the smallest layer: a band has whole ones
+        self._units = units = (
+            height // unit
+        )  # rows of the smallest layer, of which a band has tiles
         busy = min(group.size, max(1, height // _LEAST))
-        self._bounds = [part.start for part in shares(units, busy)] + [units]
+        self._bounds = [TILE * part.start for part in shares(-(-units // TILE), busy)] + [units]
         self._bounds += [units] * (group.size - busy)
         self._busy = busy  # small pictures want fewer processes
 

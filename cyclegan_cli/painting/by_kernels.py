@@ -3,7 +3,9 @@
 InstanceNorm, ReLU, upsampling and padding are left to the convolution after them, and a depthwise
 convolution to the pointwise one after it. 3×3 convolutions with enough channels are computed by
 Winograd's filtering. In bfloat16, networks of whole convolutions with InstanceNorm keep their
-values in bfloat16 and in pixel order (``kernels``), and the trunk's sum in float32.
+values in bfloat16 and in pixel order (``kernels``), and the trunk's sum in float32. Without AMX,
+Winograd's filtering in float32 is faster than direct convolution in bfloat16, so the trunk is
+computed as in float32.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from cyclegan_cli.engine.layers import Layer
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import from_planes, to_planes
 from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, recoloured, smoothed
-from cyclegan_cli.painting.strips import Place, Rows, Scratch, needed
+from cyclegan_cli.painting.strips import EVERY, Place, Rows, Scratch, needed
 
 Read = Callable[[int, int], Array]
 Compute = Callable[[Strip, int, Array], None]  # rows of a convolution from that row on, to out
@@ -87,14 +89,16 @@ class KernelBackend:
     from_pixels, to_pixels = staticmethod(to_planes), staticmethod(from_planes)
     smoothed = staticmethod(smoothed)
 
-    def __init__(self, weights: Weights, *, bf16: bool = False) -> None:
-        """``bf16``: convolutions in bfloat16, except depthwise ones and those after them."""
+    def __init__(self, weights: Weights, *, half: bool = False) -> None:
+        """``half``: convolutions in bfloat16, except depthwise ones and those after them."""
         self._tensors = weights.tensors
-        self._bf16 = bf16
+        self._bf16 = half
+        self._filters = not half or not bf16.has_tiles()  # by Winograd, wherever it can
         spec = weights.spec
         whole = spec.norm == "instance" and not spec.separable and spec.code == 0
-        self._half = bf16 and whole and spec.width >= _FEWEST
+        self._half = half and whole and spec.width >= _FEWEST
         self.itemsize = 2 if self._half else 4
+        self.wide_from = 4 * spec.width if self._filters else EVERY
         self._packed: dict[str, Array] = {}  # weights in bfloat16
         self._transformed: dict[str, Array] = {}  # weights of Winograd's filtering
         self._last = threading.local()  # the output that was measured last in this thread
@@ -152,10 +156,11 @@ class KernelBackend:
             before = dataclasses.replace(before, pad=layer.padding, mirror=False)
         if layer.is_depthwise:
             return dataclasses.replace(out, deferred=dataclasses.replace(before, depthwise=layer))
-        if self._bf16 and not layer.is_pointwise:
-            compute = self._convolution_bf16(layer)
-        elif kernels.uses_winograd(layer):
+        planes = not (self._in_pixels(layer.inputs) or self._in_pixels(layer.outputs))
+        if self._filters and planes and kernels.uses_winograd(layer):
             compute = self._winograd(layer)
+        elif self._bf16 and not layer.is_pointwise:
+            compute = self._convolution_bf16(layer)
         else:
             compute = self._convolution(layer)
         return self._computed(before, layer, out, compute)
@@ -195,9 +200,13 @@ class KernelBackend:
 
     def _new(self, shape: tuple[int, int, int]) -> Array:
         """An array for the output of a convolution."""
-        if self._half and shape[0] >= _FEWEST:
+        if self._in_pixels(shape[0]):
             return bf16.pixels(shape, half=True)
         return kernels.empty(*shape)
+
+    def _in_pixels(self, channels: int) -> bool:
+        """Whether an array of so many is in pixel order."""
+        return self._half and _FEWEST <= channels < self.wide_from
 
     def _separable(self, depth: Layer, point: Layer) -> Compute:
         both = self._weights(depth), self._weights(point)
@@ -259,30 +268,30 @@ class KernelBackend:
         assert before.mean is not None
         assert before.scale is not None
         part = before.source.read(start, start + total.shape[1])
-        if self._half:
+        if self._in_pixels(len(total)):
             bf16.accumulate_pixels(total, part, before.mean, before.scale)
         else:
             kernels.accumulate_normalised(total, part, before.mean, before.scale)
 
     def whole(self, rows: Rows[Array]) -> Array:
         values = rows.read(0, rows.height)
-        return values if self._half else np.ascontiguousarray(values)
+        return values if self._in_pixels(len(values)) else np.ascontiguousarray(values)
 
     def empty(self, rows: Rows[Array], place: Place, scratch: Scratch) -> Array:
         if place == "disk":
             dtype = np.float32 if rows.itemsize == 4 else np.int16
             flat: Array = np.frombuffer(scratch.buffer(rows.bytes), dtype)
-            if self._half:
+            if self._in_pixels(rows.channels):
                 found: Array = flat.reshape(*rows.shape[1:], rows.channels).transpose(2, 0, 1)
                 return found
             return flat.reshape(rows.shape)
-        if self._half:
+        if self._in_pixels(rows.channels):
             return bf16.pixels(rows.shape, half=rows.itemsize == 2)
         return kernels.empty(*rows.shape)
 
     def write(self, buffer: Array, start: int, strip: Array) -> None:
         rows = buffer[:, start : start + strip.shape[1]]
-        if self._half and strip.dtype == rows.dtype:
+        if self._in_pixels(len(rows)) and strip.dtype == rows.dtype:
             bf16.copy_pixels(strip, rows)
         else:
             rows[...] = strip

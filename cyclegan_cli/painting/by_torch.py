@@ -21,7 +21,7 @@ from cyclegan_cli.engine.networks import smoothed
 from cyclegan_cli.engine.weights import Weights
 from cyclegan_cli.painting.pixels import Pixels, from_planes, to_planes
 from cyclegan_cli.painting.statistics import RECOLOUR, Moments, factors, varies
-from cyclegan_cli.painting.strips import Place, Rows, Scratch, needed
+from cyclegan_cli.painting.strips import EVERY, Place, Rows, Scratch, needed
 from cyclegan_cli.settings import Precision
 
 Read = Callable[[int, int], Tensor]
@@ -115,6 +115,7 @@ class TorchBackend:
     def __init__(self, weights: Weights, device: str, precision: Precision) -> None:
         self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.itemsize = self.sum_itemsize = self.dtype.itemsize
+        self.wide_from = EVERY
         self._tensors = {
             name: torch.from_numpy(array).to(self.device, self.dtype)
             for name, array in weights.tensors.items()

@@ -17,17 +17,22 @@ import numpy as np
 from cyclegan_cli.engine.fast.kernels import uses_winograd, winograd_workspace
 from cyclegan_cli.engine.layers import Layer, Trunk, layers, source_channels
 from cyclegan_cli.painting.statistics import Moments, OverrideStats, smooth_rows
-from cyclegan_cli.painting.strips import WORKSPACE, Cost, Place, Plan, Rows, Scratch
+from cyclegan_cli.painting.strips import EVERY, WORKSPACE, Cost, Place, Plan, Rows, Scratch
 from cyclegan_cli.settings import GeneratorSpec
 
 T = TypeVar("T", bound=Any)  # NumPy arrays, C×h×W, or tensors, 1×C×h×W
 
 
 class Backend(Protocol[T]):
-    """What computes the layers of one generator. ``itemsize``: bytes of one value."""
+    """What computes the layers of one generator.
+
+    ``itemsize``: bytes of one value; 4 in arrays of ``wide_from`` channels or more.
+    """
 
     @property
     def itemsize(self) -> int: ...
+    @property
+    def wide_from(self) -> int: ...
     @property
     def sum_itemsize(self) -> int: ...  # of a trunk's sum
 
@@ -79,10 +84,19 @@ def evaluate(
 
 @lru_cache(maxsize=256)  # for many small pictures of one size
 def estimate(
-    spec: GeneratorSpec, itemsize: int, height: int, width: int, plan: Plan, threads: int = 0
+    spec: GeneratorSpec,
+    itemsize: int,
+    height: int,
+    width: int,
+    plan: Plan,
+    threads: int = 0,
+    wide_from: int = EVERY,
 ) -> Cost:
-    """Bytes that ``evaluate`` needs. ``threads``: of the kernels, with memory of their own."""
-    sizes = _Sizes(itemsize, threads)
+    """Bytes that ``evaluate`` needs. ``threads``: of the kernels, with memory of their own.
+
+    ``itemsize``, ``wide_from``: the backend's.
+    """
+    sizes = _Sizes(itemsize, threads, wide_from)
     dry_run: _Evaluation[Any] = _Evaluation(spec, sizes, plan, dry_run=True)
     channels = source_channels(spec)
     row = channels * width * itemsize
@@ -95,8 +109,8 @@ def estimate(
 class _Sizes:
     """A backend that computes only sizes."""
 
-    def __init__(self, itemsize: int, threads: int) -> None:
-        self.itemsize = itemsize
+    def __init__(self, itemsize: int, threads: int, wide_from: int) -> None:
+        self.itemsize, self.wide_from = itemsize, wide_from
         self.sum_itemsize = 4 if threads else itemsize
         self.workspace = 0  # bytes of the kernels' own memory
         self._threads = threads
@@ -112,7 +126,7 @@ class _Sizes:
         return source.derived(*source.shape)
 
     def empty(self, rows: Rows[Any], _place: Place, _scratch: Scratch) -> Any:
-        item = np.zeros((), f"V{self.itemsize}")
+        item = np.zeros((), f"V{rows.itemsize}")
         return np.broadcast_to(item, rows.shape)  # one item of memory, however many are shown
 
     def _not_computed(self, *_arguments: Any) -> Any:
@@ -159,7 +173,7 @@ class _Evaluation(Generic[T]):
             elif part.kind == "add":
                 self._rows = _added(self._rows, self._saved[part.slot])
             else:
-                self._rows = self._backend.apply(part, self._rows)
+                self._rows = self._applied(part, self._rows)
         for start, stop in self._strips(self._rows):
             strip = self._rows.read(start, stop)
             write(start, self._backend.finish(strip, self._behind(source, start, stop)))
@@ -196,7 +210,7 @@ class _Evaluation(Generic[T]):
     def _run_trunk(self, trunk: Trunk) -> None:
         """All residual blocks, in two buffers: the sum, and a branch (or the next sum)."""
         total, wide = self._kept, self._backend.sum_itemsize
-        other = wide != self._backend.itemsize
+        other = wide != self._itemsize(self._rows.channels)
         if total is None or tuple(total.shape[-3:]) != self._rows.shape or other:
             total = self._new(dataclasses.replace(self._rows, itemsize=wide))
         total, _ = self._filled(total, self._rows, measured=False)
@@ -226,8 +240,20 @@ class _Evaluation(Generic[T]):
                 kept = self._in_memory(self._second)
                 rows = self._backend.normalised(kept, self._used_stats(moments))
             else:
-                rows = self._backend.apply(layer, rows)
+                rows = self._applied(layer, rows)
         return rows
+
+    def _applied(self, layer: Layer, rows: Rows[T]) -> Rows[T]:
+        """The output of ``layer``, with the size that its values have."""
+        out = self._backend.apply(layer, rows)
+        size = self._itemsize(out.channels)
+        if size == out.itemsize:
+            return out
+        cost = max(out.cost, float(out.channels * out.width * size))
+        return dataclasses.replace(out, itemsize=size, cost=cost)
+
+    def _itemsize(self, channels: int) -> int:
+        return 4 if channels >= self._backend.wide_from else self._backend.itemsize
 
     def _accumulate(self, total: T, rows: Rows[T]) -> None:
         for start, stop in self._strips(rows):
@@ -300,7 +326,7 @@ class _Evaluation(Generic[T]):
     def _in_memory(self, values: T) -> Rows[T]:
         """The rows of a buffer."""
         channels, height, width = values.shape[-3:]
-        size, on_device = self._backend.itemsize, self._backend.on_device
+        size, on_device = self._itemsize(channels), self._backend.on_device
 
         def read(start: int, stop: int) -> T:  # without ``self``: it would live as long as rows do
             return on_device(values[..., start:stop, :])

@@ -163,7 +163,7 @@ class Painter:
         if self._by_kernels and (half or precision == "fp32"):
             from cyclegan_cli.painting.by_kernels import KernelBackend
 
-            return KernelBackend(weights, bf16=half)
+            return KernelBackend(weights, half=half)
         from cyclegan_cli.painting.by_torch import TorchBackend
 
         return TorchBackend(weights, self.device, precision)
@@ -181,7 +181,8 @@ class Painter:
     def plans(self, backend: Any, shape: tuple[int, ...], extra: int) -> list[Plan]:
         """Plans for a picture of H×W×3, fastest first; ``extra``: further bytes that are used."""
         size, threads = self.padded_size(shape), backend.workspace_threads
-        costs = partial(estimate, self.spec, backend.itemsize, *size, threads=threads)
+        how = {"threads": threads, "wide_from": backend.wide_from}
+        costs = partial(estimate, self.spec, backend.itemsize, *size, **how)
         row = self.spec.width * size[1] * backend.itemsize
         return choose(costs, size, row, self.device, max_memory=self.max_memory, extra=extra)
 

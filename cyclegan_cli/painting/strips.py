@@ -23,6 +23,8 @@ Place = Literal["device", "host", "disk"]
 # Arrays of a strip's largest size that exist at once: a layer's input, padded copy and output, the
 # convolution's own copies, and a strip that is to be written.
 WORKSPACE = 6
+TILE = 4  # rows that Winograd's filtering computes together; cut elsewhere, they are rounded alike
+EVERY = 2**31  # more channels than there are
 
 
 def _unread(_start: int, _stop: int) -> Any:
@@ -96,8 +98,9 @@ class Plan:
     place: Place = "device"
 
     def rows(self, rows: Rows[Any]) -> int:
-        """The height of a strip of ``rows``."""
-        return min(max(1, int((self.strip - rows.margin) // rows.cost)), rows.height)
+        """The height of a strip of ``rows``, in whole tiles if it has as many."""
+        height = min(max(1, int((self.strip - rows.margin) // rows.cost)), rows.height)
+        return height if height in (*range(TILE), rows.height) else height - height % TILE
 
 
 @dataclass(frozen=True)

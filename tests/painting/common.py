@@ -100,7 +100,7 @@ def streamed(
         picture = x[0, :-1].permute(1, 2, 0).numpy()
         weights = conditioned(weights, scene_code(weights, picture))
     backend: Any = (
-        KernelBackend(weights, bf16=bf16) if kernels else TorchBackend(weights, "cpu", "fp32")
+        KernelBackend(weights, half=bf16) if kernels else TorchBackend(weights, "cpu", "fp32")
     )
     source = rows_of(x[0].numpy() if kernels else x, backend.itemsize)
     with torch.inference_mode():

@@ -144,15 +144,28 @@ def test_leaky_relu_is_pytorchs() -> None:
     assert torch.equal(torch.from_numpy(rows), expected)
 
 
+@pytest.mark.parametrize("name", ["resnet9", "mobile"])
+def test_strips_are_the_whole_picture_bit_for_bit(name: str) -> None:
+    own = network(replace(GeneratorSpec.named(name), width=16, blocks=3))
+    x = torch.rand(1, 3, 160, 104, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    at_once = streamed(own, x, Plan(ALL, ALL), kernels=True)
+    for strip, keep in ((200_000, ALL), (200_000, 0), (80_000, 0)):
+        assert torch.equal(streamed(own, x, Plan(strip, keep), kernels=True), at_once)
+
+
 @pytest.mark.skipif(not bf16.has_unit(), reason="the processor does not compute in bfloat16")
 @pytest.mark.parametrize("place", ["device", "disk"])
 @pytest.mark.parametrize("upsample", ["transpose", "resize"])
 def test_strips_in_bfloat16_are_the_whole_picture(upsample: Any, place: Any) -> None:
-    """Statistics are exact sums, so that the strips are rounded as the whole picture is."""
+    """Statistics are sums in double, so that the strips are rounded as the whole picture is.
+
+    Without AMX only strips of whole tiles are: those of single rows differ by roundings.
+    """
     own = network(GeneratorSpec(width=20, blocks=2, upsample=upsample))
     x = torch.rand(1, 3, 72, 52, generator=torch.Generator().manual_seed(0)) * 2 - 1
     at_once = streamed(own, x, Plan(ALL, ALL), kernels=True, bf16=True)
     assert 0 < (at_once - whole(own, x)).abs().mean() < 0.008, "less than a level of 8 bits"
     for strip, keep in ((1, 0), (9_000, 40_000), (60_000, ALL)):
         strips = streamed(own, x, Plan(strip, keep, place), kernels=True, bf16=True)
-        assert (strips - at_once).abs().mean() < 1e-5
+        whole_tiles = strip > 9_000 or bf16.has_tiles()
+        assert (strips - at_once).abs().mean() < (1e-5 if whole_tiles else 0.001)

@@ -243,7 +243,7 @@ def moments(x: Array) -> Statistics:
     """Mean and sum of squared deviations of each channel: float64, C values each."""
     channels, rows, width = x.shape
     mean, m2 = np.empty(channels), np.empty(channels)
-    invoke("moments", x, channels, plane_size(x), rows * width, mean, m2)
+    invoke("moments", x, channels, plane_size(x), rows, width, mean, m2)
     return mean, m2
 
 

@@ -118,7 +118,7 @@ def _step(
     if layer.padding:
         before = dataclasses.replace(before, pad=layer.padding)
     normed = following is not None and following[0].kind == "instance_norm"
-    if uses_winograd(layer) and not before.half:
+    if uses_winograd(layer) and not (before.half and bf16.has_tiles()):
         eps = EPS if normed else None
         return lambda x: apply(Winograd, x, module.weight, module.bias, before, eps), normed
     normed = normed and before.half

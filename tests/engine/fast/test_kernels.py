@@ -293,7 +293,7 @@ if bf16.has_unit():
 few, both = random(2, 1, 1), (np.empty(2), np.empty(2))
 
 def once(call, ready, begin, said):
-    kernels.invoke("moments", few, 2, 1, 1, *both)  # starts OpenMP's threads, which cannot fail
+    kernels.invoke("moments", few, 2, 1, 1, 1, *both)  # starts OpenMP's threads, which cannot fail
     ready.set()
     begin.wait()
     try:

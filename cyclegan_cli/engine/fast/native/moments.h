@@ -52,12 +52,13 @@ struct Moments {
 
 extern "C" {
 
-// The moments of `count` values of each channel.
-int moments(const float* in, long channels, long plane, long count, double* mean, double* m2,
+// The moments of each channel. Row by row: however a picture is cut into strips, they are the same but for
+// rounding in double.
+int moments(const float* in, long channels, long plane, long rows, long width, double* mean, double* m2,
             long threads) try {
     each(channels, threads, [=](long c) {
         Moments all;
-        all.add(in + c * plane, count);
+        for (long y = 0; y < rows; y++) all.add(in + c * plane + y * width, width);
         mean[c] = all.mean, m2[c] = all.m2;
     });
     return kDone;

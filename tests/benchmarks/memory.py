@@ -4,7 +4,8 @@
 
 Each figure is measured in a process of its own, on a 4:3 picture of random smooth colours.
 ``baseline`` is ``tests.benchmarks.baseline``, the whole picture at once; ``whole`` calls the
-program's network on the whole picture; ``streamed`` is what ``Painter`` does by default;
+program's network on the whole picture; ``streamed`` is what ``Painter`` does by default, and what
+``cyclegan translate`` does: without PyTorch, where the kernels are;
 ``plain`` is that without the fast paths, as ``whole`` is; ``lean`` is ``Painter`` with no more
 memory than it needs.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -41,6 +43,8 @@ def picture(megapixels: float):
 
 def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[str, float]:
     """One run, in this process."""
+    if mode == "streamed":
+        return measured(painter_without_torch(generator).paint, picture(megapixels))
     import torch
 
     from cyclegan_cli.engine.networks import Generator, initialise
@@ -69,9 +73,30 @@ def measure(megapixels: float, mode: str, generator: str, threads: int) -> dict[
         else:
             own_painter.paint(part)
 
-    work(pixels[:64, :64])  # what is set up once does not count
     if mode == "lean":
+        work(pixels[:64, :64])
         own_painter.max_memory = lean_budget(network, pixels.shape[:2])
+    return measured(work, pixels)
+
+
+def painter_without_torch(generator: str):
+    """Paints with random weights."""
+    import numpy as np
+
+    from cyclegan_cli.engine.layers import shapes
+    from cyclegan_cli.engine.weights import Weights
+    from cyclegan_cli.painting.painter import Painter
+    from cyclegan_cli.settings import GeneratorSpec
+
+    spec, draw = GeneratorSpec.named(generator), np.random.default_rng(0)
+    sizes = shapes(spec).items()
+    tensors = {name: draw.normal(0, 0.02, size).astype(np.float32) for name, size in sizes}
+    return Painter(Weights(spec, tensors))
+
+
+def measured(work, pixels) -> dict[str, float]:
+    """Seconds of ``work(pixels)``, and the process's peak memory."""
+    work(pixels[:64, :64])  # what is set up once does not count
     started, cpu = time.perf_counter(), time.process_time()
     work(pixels)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
@@ -146,7 +171,8 @@ def apart(size: float, mode: str, generator: str, threads: int) -> dict[str, flo
     """One run, in a process of its own; not numbers where it failed, as for want of memory."""
     command = [sys.executable, "-m", "tests.benchmarks.memory", "--child", f"{size}:{mode}"]
     command += ["--generator", generator, "--threads", str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         return dict.fromkeys(("seconds", "cpu", "gigabytes"), float("nan"))
     result: dict[str, float] = json.loads(done.stdout)

@@ -26,14 +26,15 @@ CONTENT = (2, 3)  # of these, the ones that say what is where
 _TONES = 2  # values that describe light and dark
 _VECTORS = len(SEEN_CHANNELS) + 1  # levels of vectors; those of pictures' statistics follow
 _WEIGHT = 6.0  # of pictures' statistics
+_WHOLE = 5.0  # the same of the last stage's mean, times this: what a picture shows
 _LITTLE = 1e-4  # deviations: each vector is also a remembered one, but for rounding
 _CELL = 16  # pixels along a cell of tones and of surroundings
 _PLACE = 4  # values that describe a place: mean colour and contrast
 _SHARE = 1.0  # of these, beside a stage's channels together
 
-NOISE = (0.02, 0.1)  # its deviation on what the network is shown: drawn between them for each step
+NOISE = (0.0, 0.05)  # its deviation on what the network is shown: drawn between them for each step
 SHIFT = 8  # pixels, at most, by which it is shown shifted
-SCALES = (0.6, 0.8, 1.0, 1.0)  # sizes at which it is shown
+SCALES = (0.25, 0.5, 0.75, 1.0, 1.0)  # sizes at which it is shown
 
 BEGIN = 32  # steps' pictures that are looked at before the first step
 SAMPLES = 512  # feature vectors of a step that are compared
@@ -221,7 +222,8 @@ class FeatureDistance:
             if level < _VECTORS:
                 loss = size * (values - targets).square().mean() / _VECTORS
             else:
-                loss = _WEIGHT * functional.smooth_l1_loss(values, targets) / len(SEEN_CHANNELS)
+                weight = _WEIGHT * (_WHOLE if level == len(self._made) - 1 else 1.0)
+                loss = weight * functional.smooth_l1_loss(values, targets) / len(SEEN_CHANNELS)
             total = total + loss
         self.steps += 1
         share = len(part.rows) / part.whole if part and part.rows else 1.0

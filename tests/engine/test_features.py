@@ -242,7 +242,7 @@ def test_what_a_scene_decides_learns_at_a_third_of_the_rate() -> None:
 def test_a_scene_generator_learns_from_values_of_any_size() -> None:
     """Nothing at its end saturates, so that strokes once too strong become weaker again."""
     model = CycleGAN(WITHOUT_FEATURES)
-    last = model.G.decoder[-1]
+    last = model.G.get_submodule("decoder.15")
     assert isinstance(last, torch.nn.Conv2d)
     with torch.no_grad():
         last.bias.fill_(50.0)

@@ -149,7 +149,7 @@ def test_strips_are_the_whole_picture_bit_for_bit(name: str) -> None:
     own = network(replace(GeneratorSpec.named(name), width=16, blocks=3))
     x = torch.rand(1, 3, 160, 104, generator=torch.Generator().manual_seed(0)) * 2 - 1
     at_once = streamed(own, x, Plan(ALL, ALL), kernels=True)
-    for strip, keep in ((200_000, ALL), (200_000, 0), (80_000, 0)):
+    for strip, keep in ((400_000, ALL), (400_000, 0), (250_000, 0)):
         assert torch.equal(streamed(own, x, Plan(strip, keep), kernels=True), at_once)
 
 
